@@ -1,0 +1,70 @@
+"""Errors of flowpipe: each a FlowpipeError and the Python error a caller would expect.
+
+A message gives the value, the rule it breaks and the way out:
+"bound 0.0 px must be > 0; 20 is the usual choice".
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlowpipeError(Exception):
+    """Parent of every error that flowpipe raises on purpose."""
+
+
+class InvalidArgument(FlowpipeError, ValueError):
+    """An argument outside its rule, or a combination that makes no sense."""
+
+
+class UnknownName(FlowpipeError, LookupError):
+    """A name that stands in no table (flow method, model, config key, video)."""
+
+
+class ConfigError(FlowpipeError, ValueError):
+    """A configuration file with an unknown key or a value of the wrong kind."""
+
+
+class AnnotationError(FlowpipeError, ValueError):
+    """A list, split or label file that cannot be used."""
+
+
+class VideoNotFound(FlowpipeError, FileNotFoundError):
+    """No file at the path of a video."""
+
+
+class VideoError(FlowpipeError, ValueError):
+    """A file from which no video frame can be decoded."""
+
+
+class FlowError(FlowpipeError, ValueError):
+    """A flow method that cannot take these frames or gave a broken field."""
+
+
+class CacheError(FlowpipeError, OSError):
+    """A cache that cannot be written or read."""
+
+
+class CacheNotFound(FlowpipeError, FileNotFoundError):
+    """No cache at this path."""
+
+
+class EntryNotFound(FlowpipeError, LookupError):
+    """No entry, or several, under this name."""
+
+
+class EntryCorrupt(FlowpipeError, ValueError):
+    """An entry whose bytes are not what was written, or not of this format."""
+
+
+class WeightsError(FlowpipeError, ValueError):
+    """A state dict or checkpoint that does not fit the network."""
+
+
+class ScoresMismatch(FlowpipeError, ValueError):
+    """Score files that do not speak of the same videos, labels or classes."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Give ' (did you mean "x"?)' for the known name most like `name`, or ''."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f' (did you mean "{matches[0]}"?)' if matches else ""

@@ -1,0 +1,51 @@
+"""Packaging of flowpipe; every other setting stands in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="flowpipe",
+    version="0.1.0",
+    description="Dense optical flow, extracted in parallel and cached, and the two-stream "
+    "networks that read it",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    # A bare find_packages() would publish top-level `cli` and `tests`.
+    packages=[*find_packages(include=["flowpipe", "flowpipe.*"]), "flowpipe.cli"],
+    package_dir={"flowpipe.cli": "cli"},
+    package_data={"flowpipe": ["py.typed"], "flowpipe.cache": ["FORMAT.md"]},
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-contrib-python>=4.10",
+        "av>=18",
+        "h5py>=3.16",
+        "hdf5plugin>=7",
+        "zstandard>=0.22",
+        "imagecodecs>=2025.3.30",
+        "numba>=0.61",
+        "joblib>=1.4",
+        "click>=8.1",
+        "rich>=13",
+        "torch>=2.6",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "matplotlib>=3.8",
+    ],
+    extras_require={
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.15", "ruff>=0.12"],
+    },
+    entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+)
