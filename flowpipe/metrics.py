@@ -1,0 +1,195 @@
+"""What a number in a result table means: accuracies, confusion, endpoint error. numpy only.
+
+Everything here counts *videos*: averaging over clips and crops happens before, in prediction.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowpipe.errors import InvalidArgument
+
+# Middlebury .flo files mark "unknown" by a displacement above this.
+UNKNOWN_FLOW_PX = 1e9
+
+
+def top_k_accuracy(probabilities_NK: npt.ArrayLike, labels_N: npt.ArrayLike, k: int = 1) -> float:
+    """Share of the videos whose true class is among the `k` most probable ones.
+
+    Among equal scores the class of lower index counts as the more probable, as in `argmax`: a
+    network that answers the same for every class gets no gift.
+
+    Parameters
+    ----------
+    probabilities_NK : array of N×K
+        Probabilities or any other scores that grow with confidence.
+    labels_N : array of N int
+        True classes, `[0, K)`.
+    k : int
+        `[1, K]`.
+
+    Raises
+    ------
+    InvalidArgument
+        For shapes that do not fit, no video, NaN, a label outside `[0, K)`, a `k` outside `[1, K]`.
+    """
+    scores_NK, labels = _checked(probabilities_NK, labels_N)
+    num_classes = scores_NK.shape[1]
+    if not 1 <= k <= num_classes:
+        raise InvalidArgument(f"k = {k} must be 1 to {num_classes}, the number of classes")
+    own_N1 = np.take_along_axis(scores_NK, labels[:, None], axis=1)
+    earlier_NK = np.arange(num_classes)[None, :] < labels[:, None]
+    ahead_NK = (scores_NK > own_N1) | ((scores_NK == own_N1) & earlier_NK)
+    return float(np.mean(ahead_NK.sum(axis=1) < k))
+
+
+def mean_class_accuracy(probabilities_NK: npt.ArrayLike, labels_N: npt.ArrayLike) -> float:
+    """Top-1 accuracy of each class, averaged over the classes that have a video.
+
+    Parameters and errors as in `top_k_accuracy`.
+    """
+    scores_NK, labels = _checked(probabilities_NK, labels_N)
+    confusion_KK = confusion_matrix(labels, scores_NK.argmax(axis=1), scores_NK.shape[1])
+    videos_K = confusion_KK.sum(axis=1)
+    present_K = videos_K > 0
+    return float(np.mean(confusion_KK.diagonal()[present_K] / videos_K[present_K]))
+
+
+def confusion_matrix(
+    labels_N: npt.ArrayLike, predictions_N: npt.ArrayLike, num_classes: int
+) -> npt.NDArray[np.int64]:
+    """Count the videos of each (true class, predicted class).
+
+    Returns
+    -------
+    array of K×K int64
+        Rows are the truth, columns the predictions.
+
+    Raises
+    ------
+    InvalidArgument
+        For lengths that differ, or an index that is not a whole number in `[0, num_classes)`.
+    """
+    labels = _checked_indices(labels_N, num_classes, "label")
+    predictions = _checked_indices(predictions_N, num_classes, "prediction")
+    if len(labels) != len(predictions):
+        raise InvalidArgument(
+            f"{len(labels)} labels and {len(predictions)} predictions must be as many; "
+            "one of each per video"
+        )
+    pairs = np.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def accuracy_interval(accuracy: float, num_videos: int) -> tuple[float, float]:
+    """95 % interval of an accuracy measured on `num_videos` videos, by Wilson's score.
+
+    It says how far another draw of test videos could move the number; it knows nothing of other
+    seeds or training sets.
+
+    References
+    ----------
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
+    J. American Statistical Association 22, 1927. https://doi.org/10.1080/01621459.1927.10502953
+    """
+    if num_videos < 1 or not 0.0 <= accuracy <= 1.0:
+        raise InvalidArgument(
+            f"accuracy {accuracy} of {num_videos} videos: the accuracy must lie in 0 to 1 and "
+            "there must be a video"
+        )
+    z = 1.959963984540054
+    shrink = 1.0 + z * z / num_videos
+    centre = (accuracy + z * z / (2 * num_videos)) / shrink
+    half = math.sqrt(accuracy * (1 - accuracy) / num_videos + (z / (2 * num_videos)) ** 2)
+    half *= z / shrink
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def endpoint_error(
+    uv: npt.ArrayLike, truth: npt.ArrayLike, valid: npt.ArrayLike | None = None
+) -> float:
+    """Mean distance between two flow fields, in pixels.
+
+    Parameters
+    ----------
+    uv, truth : array of …×2 float
+        Displacements in pixels, any leading axes.
+    valid : array of … bool, optional
+        Where the truth is known; everywhere when absent. Elsewhere either field may hold anything.
+
+    Raises
+    ------
+    InvalidArgument
+        For shapes that differ, no valid pixel, or a valid pixel without a finite, known value.
+
+    References
+    ----------
+    S. Baker et al., "A database and evaluation methodology for optical flow", IJCV 92, 2011.
+    https://doi.org/10.1007/s11263-010-0390-2
+    """
+    ours, theirs = np.asarray(uv, np.float64), np.asarray(truth, np.float64)
+    if ours.shape != theirs.shape or ours.ndim < 1 or ours.shape[-1] != 2:
+        raise InvalidArgument(
+            f"flow of shape {ours.shape} and truth of shape {theirs.shape} must be the same and "
+            "end in 2; the last axis is (u, v)"
+        )
+    if valid is None:
+        mask = np.ones(ours.shape[:-1], bool)
+    else:
+        mask = np.asarray(valid).astype(bool)
+        if mask.shape != ours.shape[:-1]:
+            raise InvalidArgument(
+                f"valid mask of shape {mask.shape} must be {ours.shape[:-1]}, the flow's shape "
+                "without its last axis"
+            )
+    if not mask.any():
+        raise InvalidArgument("no valid pixel; an endpoint error needs at least one")
+    ours, theirs = ours[mask], theirs[mask]
+    # The comparison is False for NaN too.
+    unknown = int(np.count_nonzero(~(np.abs(theirs) <= UNKNOWN_FLOW_PX).all(axis=-1)))
+    broken = int(np.count_nonzero(~np.isfinite(ours).all(axis=-1)))
+    if unknown or broken:
+        raise InvalidArgument(
+            f"{broken} pixels of the flow are not finite and {unknown} of the truth are unknown; "
+            "mark them in `valid`"
+        )
+    return float(np.hypot(*(ours - theirs).T).mean())
+
+
+def _checked(
+    scores_NK: npt.ArrayLike, labels_N: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    scores = np.asarray(scores_NK, np.float64)
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise InvalidArgument(
+            f"scores of shape {scores.shape} must be N×K with a video and a class at least"
+        )
+    if np.isnan(scores).any():
+        rows = np.flatnonzero(np.isnan(scores).any(axis=1))
+        raise InvalidArgument(
+            f"scores of {len(rows)} videos are NaN, the first in row {rows[0]}; they must be numbers"
+        )
+    labels = _checked_indices(labels_N, scores.shape[1], "label")
+    if len(labels) != len(scores):
+        raise InvalidArgument(
+            f"{len(labels)} labels for {len(scores)} rows of scores; there must be one per video"
+        )
+    return scores, labels
+
+
+def _checked_indices(
+    indices_N: npt.ArrayLike, num_classes: int, kind: str
+) -> npt.NDArray[np.int64]:
+    indices: npt.NDArray[Any] = np.asarray(indices_N)
+    if indices.ndim != 1 or (indices.size and not np.issubdtype(indices.dtype, np.integer)):
+        raise InvalidArgument(
+            f"{kind}s of shape {indices.shape} and type {indices.dtype} must be N whole numbers"
+        )
+    outside = indices[(indices < 0) | (indices >= num_classes)]
+    if outside.size:
+        raise InvalidArgument(
+            f"{kind} {outside[0]} must lie in [0, {num_classes}); leave out videos of unknown class"
+        )
+    return indices.astype(np.int64)

@@ -1,0 +1,327 @@
+"""The answers of one stream, or of several fused, for each test video; and their file.
+
+A score file is an `.npz` archive without a pickled object:
+
+=================  =====================================================
+member             content
+=================  =====================================================
+header.npy         uint8: UTF-8 JSON with `format`, `version`, `ids`,
+                   `classes`, `stream`, `protocol`
+labels.npy         N int64, −1 where the class is unknown
+probabilities.npy  N×K float64
+logits.npy         N×K float32
+=================  =====================================================
+"""
+
+import json
+import math
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy_format
+
+from flowpipe.errors import EntryCorrupt, InvalidArgument, UnknownName, nearest_name
+
+FORMAT = "flowpipe scores"
+VERSION = 1
+MAX_BYTES = 2**31
+# float32 softmax summed over some hundred classes strays by about 1e-5.
+SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Scores:
+    """Scores of N videos over K classes; arrays are checked, copied and made read-only.
+
+    Parameters
+    ----------
+    ids : tuple of N str
+        Video ids, each once.
+    labels_N : array of N int64
+        True classes, `[0, K)`; −1 where unknown.
+    probabilities_NK : array of N×K float64
+        Mean over a video's clips and crops of the softmax probabilities; rows sum to one.
+    logits_NK : array of N×K float32
+        Mean over a video's clips and crops of the network's logits.
+    classes : tuple of K str
+        Class names, each once, two at least.
+    stream : str
+        What gave the scores: "rgb", "flow", "rgb+flow".
+    protocol : mapping
+        How: clips, crops, checkpoint, fold…; JSON-able.
+
+    Raises
+    ------
+    InvalidArgument
+        If anything above does not hold.
+    """
+
+    ids: tuple[str, ...]
+    labels_N: npt.NDArray[np.int64]
+    probabilities_NK: npt.NDArray[np.float64]
+    logits_NK: npt.NDArray[np.float32]
+    classes: tuple[str, ...]
+    stream: str
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen
+        put(self, "ids", _checked_names(self.ids, "video ids"))
+        put(self, "classes", _checked_names(self.classes, "classes"))
+        if not isinstance(self.stream, str) or not self.stream:
+            raise InvalidArgument(f"stream {self.stream!r} must be a name, such as rgb or flow")
+        if len(self.ids) < 1 or len(self.classes) < 2:
+            raise InvalidArgument(
+                f"{len(self.ids)} videos and {len(self.classes)} classes: scores need one video "
+                "and two classes at least"
+            )
+        put(self, "labels_N", _checked_labels(self.labels_N, len(self.ids), len(self.classes)))
+        put(self, "probabilities_NK", self._checked_rows(self.probabilities_NK, np.float64))
+        put(self, "logits_NK", self._checked_rows(self.logits_NK, np.float32))
+        self._check_probabilities()
+        put(self, "protocol", _checked_protocol(self.protocol))
+
+    @property
+    def predictions_N(self) -> npt.NDArray[np.int64]:
+        """The most probable class of each video; of equal ones the first."""
+        return self.probabilities_NK.argmax(axis=1).astype(np.int64)
+
+    def select(self, ids: Sequence[str]) -> "Scores":
+        """Give the scores of these videos, in this order.
+
+        Raises
+        ------
+        UnknownName
+            For an id that has no scores.
+        """
+        rows = {video_id: row for row, video_id in enumerate(self.ids)}
+        for video_id in ids:
+            if video_id not in rows:
+                raise UnknownName(
+                    f'no scores of video "{video_id}"{nearest_name(video_id, self.ids)} among '
+                    f"the {len(self.ids)} of stream {self.stream}"
+                )
+        order = np.array([rows[video_id] for video_id in ids], np.int64)
+        return Scores(
+            ids=tuple(ids),
+            labels_N=self.labels_N[order],
+            probabilities_NK=self.probabilities_NK[order],
+            logits_NK=self.logits_NK[order],
+            classes=self.classes,
+            stream=self.stream,
+            protocol=self.protocol,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a score file, whole or not at all; the folder is made when missing.
+
+        Raises
+        ------
+        InvalidArgument
+            If the name does not end in .npz.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            raise InvalidArgument(f"score file {target} must end in .npz")
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "ids": self.ids,
+            "classes": self.classes,
+            "stream": self.stream,
+            "protocol": self.protocol,
+        }
+        text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".scores-", dir=target.parent) as folder:
+            aside = Path(folder) / target.name
+            with aside.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    header=np.frombuffer(text, np.uint8),
+                    labels=self.labels_N,
+                    probabilities=self.probabilities_NK,
+                    logits=self.logits_NK,
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(target)
+        return target
+
+    def __repr__(self) -> str:
+        known = int(np.count_nonzero(self.labels_N >= 0))
+        return (
+            f"Scores(stream={self.stream!r}, videos={len(self.ids)} ({known} labelled), "
+            f"classes={len(self.classes)}, probabilities_NK={self.probabilities_NK.shape}, "
+            f"logits_NK={self.logits_NK.shape})"
+        )
+
+    def _checked_rows(self, values: npt.ArrayLike, dtype: type[Any]) -> npt.NDArray[Any]:
+        name = "probabilities" if dtype is np.float64 else "logits"
+        rows: npt.NDArray[Any] = np.array(values, dtype, order="C")
+        wanted = (len(self.ids), len(self.classes))
+        if rows.shape != wanted:
+            raise InvalidArgument(
+                f"{name} of shape {rows.shape} must be {wanted}, videos × classes"
+            )
+        broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+        if broken.size:
+            raise InvalidArgument(
+                f'{name} of video "{self.ids[broken[0]]}" and {broken.size - 1} others are not '
+                "finite; look for NaN in the network or its input"
+            )
+        rows.flags.writeable = False
+        return rows
+
+    def _check_probabilities(self) -> None:
+        sums_N = self.probabilities_NK.sum(axis=1)
+        wrong = (np.abs(sums_N - 1) > SUM_TOLERANCE) | (self.probabilities_NK < 0).any(axis=1)
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise InvalidArgument(
+                f'probabilities of video "{self.ids[row]}" sum to {sums_N[row]:.6g}, lowest '
+                f"{self.probabilities_NK[row].min():.6g}; they must be ≥ 0 and sum to 1: "
+                "pass the network's logits through a softmax first"
+            )
+
+
+def load_scores(path: str | os.PathLike[str]) -> Scores:
+    """Read a score file; nothing is ever unpickled, and nothing larger than 2 GiB is unpacked.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is no file at `path`.
+    EntryCorrupt
+        If the file is not a score file, or a damaged one; the message says in what.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise InvalidArgument(f"no score file at {source}; flowpipe predict writes one")
+    try:
+        with zipfile.ZipFile(source) as archive:
+            arrays = {
+                name: _read_member(archive, name)
+                for name in ("header", "labels", "probabilities", "logits")
+            }
+        header = _read_header(arrays["header"])
+        return Scores(
+            ids=header["ids"],
+            labels_N=arrays["labels"],
+            probabilities_NK=arrays["probabilities"],
+            logits_NK=arrays["logits"],
+            classes=header["classes"],
+            stream=header["stream"],
+            protocol=header["protocol"],
+        )
+    except zipfile.BadZipFile as error:
+        raise EntryCorrupt(
+            f"{source} is not a score file, or a truncated one ({error}); "
+            "it must be an .npz that flowpipe wrote"
+        ) from error
+    except (zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise EntryCorrupt(f"{source} cannot be unpacked ({error}); write it anew") from error
+    except ValueError as error:
+        raise EntryCorrupt(f"{source} is no score file of flowpipe: {error}") from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """Read one array after comparing what its header claims with the bytes that are there."""
+    try:
+        info = archive.getinfo(f"{name}.npy")
+    except KeyError as error:
+        present = ", ".join(archive.namelist()[:8]) or "nothing"
+        raise ValueError(f'"{name}.npy" is missing; inside: {present}') from error
+    if info.file_size > MAX_BYTES:
+        raise ValueError(f"{name} claims {info.file_size} bytes; {MAX_BYTES} is the limit")
+    with archive.open(info) as file:
+        shape, fortran_order, dtype = _read_npy_header(file)
+        if dtype.hasobject or dtype.names is not None:
+            raise ValueError(
+                f"{name} holds pickled objects or records, which are never loaded; numbers only"
+            )
+        claimed, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+        if claimed != there or min(shape, default=0) < 0:
+            raise ValueError(f"{name} of shape {shape} needs {claimed} bytes and has {there}")
+        flat: npt.NDArray[Any] = np.frombuffer(file.read(), dtype)
+    return flat.reshape(shape, order="F" if fortran_order else "C")
+
+
+def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy_format.read_magic(file)
+    if version == (1, 0):
+        return npy_format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return npy_format.read_array_header_2_0(file)
+    raise ValueError(f"array of .npy version {version}; 1.0 and 2.0 are known")
+
+
+def _read_header(raw: npt.NDArray[Any]) -> dict[str, Any]:
+    if raw.dtype != np.uint8 or raw.ndim != 1:
+        raise ValueError(f"header of type {raw.dtype} and shape {raw.shape} must be bytes")
+    try:
+        header = json.loads(raw.tobytes())
+    except RecursionError as error:
+        raise ValueError("header is nested too deeply") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f'its header does not say "{FORMAT}"')
+    if header.get("version") != VERSION:
+        raise ValueError(
+            f"its version is {header.get('version')!r}, this flowpipe reads {VERSION}; update"
+        )
+    missing = {"ids", "classes", "stream", "protocol"} - header.keys()
+    if missing:
+        raise ValueError(f"its header lacks {', '.join(sorted(missing))}")
+    return header
+
+
+def _checked_names(names: object, kind: str) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise InvalidArgument(f"{kind} {names!r:.60} must be a sequence of texts")
+    checked = tuple(names)
+    for name in checked:
+        if not isinstance(name, str) or not name:
+            raise InvalidArgument(f"{kind} hold {name!r}; each must be a text that is not empty")
+    if len(set(checked)) < len(checked):
+        twice = next(name for name in checked if checked.count(name) > 1)
+        raise InvalidArgument(f'{kind} hold "{twice}" more than once; each must stand once')
+    return checked
+
+
+def _checked_labels(
+    values: npt.ArrayLike, num_videos: int, num_classes: int
+) -> npt.NDArray[np.int64]:
+    raw: npt.NDArray[Any] = np.asarray(values)
+    if raw.shape != (num_videos,) or not np.issubdtype(raw.dtype, np.integer):
+        raise InvalidArgument(
+            f"labels of shape {raw.shape} and type {raw.dtype} must be {num_videos} whole numbers, "
+            "one per video"
+        )
+    labels = raw.astype(np.int64)
+    outside = labels[(labels < -1) | (labels >= num_classes)]
+    if outside.size:
+        raise InvalidArgument(
+            f"label {outside[0]} must lie in [0, {num_classes}), or be −1 for unknown"
+        )
+    labels.flags.writeable = False
+    return labels
+
+
+def _checked_protocol(protocol: object) -> dict[str, Any]:
+    if not isinstance(protocol, Mapping):
+        raise InvalidArgument(f"protocol {protocol!r:.60} must be a dict")
+    try:
+        copied = json.loads(json.dumps(dict(protocol), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            f"protocol cannot be written as JSON ({error}); use texts, numbers, lists and dicts"
+        ) from error
+    return copied  # type: ignore[no-any-return]
