@@ -92,7 +92,8 @@ class Scores:
     @property
     def predictions_N(self) -> npt.NDArray[np.int64]:
         """The most probable class of each video; of equal ones the first."""
-        return self.probabilities_NK.argmax(axis=1).astype(np.int64)
+        best: npt.NDArray[np.int64] = self.probabilities_NK.argmax(axis=1).astype(np.int64)
+        return best
 
     def select(self, ids: Sequence[str]) -> "Scores":
         """Give the scores of these videos, in this order.

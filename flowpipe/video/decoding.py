@@ -1,0 +1,153 @@
+"""From a file to decoded frames (libavcodec), and a record of what went wrong on the way."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+
+from flowpipe.errors import VideoError
+
+MAX_PIXELS = 8192 * 8192
+
+
+@dataclass
+class Damage:
+    """What went wrong during one pass over a video."""
+
+    failed_packets: int = 0
+    first_failure: str = ""
+    corrupt_frames: int = 0
+    moved_times: int = 0
+    other_size: str = ""
+    strange_rotation: float | None = None
+    jump: str = ""
+    early_end: str = ""
+    first_pts_s: float = 0.0
+    end_s: float = 0.0
+
+    def failure(self, error: Exception) -> None:
+        self.failed_packets += 1
+        self.first_failure = self.first_failure or str(getattr(error, "strerror", "") or error)
+
+    def check_end(self, duration_s: float | None) -> None:
+        if duration_s is None or self.jump:
+            return
+        # A header's duration counts from zero (Matroska) or from the first frame (MPEG-TS).
+        end_s = max(self.end_s, self.end_s - self.first_pts_s)
+        if end_s < duration_s - max(0.5, 0.05 * duration_s):
+            self.early_end = f"partial: ends at {end_s:.1f} s of {duration_s:.1f} s"
+
+    def reason(self) -> str | None:
+        said = [self.early_end] if self.early_end else []
+        if self.failed_packets:
+            said.append(f"{self.failed_packets} packets failed to decode ({self.first_failure})")
+        if self.corrupt_frames:
+            said.append(f"{self.corrupt_frames} frames marked as corrupt by the decoder")
+        if self.moved_times:
+            said.append(f"{self.moved_times} timestamps did not increase and were moved")
+        if self.jump:
+            said.append(self.jump)
+        if self.other_size:
+            said.append(f"the frame size changes to {self.other_size} px; brought to the first")
+        if self.strange_rotation is not None:
+            said.append(f"a rotation of {self.strange_rotation:g}° is left out")
+        return "; ".join(said) or None
+
+
+def open_container(source: Path, max_pixels: int, decode_threads: int) -> Any:
+    if source.stat().st_size == 0:
+        raise VideoError(f"{source} has no bytes; copy or download it again")
+    try:
+        # An absolute path, so that no name reads as an option or a protocol ("a:b.mp4").
+        container = av.open(
+            str(source.absolute()),
+            options={"protocol_whitelist": "file"},
+            metadata_errors="ignore",
+        )
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{source} cannot be opened as a video: {error.strerror}; "
+            "check that it is one, and whole"
+        ) from error
+    problem = None
+    if not container.streams.video:
+        problem = "has no video stream; leave it out"
+    else:
+        context: Any = container.streams.video[0].codec_context
+        if context is None:
+            problem = "has a video codec that libavcodec does not know; convert it, e.g. to H.264"
+        elif context.width * context.height > max_pixels:
+            problem = (
+                f"has frames of {context.height} × {context.width} px, more than max_pixels "
+                f"{max_pixels}; raise max_pixels if the video is meant"
+            )
+        else:
+            context.thread_count = decode_threads
+            context.thread_type = "AUTO" if decode_threads > 1 else "NONE"
+            context.options = {"max_pixels": str(max_pixels)}
+    if problem is not None:
+        container.close()
+        raise VideoError(f"{source} {problem}")
+    return container
+
+
+def decoded_frames(container: Any, damage: Damage, max_pixels: int, source: Path) -> Iterator[Any]:
+    """Give the frames that decode; go on behind packets that fail."""
+    for packet in _packets(container, damage):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError as error:
+            damage.failure(error)
+            continue
+        for frame in frames:
+            if frame.width * frame.height > max_pixels:
+                raise VideoError(
+                    f"{source} has a frame of {frame.height} × {frame.width} px, more than "
+                    f"max_pixels {max_pixels}; raise max_pixels if the video is meant"
+                )
+            damage.corrupt_frames += bool(frame.is_corrupt)
+            yield frame
+
+
+def _packets(container: Any, damage: Damage) -> Iterator[Any]:
+    """Give the packets of the first video stream, last the empty one that flushes the decoder."""
+    stream = container.streams.video[0]
+    failures_in_a_row = 0
+    while True:
+        try:
+            for packet in container.demux(stream):
+                failures_in_a_row = 0
+                yield packet
+            return
+        except av.FFmpegError as error:
+            damage.failure(error)
+            failures_in_a_row += 1
+            if failures_in_a_row > 3:
+                return
+
+
+def duration_s_of(container: Any) -> float | None:
+    """Give the duration of the video stream as its header has it, else that of the container."""
+    stream = container.streams.video[0]
+    if stream.duration is not None and stream.duration > 0 and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    written = dict(stream.metadata).get("DURATION", "")  # Matroska, "00:00:10.400000000"
+    try:
+        hours, minutes, seconds = (float(part) for part in written.split(":"))
+        return positive(3600 * hours + 60 * minutes + seconds)
+    except ValueError:
+        return positive(container.duration / av.time_base if container.duration else None)
+
+
+def positive(value: Any) -> float | None:
+    return float(value) if value is not None and value > 0 else None
+
+
+def no_frame(source: Path, damage: Damage) -> str:
+    cause = f" ({damage.first_failure})" if damage.first_failure else ""
+    return (
+        f"{source}: no frame of the video stream can be decoded{cause}; "
+        "copy or convert it again, or leave it out"
+    )

@@ -1,0 +1,77 @@
+"""Video files on disk: which there are, and the digest of one."""
+
+import hashlib
+from pathlib import Path
+
+from flowpipe.errors import VideoError, VideoNotFound
+
+VIDEO_EXTENSIONS = frozenset(
+    [
+        ".avi",
+        ".mp4",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".webm",
+        ".ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".3gp",
+        ".flv",
+        ".wmv",
+    ]
+)
+
+
+def find_videos(directory: str | Path) -> list[Path]:
+    """List the videos below a directory, sorted by path.
+
+    A video is a file with an extension of `VIDEO_EXTENSIONS`, in whatever case. Hidden files
+    and folders are skipped, and so are links that lead out of `directory`.
+
+    Raises
+    ------
+    VideoNotFound
+        If there is no such directory.
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
+    real_root = root.resolve()
+    found = []
+    for path in root.rglob("*"):
+        if path.suffix.lower() not in VIDEO_EXTENSIONS or not path.is_file():
+            continue
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
+        if path.resolve().is_relative_to(real_root):
+            found.append(path)
+    return sorted(found)
+
+
+def content_digest(path: str | Path) -> str:
+    """Give the SHA-256 of a file's bytes as 64 hex digits.
+
+    Raises
+    ------
+    VideoNotFound
+        If there is no such file.
+    VideoError
+        If it cannot be read.
+    """
+    source = existing_file(path)
+    try:
+        with source.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise VideoError(f"{source} cannot be read: {error.strerror}") from error
+
+
+def existing_file(path: str | Path) -> Path:
+    source = Path(path)
+    if not source.exists():
+        raise VideoNotFound(f"{source} does not exist; check the path")
+    if not source.is_file():
+        raise VideoError(f"{source} is not a file; find_videos lists the videos of a folder")
+    return source
