@@ -1,3 +1,40 @@
-"""flowpipe: videos become flow once, in parallel and for good; networks read the cache."""
+"""flowpipe: dense optical flow, extracted in parallel and cached, and two-stream networks.
+
+import flowpipe
+flowpipe.extract("ucf101/", "ucf101.cache", flow="dis", short_side=256)
+flow = flowpipe.open_cache("ucf101.cache")["v_Archery_g02_c02"].flow[10:20]
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Late, so that `import flowpipe` costs nothing; none of these imports torch.
+_PUBLIC = {
+    "extract": "flowpipe.extraction",
+    "open_cache": "flowpipe.cache",
+    "fuse": "flowpipe.fusion",
+    "load_scores": "flowpipe.scores",
+    "Scores": "flowpipe.scores",
+    "FlowpipeError": "flowpipe.errors",
+}
+
+if TYPE_CHECKING:
+    from flowpipe.cache import open_cache
+    from flowpipe.errors import FlowpipeError
+    from flowpipe.extraction import extract
+    from flowpipe.fusion import fuse
+    from flowpipe.scores import Scores, load_scores
+
+__all__ = ["FlowpipeError", "Scores", "extract", "fuse", "load_scores", "open_cache"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'flowpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -169,7 +169,7 @@ def _checked(
     if np.isnan(scores).any():
         rows = np.flatnonzero(np.isnan(scores).any(axis=1))
         raise InvalidArgument(
-            f"scores of {len(rows)} videos are NaN, the first in row {rows[0]}; they must be numbers"
+            f"scores of {len(rows)} videos are NaN, the first in row {rows[0]}; numbers are needed"
         )
     labels = _checked_indices(labels_N, scores.shape[1], "label")
     if len(labels) != len(scores):

@@ -1,0 +1,17 @@
+"""From lists of videos and a cache to clips for a network.
+
+============  ==================================================================
+module        what it holds
+============  ==================================================================
+annotations   readers of CSV files, class folders, UCF101 lists, plain lists
+videos        `VideoRecord`, `Annotations`
+splits        folds and seeded, grouped splits
+sampling      which frames make a clip
+transforms    crops, flips and resizing, the same for RGB and flow
+streams       `StreamInput`: what one network looks at
+order         the order of an epoch's items; balanced; resumable
+dataset       PyTorch data sets and the network's input
+============  ==================================================================
+
+Only `dataset` imports torch.
+"""

@@ -1,6 +1,7 @@
 """Dense optical flow: a table of methods, `create(name)(prev, next)`."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from flowpipe.errors import InvalidArgument, nearest_name
@@ -15,7 +16,7 @@ FLOWS = {
 }
 
 
-def create(name: str, **parameters: Any) -> FlowMethod:
+def create(name: str, /, **parameters: Any) -> FlowMethod:
     """Make a flow method.
 
     Parameters
@@ -45,15 +46,29 @@ def create(name: str, **parameters: Any) -> FlowMethod:
     (64, 64, 2)
     """
     factory = resolve(FLOWS, name, kind="flow method")
-    known = inspect.signature(factory).parameters
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
-        for key in parameters:
-            if key not in known:
-                raise InvalidArgument(
-                    f'flow "{name}" has no parameter "{key}"{nearest_name(key, known)}; '
-                    f"it has: {', '.join(known) or 'none'}"
-                )
+    _check_parameters(factory, name, parameters)
     return checked_method(factory(**parameters), name)
+
+
+def _check_parameters(factory: Callable[..., Any], name: str, given: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none
+        return
+    known = signature.parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    unknown = [key for key in given if key not in known]
+    if unknown and not open_ended:
+        raise InvalidArgument(
+            f'flow "{name}" has no parameter "{unknown[0]}"{nearest_name(unknown[0], known)}; '
+            f"it has: {', '.join(known) or 'none'}"
+        )
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise InvalidArgument(
+            f'flow "{name}": {error}; a flow method must be made from keyword parameters alone'
+        ) from error
 
 
 __all__ = ["FLOWS", "FlowMethod", "create"]

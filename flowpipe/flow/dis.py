@@ -5,9 +5,9 @@ variationally, coarse to fine. T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fas
 using dense inverse search", https://doi.org/10.1007/978-3-319-46493-0_29. The presets are OpenCV's.
 """
 
-from typing import Any
-
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.flow.method import OpenCVFlow
@@ -20,23 +20,16 @@ PRESETS = {
 
 
 class DIS(OpenCVFlow):
+    """Dense inverse search; made by `build`."""
+
     name = "dis"
-    least_side_px = 16
+    # On narrower frames OpenCV 5.0 fails an assertion, gives NaN or crashes.
+    least_side_px = 32
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        super().__init__(parameters)
-        self._solver: Any = None
-        self._shape: tuple[int, ...] = ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_solver": None}
-
-    def _compute(self, prev_HW: Any, next_HW: Any) -> Any:
-        # A solver keeps buffers and its coarsest scale from the frames it saw before.
-        if self._solver is None or self._shape != prev_HW.shape:
-            self._solver = cv2.DISOpticalFlow.create(PRESETS[self.parameters["preset"]])
-            self._shape = prev_HW.shape
-        return self._solver.calc(prev_HW, next_HW, None)
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
+        # A solver keeps patch size and scales from the frames it saw; a new one costs nothing.
+        solver = cv2.DISOpticalFlow.create(PRESETS[self.parameters["preset"]])
+        return solver.calc(prev_HW, next_HW, None)  # type: ignore[call-overload]
 
 
 def build(*, preset: str = "medium") -> DIS:
@@ -46,9 +39,15 @@ def build(*, preset: str = "medium") -> DIS:
     ----------
     preset : "ultrafast", "fast" or "medium"
         Operating point: finest scale, patch stride and refinement.
+
+    Raises
+    ------
+    InvalidArgument
+        For another preset.
     """
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise InvalidArgument(
-            f'preset "{preset}" must be one of {", ".join(PRESETS)}{nearest_name(preset, PRESETS)}'
+            f'preset "{preset}" must be one of {", ".join(PRESETS)}'
+            f"{nearest_name(str(preset), PRESETS)}"
         )
     return DIS({"preset": preset})

@@ -1,26 +1,26 @@
 """Farnebäck's polynomial expansion (SCIA 2003), computed by OpenCV.
 
-Neighbourhoods of both frames are approximated by quadratic polynomials, whose change of
-coefficients gives the displacement; coarse to fine over a pyramid.
+Neighbourhoods of both frames are approximated by quadratic polynomials, f(x) ≈ xᵀAx + bᵀx + c,
+whose change of b gives the displacement; coarse to fine over a pyramid.
 G. Farnebäck, "Two-frame motion estimation based on polynomial expansion",
-https://doi.org/10.1007/3-540-45103-X_50. Defaults are those of OpenCV's documentation.
+https://doi.org/10.1007/3-540-45103-X_50. Defaults are those of OpenCV's own example; it answers
+for frames of any size and leaves out pyramid levels of less than 32 px.
 """
 
-from typing import Any
-
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from flowpipe.errors import InvalidArgument
-from flowpipe.flow.method import OpenCVFlow
+from flowpipe.flow.method import OpenCVFlow, checked_number, checked_whole
 
 
 class Farneback(OpenCVFlow):
-    name = "farneback"
-    least_side_px = 1
+    """Polynomial expansion; made by `build`."""
 
-    def _compute(self, prev_HW: Any, next_HW: Any) -> Any:
+    name = "farneback"
+
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
         p = self.parameters
-        flags = cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p["gaussian_window"] else 0
         return cv2.calcOpticalFlowFarneback(
             prev_HW,
             next_HW,
@@ -29,9 +29,9 @@ class Farneback(OpenCVFlow):
             p["levels"],
             p["window_size"],
             p["iterations"],
-            p["neighbourhood"],
+            p["neighbourhood_radius"],
             p["neighbourhood_sigma"],
-            flags,
+            cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p["gaussian_window"] else 0,
         )
 
 
@@ -41,7 +41,7 @@ def build(
     levels: int = 3,
     window_size: int = 15,
     iterations: int = 3,
-    neighbourhood: int = 5,
+    neighbourhood_radius: int = 5,
     neighbourhood_sigma: float = 1.2,
     gaussian_window: bool = False,
 ) -> Farneback:
@@ -50,41 +50,39 @@ def build(
     Parameters
     ----------
     pyramid_scale : float
-        Ratio of neighbouring pyramid levels, in (0, 1).
+        Ratio of neighbouring pyramid levels, in (0, 1); OpenCV's `pyr_scale`.
     levels : int
         Of the pyramid, the image itself included.
     window_size : int
-        Side of the averaging window in px; larger is smoother and more robust.
+        Side in px of the window over which displacements are averaged (w in the paper); larger
+        is smoother and more robust. OpenCV's `winsize`.
     iterations : int
         At each level.
-    neighbourhood, neighbourhood_sigma : int, float
-        Side in px of the patch that a polynomial approximates (`poly_n`, 5 or 7), and the
-        standard deviation of its Gaussian weights (`poly_sigma`, 1.1 for 5, 1.5 for 7).
+    neighbourhood_radius : int
+        How far in px the pixels lie to which a polynomial is fitted: OpenCV's `poly_n`, which
+        its documentation calls a size.
+    neighbourhood_sigma : float
+        σ in px of their Gaussian weights (applicability), OpenCV's `poly_sigma`.
     gaussian_window : bool
         Whether the window is a Gaussian rather than a box.
+
+    Raises
+    ------
+    InvalidArgument
+        For a value outside its rule.
     """
-    if not 0 < pyramid_scale < 1:
-        raise InvalidArgument(f"pyramid_scale {pyramid_scale} must be in (0, 1); 0.5 is usual")
-    for key, value in (
-        ("levels", levels),
-        ("window_size", window_size),
-        ("iterations", iterations),
-    ):
-        if value < 1:
-            raise InvalidArgument(f"{key} {value} must be >= 1")
-    if neighbourhood < 3 or neighbourhood_sigma <= 0:
-        raise InvalidArgument(
-            f"neighbourhood {neighbourhood} px must be >= 3 and its sigma {neighbourhood_sigma} "
-            "> 0; 5 and 1.2 are usual"
-        )
     return Farneback(
         {
-            "pyramid_scale": float(pyramid_scale),
-            "levels": int(levels),
-            "window_size": int(window_size),
-            "iterations": int(iterations),
-            "neighbourhood": int(neighbourhood),
-            "neighbourhood_sigma": float(neighbourhood_sigma),
+            "pyramid_scale": checked_number("pyramid_scale", pyramid_scale, 0, 1, usual=0.5),
+            "levels": checked_whole("levels", levels, 1, usual=3),
+            "window_size": checked_whole("window_size", window_size, 1, usual=15),
+            "iterations": checked_whole("iterations", iterations, 1, usual=3),
+            "neighbourhood_radius": checked_whole(
+                "neighbourhood_radius", neighbourhood_radius, 2, usual=5
+            ),
+            "neighbourhood_sigma": checked_number(
+                "neighbourhood_sigma", neighbourhood_sigma, 0, usual=1.2
+            ),
             "gaussian_window": bool(gaussian_window),
         }
     )

@@ -1,13 +1,14 @@
 """What a flow method is, and the checks that every method shares."""
 
 import json
+import math
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.errors import FlowError
+from flowpipe.errors import FlowError, InvalidArgument
 
 
 @runtime_checkable
@@ -63,10 +64,18 @@ class OpenCVFlow:
             For frames of another type, of different sizes or too small, and for a broken result.
         """
         prev_HW, next_HW = checked_pair(prev_HW, next_HW, self.least_side_px, self.name)
-        return checked_flow(self._compute(prev_HW, next_HW), prev_HW.shape, self.name)
+        try:
+            uv_HWC = self._compute(prev_HW, next_HW)
+        except cv2.error as error:
+            height, width = prev_HW.shape
+            raise FlowError(
+                f"{self.name} failed on frames of {height}×{width} px: {error.err or error}; "
+                "try another size or method"
+            ) from error
+        return checked_flow(uv_HWC, prev_HW.shape, self.name)
 
-    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> Any:
-        raise FlowError(f"{type(self).__name__} computes nothing")
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
+        raise NotImplementedError(type(self).__name__)
 
 
 def checked_pair(
@@ -88,30 +97,85 @@ def checked_pair(
     return np.ascontiguousarray(prev_HW), np.ascontiguousarray(next_HW)
 
 
-def checked_flow(flow: Any, shape: tuple[int, ...], name: str) -> NDArray[np.float32]:
-    """Refuse a result that is not finite float32 H×W×2."""
-    if not isinstance(flow, np.ndarray) or flow.shape != (*shape, 2) or flow.dtype != np.float32:
-        told = f"{getattr(flow, 'dtype', type(flow).__name__)} {getattr(flow, 'shape', '')}"
-        raise FlowError(f"{name} gave {told}, not float32 {(*shape, 2)}")
-    if not np.isfinite(flow).all():
-        raise FlowError(f"{name} gave displacements that are not finite")
-    return flow
+def checked_flow(uv_HWC: object, shape_HW: tuple[int, ...], name: str) -> NDArray[np.float32]:
+    """Refuse a result that is not finite float32 H×W×2; a plug-in's should pass here too.
+
+    Raises
+    ------
+    FlowError
+        Names the method and what it gave.
+    """
+    shape = (*shape_HW, 2)
+    if not isinstance(uv_HWC, np.ndarray) or uv_HWC.shape != shape or uv_HWC.dtype != np.float32:
+        told = f"{getattr(uv_HWC, 'dtype', type(uv_HWC).__name__)} {getattr(uv_HWC, 'shape', '')}"
+        raise FlowError(f"{name} gave {told}; a flow method must give float32 of shape {shape}")
+    broken = int(np.count_nonzero(~np.isfinite(uv_HWC).all(axis=-1)))
+    if broken:
+        raise FlowError(
+            f"{name} gave {broken} displacements of {uv_HWC[..., 0].size} that are not finite; "
+            "try another size or method"
+        )
+    return uv_HWC
 
 
 def checked_method(made: Any, name: str) -> FlowMethod:
-    """Refuse what a plug-in's factory gave if it is no FlowMethod."""
-    for attribute, kind in (("name", str), ("version", int), ("parameters", dict)):
+    """Refuse what a factory gave if it is no FlowMethod.
+
+    Raises
+    ------
+    InvalidArgument
+        Names the attribute that is missing or of the wrong kind.
+    """
+    rule = "the callable must be a factory of objects like flowpipe.flow.FlowMethod"
+    for attribute, kind in (
+        ("name", str),
+        ("version", int),
+        ("parameters", dict),
+        ("libraries", dict),
+    ):
         if not isinstance(getattr(made, attribute, None), kind):
-            raise FlowError(
-                f'flow "{name}" gave {made!r:.60}, whose .{attribute} is no {kind.__name__}; '
-                "the callable must be a factory of objects like flowpipe.flow.FlowMethod"
+            raise InvalidArgument(
+                f'flow "{name}" gave {made!r:.60}, whose .{attribute} is no {kind.__name__}; {rule}'
             )
-    if not callable(made):
-        raise FlowError(f'flow "{name}" gave {made!r:.60}, which cannot be called with two frames')
-    if not isinstance(getattr(made, "libraries", None), dict):
-        raise FlowError(f'flow "{name}": .libraries must be a dict of versions; {{}} for none')
-    try:
-        json.dumps([made.parameters, made.libraries], allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise FlowError(f'flow "{name}": parameters must be plain JSON values ({error})') from error
+    if isinstance(made, type) or not callable(made):
+        raise InvalidArgument(
+            f'flow "{name}" gave {made!r:.60}, which cannot be called with two frames; {rule}'
+        )
+    for attribute in ("parameters", "libraries"):
+        try:
+            json.dumps(getattr(made, attribute), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgument(
+                f'flow "{name}": .{attribute} must be plain JSON values ({error}); they are '
+                "recorded beside the flow"
+            ) from error
     return made  # type: ignore[no-any-return]
+
+
+def checked_whole(key: str, value: Any, least: int, *, usual: int) -> int:
+    """Give a whole number >= `least`, or raise InvalidArgument."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InvalidArgument(
+            f"{key} {value!r} must be a whole number >= {least}; {usual} is usual"
+        )
+    return int(value)
+
+
+def checked_number(
+    key: str,
+    value: Any,
+    above: float,
+    below: float = math.inf,
+    *,
+    usual: float,
+    closed: bool = False,
+) -> float:
+    """Give a number > `above` and < `below` (or equal, if `closed`), or raise InvalidArgument."""
+    if not isinstance(value, bool) and isinstance(value, int | float | np.number):
+        number = float(value)
+        if above < number < below or (closed and number == below):
+            return number
+    limit = "" if below == math.inf else f" and {'<=' if closed else '<'} {below:g}"
+    raise InvalidArgument(
+        f"{key} {value!r} must be a number > {above:g}{limit}; {usual:g} is usual"
+    )

@@ -4,47 +4,50 @@ Minimises ∫ λ|I₁(x + u) − I₀(x)| + |∇u| by alternating a pointwise th
 projection, coarse to fine with several warps per level. C. Zach, T. Pock, H. Bischof, "A duality
 based approach for realtime TV-L1 optical flow", https://doi.org/10.1007/978-3-540-74936-3_22;
 symbols as in J. Sánchez et al., https://doi.org/10.5201/ipol.2013.26. Unlike the papers OpenCV
-filters u and v by a 5×5 median before every outer iteration.
+filters u and v by a 5×5 median before every outer iteration and does not smooth the frames.
 """
 
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-from flowpipe.errors import InvalidArgument
-from flowpipe.flow.method import OpenCVFlow
+from flowpipe.errors import FlowError, InvalidArgument
+from flowpipe.flow.method import OpenCVFlow, checked_number, checked_whole
+
+MEDIAN_SIZES = (1, 3, 5)
 
 
 class OpenCVTVL1(OpenCVFlow):
-    least_side_px = 1
+    """OpenCV's TV-L1; made by `build`."""
 
-    def __init__(self, name: str, parameters: dict[str, Any]) -> None:
-        super().__init__(parameters)
-        self.name = name
-        self._solver: Any = None
-        self._shape: tuple[int, ...] = ()
+    name = "opencv-tvl1"
+    # OpenCV answers below too, with vectors longer than the frame; its pyramid stops here.
+    least_side_px = 16
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_solver": None}
-
-    def _compute(self, prev_HW: Any, next_HW: Any) -> Any:
-        # A small frame lowers a solver's number of scales for good.
-        if self._solver is None or self._shape != prev_HW.shape:
-            p = self.parameters
-            self._solver = cv2.optflow.DualTVL1OpticalFlow_create(  # type: ignore[attr-defined]
-                tau=p["time_step"],
-                lambda_=p["attachment"],
-                theta=p["tightness"],
-                nscales=p["scales"],
-                warps=p["warps"],
-                epsilon=p["stopping_threshold"],
-                innnerIterations=p["inner_iterations"],  # OpenCV's own spelling
-                outerIterations=p["outer_iterations"],
-                scaleStep=p["scale_step"],
-                medianFiltering=p["median_size"],
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
+        if not hasattr(cv2, "optflow"):
+            raise FlowError(
+                f"{self.name}: this OpenCV has no optflow module; uninstall opencv-python and "
+                "install opencv-contrib-python"
             )
-            self._shape = prev_HW.shape
-        return self._solver.calc(prev_HW, next_HW, None)
+        p = self.parameters
+        # A new solver each time: a small frame lowers a solver's number of scales for good.
+        solver: Any = cv2.optflow.DualTVL1OpticalFlow_create(  # type: ignore[attr-defined]
+            tau=p["time_step"],
+            lambda_=p["attachment"],
+            theta=p["tightness"],
+            nscales=p["scales"],
+            warps=p["warps"],
+            epsilon=p["stopping_threshold"],
+            innnerIterations=p["inner_iterations"],  # OpenCV's own spelling
+            outerIterations=p["outer_iterations"],
+            scaleStep=p["scale_step"],
+            gamma=p["illumination"],
+            medianFiltering=p["median_size"],
+        )
+        return solver.calc(prev_HW, next_HW, None)
 
 
 def build(
@@ -58,6 +61,7 @@ def build(
     stopping_threshold: float = 0.01,
     inner_iterations: int = 30,
     outer_iterations: int = 10,
+    illumination: float = 0.0,
     median_size: int = 5,
 ) -> OpenCVTVL1:
     """Make the method; the defaults are OpenCV's.
@@ -65,55 +69,47 @@ def build(
     Parameters
     ----------
     time_step : float
-        τ, step of the dual update; stable up to 0.25.
+        τ, step of the dual update, in (0, 0.25], where its convergence is proven.
     attachment : float
         λ, weight of the data term for grey values 0..255; smaller is smoother.
     tightness : float
-        θ, coupling of the data and smoothness parts.
+        θ, coupling of the data and smoothness parts; smaller is closer.
     scales, scale_step : int, float
-        Levels of the pyramid (fewer where one would fall below 16 px), and their ratio.
+        Levels of the pyramid (fewer where one would fall below 16 px), and their ratio, (0, 1).
     warps : int
         Warps per level.
     stopping_threshold : float
         ε: an inner loop ends when the mean squared update falls below ε².
     inner_iterations, outer_iterations : int
         Per warp.
+    illumination : float
+        γ, weight of an added brightness field; 0 for none.
     median_size : int
-        Side of the median filter before each outer iteration: 1 (none), 3 or 5.
+        Side in px of the median filter before each outer iteration: 1 (none), 3 or 5.
+
+    Raises
+    ------
+    InvalidArgument
+        For a value outside its rule.
     """
-    return _make("opencv-tvl1", locals())
-
-
-def build_tvl1(
-    *,
-    time_step: float = 0.25,
-    attachment: float = 0.15,
-    tightness: float = 0.3,
-    scales: int = 5,
-    scale_step: float = 0.8,
-    warps: int = 5,
-    stopping_threshold: float = 0.01,
-    inner_iterations: int = 30,
-    outer_iterations: int = 10,
-    median_size: int = 5,
-) -> OpenCVTVL1:
-    """Make `tvl1`, which is OpenCV's solver under the name the project's own will have."""
-    return _make("tvl1", locals())
-
-
-def _make(name: str, parameters: dict[str, Any]) -> OpenCVTVL1:
-    for key in ("attachment", "tightness", "stopping_threshold"):
-        if not parameters[key] > 0:
-            raise InvalidArgument(f"{key} {parameters[key]} must be > 0")
-    for key in ("scales", "warps", "inner_iterations", "outer_iterations"):
-        if parameters[key] < 1:
-            raise InvalidArgument(f"{key} {parameters[key]} must be >= 1")
-    if not 0 < parameters["time_step"] <= 0.25:
-        raise InvalidArgument(
-            f"time_step {parameters['time_step']} must be in (0, 0.25]; beyond, it diverges"
-        )
-    if not 0 < parameters["scale_step"] < 1:
-        raise InvalidArgument(f"scale_step {parameters['scale_step']} must be in (0, 1)")
-    if parameters["median_size"] not in (1, 3, 5):
-        raise InvalidArgument(f"median_size {parameters['median_size']} must be 1, 3 or 5")
-    return OpenCVTVL1(name, dict(parameters))
+    if median_size not in MEDIAN_SIZES:
+        raise InvalidArgument(f"median_size {median_size} must be 1 (none), 3 or 5; 5 is usual")
+    return OpenCVTVL1(
+        {
+            "time_step": checked_number("time_step", time_step, 0, 0.25, usual=0.25, closed=True),
+            "attachment": checked_number("attachment", attachment, 0, usual=0.15),
+            "tightness": checked_number("tightness", tightness, 0, usual=0.3),
+            "scales": checked_whole("scales", scales, 1, usual=5),
+            "scale_step": checked_number("scale_step", scale_step, 0, 1, usual=0.8),
+            "warps": checked_whole("warps", warps, 1, usual=5),
+            "stopping_threshold": checked_number(
+                "stopping_threshold", stopping_threshold, 0, usual=0.01
+            ),
+            "inner_iterations": checked_whole("inner_iterations", inner_iterations, 1, usual=30),
+            "outer_iterations": checked_whole("outer_iterations", outer_iterations, 1, usual=10),
+            "illumination": (
+                checked_number("illumination", illumination, 0, usual=0.5) if illumination else 0.0
+            ),
+            "median_size": int(median_size),
+        }
+    )

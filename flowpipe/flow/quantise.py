@@ -95,12 +95,13 @@ class Quantiser:
     @property
     def rounding(self) -> str:
         """Name of the rule from displacement to code, as it is recorded."""
-        return "to nearest even, float16" if self.storage == "f16" else "mid-tread, to nearest"
+        return "float16" if self.storage == "f16" else "mid-tread"
 
     @property
     def near(self) -> int:
-        """JPEG-LS's NEAR: by how many codes a decoded code may differ; (NEAR + ½)/64 ≤ tolerance."""
-        return max(0, math.floor(self.tolerance_px / I16_STEP_PX - 0.5 + 1e-9))
+        """NEAR of JPEG-LS, the largest difference in codes: (NEAR + ½)/64 ≤ tolerance."""
+        # Exact in binary: the step is a power of two, so no rounding can lift the result.
+        return max(0, math.floor(self.tolerance_px / I16_STEP_PX - 0.5))
 
     @property
     def largest_px(self) -> float:
@@ -117,21 +118,16 @@ class Quantiser:
         FlowError
             If a displacement is not finite.
         """
-        flow = np.asarray(flow_px, np.float32)
-        if not np.isfinite(flow).all():
-            broken = int(np.count_nonzero(~np.isfinite(flow)))
-            raise FlowError(f"{broken} displacements are not finite; the flow method is at fault")
+        # Clipped first: a huge displacement times the scale would overflow float32.
+        flow = np.clip(_finite(flow_px), -self.largest_px, self.largest_px)
         if self.storage == "f16":
-            halves: NDArray[Any] = np.clip(flow, -F16_LARGEST_PX, F16_LARGEST_PX)
-            return halves.astype(np.float16)
+            halves: NDArray[Any] = flow.astype(np.float16)
+            return halves
         if self.storage == "i16":
-            codes: NDArray[Any] = np.rint(flow * np.float32(1 / I16_STEP_PX))
-            np.clip(codes, -I16_LARGEST, I16_LARGEST, out=codes)
-            return codes.astype(np.int16)
-        codes = np.rint(flow * np.float32(U8_REACH / self.largest_px))
-        np.clip(codes, -U8_REACH, U8_REACH, out=codes)
-        codes += U8_ZERO
-        return codes.astype(np.uint8)
+            whole: NDArray[Any] = np.rint(flow * np.float32(1 / I16_STEP_PX))
+            return whole.astype(np.int16)
+        codes: NDArray[np.float32] = np.rint(flow * np.float32(U8_REACH / self.largest_px))
+        return (codes + U8_ZERO).astype(np.uint8)
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Give the displacements (float32 px) of codes of any shape."""
@@ -141,7 +137,8 @@ class Quantiser:
             table: NDArray[np.float32] = (np.arange(256, dtype=np.float32) - U8_ZERO) * np.float32(
                 self.largest_px / U8_REACH
             )
-            return table[codes]
+            flow_px: NDArray[np.float32] = table[codes]
+            return flow_px
         flow = codes.astype(np.float32)
         if self.storage == "i16":
             flow *= np.float32(I16_STEP_PX)
@@ -152,7 +149,7 @@ class Quantiser:
         return int(np.count_nonzero(np.abs(flow_px) > self.largest_px))
 
 
-def to_8bit(flow_px: ArrayLike, bound_px: float, family: Family) -> NDArray[np.uint8]:
+def to_8bit(flow_px: ArrayLike, bound_px: float, family: Family = "round") -> NDArray[np.uint8]:
     """Give the 8-bit values other tools would write: 255·(f + B)/(2B), rounded or truncated.
 
     Parameters
@@ -161,28 +158,51 @@ def to_8bit(flow_px: ArrayLike, bound_px: float, family: Family) -> NDArray[np.u
     bound_px : float
         B; published data sets used 20.
     family : "round" (TSN, denseflow, gpu_flow) or "truncate" (I3D, mmaction2, flowty)
+
+    Raises
+    ------
+    InvalidArgument
+        For another family, or a bound that is not above 0.
+    FlowError
+        If a displacement is not finite.
     """
     _check_family(bound_px, family)
-    flow = np.clip(np.asarray(flow_px, np.float32), -bound_px, bound_px)
-    values = (flow + np.float32(bound_px)) * np.float32(255 / (2 * bound_px))
-    # 0.5 goes up, as in C's (int)(x + 0.5); numpy's rint would send 127.5 to 128 but 126.5 to 126.
-    whole: NDArray[np.float32] = np.floor(values + 0.5 if family == "round" else values)
+    flow = np.clip(_finite(flow_px).astype(np.float64), -bound_px, bound_px)
+    values = 255 * (flow + bound_px) / (2 * bound_px)
+    # OpenCV's cvRound sends halves to the even neighbour, as rint does.
+    whole: NDArray[np.float64] = np.rint(values) if family == "round" else np.floor(values)
     return whole.astype(np.uint8)
 
 
-def from_8bit(values: ArrayLike, bound_px: float, family: Family) -> NDArray[np.float32]:
+def from_8bit(values: ArrayLike, bound_px: float, family: Family = "round") -> NDArray[np.float32]:
     """Undo `to_8bit` with the centre of its family: a truncated value stands for +½ of a step.
 
-    The wrong family is a bias of half a step, 0.039 px at B = 20.
+    The wrong family is a bias of half a step, 0.078 px at B = 20.
+
+    Raises
+    ------
+    InvalidArgument
+        For values that are not uint8, another family, or a bound that is not above 0.
     """
     _check_family(bound_px, family)
-    centre = 0.0 if family == "round" else 0.5
     raw = np.asarray(values)
-    flow: NDArray[np.float32] = (raw.astype(np.float32) + np.float32(centre)) * np.float32(
-        2 * bound_px / 255
-    )
+    if raw.dtype != np.uint8:
+        raise InvalidArgument(f"values of type {raw.dtype} must be uint8, 0..255 as stored")
+    centre = 0.0 if family == "round" else 0.5
+    table = (np.arange(256) + centre) * (2 * bound_px / 255) - bound_px
     # The topmost truncated value is f = B itself, not half a step beyond it.
-    np.minimum(flow - np.float32(bound_px), np.float32(bound_px), out=flow)
+    flow: NDArray[np.float32] = np.minimum(table, bound_px).astype(np.float32)[raw]
+    return flow
+
+
+def _finite(flow_px: ArrayLike) -> NDArray[np.float32]:
+    flow = np.asarray(flow_px, np.float32)
+    broken = flow.size - int(np.count_nonzero(np.isfinite(flow)))
+    if broken:
+        raise FlowError(
+            f"{broken} of {flow.size} displacements are not finite, all must be; check the flow "
+            "method's parameters and the frames"
+        )
     return flow
 
 

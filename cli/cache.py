@@ -1,0 +1,297 @@
+"""`flowpipe cache`: ls, info, verify, export."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import byte_size, print_json, print_table, progress_line, say
+
+if TYPE_CHECKING:
+    from flowpipe.cache import Cache, Entry
+
+# A literal copy of flowpipe.cache.export.FORMATS, whose import costs --help half a second.
+FORMATS = ("tsn", "denseflow", "flo", "npy", "color-mp4", "color-png")
+SHORT_ID = 8
+
+cache_argument = click.argument("path", metavar="CACHE", type=click.Path(path_type=Path))
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+)
+recipe_option = click.option(
+    "--recipe", metavar="ID", help="Only the entries of this recipe (the first digits will do)."
+)
+
+
+@click.group()
+def cache() -> None:
+    """List, inspect, verify and export a cache."""
+
+
+@cache.command()
+@cache_argument
+@recipe_option
+@json_option
+def ls(path: Path, recipe: str | None, as_json: bool) -> None:
+    """List the videos of a cache, and the recipes they were computed by.
+
+    An entry that cannot be read stands in the list with its problem. Exit status: 0 all entries
+    can be read, 1 some cannot.
+    """
+    from flowpipe.cache import open_cache
+
+    opened = open_cache(path, recipe=recipe)
+    with progress_line("ls") as update:
+        records = _records(opened, update)
+    used = sorted({record["recipe"] for record in records})
+    recipes = [
+        {
+            "id": identity,
+            "describe": opened.recipes[identity].describe(),
+            "videos": sum(record["recipe"] == identity for record in records),
+            **json.loads(opened.recipes[identity].to_json()),
+        }
+        for identity in (used if opened.recipe or used else sorted(opened.recipes))
+    ]
+    if as_json:
+        print_json({"cache": str(path), "videos": records, "recipes": recipes})
+    else:
+        rows = [_row(record) for record in records]
+        print_table("", ("name", "label", "frames", "H×W", "recipe", "size"), rows)
+        told = [(r["id"], r["describe"], str(r["videos"])) for r in recipes]
+        print_table("", ("recipe", "values", "videos"), told)
+    broken = [record for record in records if record["problem"]]
+    for record in broken:
+        say(f"{record['name']}: {record['problem']}")
+    click.get_current_context().exit(1 if broken else 0)
+
+
+@cache.command()
+@cache_argument
+@click.argument("name", metavar="NAME")
+@recipe_option
+@json_option
+def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
+    """Say how one video's entry was made: recipe, versions, sizes, clipped share.
+
+    NAME is a name that `ls` lists, or its file name or stem where that is unique.
+    """
+    from flowpipe.cache import open_cache
+
+    entry = open_cache(path, recipe=recipe)[name]
+    record = _full_record(entry)
+    if as_json:
+        print_json(record)
+        return
+    for title, table in (
+        (f"{entry.name}: {entry.recipe.describe()}", record["entry"]),
+        (f"recipe {entry.recipe.id}", record["recipe"]),
+        ("source", record["source"]),
+        ("software", record["software"]),
+    ):
+        print_table(title, ("", "value"), [(key, _shown(table[key])) for key in table])
+
+
+@cache.command()
+@cache_argument
+@click.option("--deep", is_flag=True, help="Also decode every field and digest every file.")
+@json_option
+def verify(path: Path, deep: bool, as_json: bool) -> None:
+    """Check that every entry is what was written.
+
+    Exit status: 0 all are well, 1 something is wrong: each problem is listed with its way out.
+    """
+    from flowpipe.cache import entry_path, open_cache
+    from flowpipe.cache.verify import verify as findings_of
+
+    opened = open_cache(path)
+    wanted = {entry_path(path, row.recipe, row.digest): row.name for row in opened.rows()}
+    problems: list[dict[str, Any]] = []
+    checked: set[Path] = set()
+    with progress_line("verify") as update:
+        for finding in findings_of(path, deep=deep):
+            checked.add(finding.path)
+            update(min(1.0, len(checked) / max(1, len(wanted))), f"{len(checked)} entries")
+            if finding.problem:
+                problems.append(_problem(finding.path, wanted, finding.problem))
+    for missing in sorted(set(wanted) - checked):
+        told = f"{missing} is gone; extract the video again"
+        problems.append(_problem(missing, wanted, told))
+    if as_json:
+        print_json({"cache": str(path), "deep": deep, "checked": len(checked), "wrong": problems})
+    else:
+        for problem in problems:
+            click.echo(f"{problem['name'] or 'no name'}: {problem['problem']}")
+        how = "every byte" if deep else "headers; --deep reads every byte"
+        say(f"{len(checked)} entries checked ({how}), {len(problems)} wrong")
+    if problems:
+        say(
+            "An entry that is wrong: delete its file, then give the extract command again; what "
+            "is well is kept."
+        )
+    click.get_current_context().exit(1 if problems else 0)
+
+
+@cache.command()
+@cache_argument
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--format", "form", required=True, type=click.Choice(FORMATS), help="See below.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Each video gets a folder of its own in this one.",
+)
+@click.option(
+    "--bound",
+    "bound_px",
+    type=float,
+    default=20.0,
+    show_default=True,
+    metavar="PX",
+    help="Bound of tsn and denseflow.",
+)
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    default=95,
+    show_default=True,
+    help="JPEG quality of tsn and denseflow.",
+)
+@recipe_option
+@click.option("--overwrite", is_flag=True, help="Replace earlier exports.")
+@json_option
+def export(
+    path: Path,
+    names: tuple[str, ...],
+    form: str,
+    out: Path,
+    recipe: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Write entries in other tools' forms; all of them where no NAME is given.
+
+    \b
+    tsn        flow_x_00001.jpg, flow_y_00001.jpg, img_00001.jpg
+    denseflow  flow_x_00000.jpg, flow_y_00000.jpg, img_00000.jpg
+    flo        flow_00000.flo (Middlebury)
+    npy        flow.npy (F×H×W×2 float32), pts_s.npy
+    color-mp4  the frame beside its flow in Middlebury's colours, one video
+    color-png  the same, one picture per flow
+
+    tsn and denseflow hold rounded 8-bit values (zero is 128). flowpipe-export.json in each folder
+    says how to read it.
+    """
+    from flowpipe.cache import open_cache
+    from flowpipe.cache.export import export as run
+    from flowpipe.cache.export import folder_of
+    from flowpipe.errors import InvalidArgument
+
+    opened = open_cache(path, recipe=recipe)
+    entries = [opened[name].name for name in names] if names else opened.names()
+    folders: dict[Any, str] = {}
+    for name in entries:
+        other = folders.setdefault(folder_of(name), name)
+        if other != name:
+            raise InvalidArgument(
+                f'"{other}" and "{name}" would both become {out / folder_of(name)}; export them '
+                "one by one into different folders"
+            )
+    records = []
+    with progress_line("export") as update:
+        for position, name in enumerate(folders.values()):
+            update(position / len(folders), name)
+            result = run(opened[name], out, form, **options)  # type: ignore[arg-type]
+            records.append({"folder": str(result.folder), **result.record})
+            if result.note:
+                say(f"note: {name}: {result.note}")
+    if as_json:
+        print_json({"cache": str(path), "format": form, "exported": records})
+        return
+    for record in records:
+        click.echo(record["folder"])
+    families = {record["rounding_family"] for record in records} - {None}
+    told = f', rounding family "{", ".join(families)}", ±{options["bound_px"]:g} px'
+    say(f"{len(records)} videos as {form} in {out}{told if families else ', not rounded'}")
+
+
+def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
+    """Give one record for each row of the manifest."""
+    from flowpipe.cache import Entry, entry_path
+    from flowpipe.errors import FlowpipeError
+
+    records: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows = opened.rows()
+    for position, row in enumerate(rows):
+        update(position / len(rows), row.name)
+        path = entry_path(opened.path, row.recipe, row.digest)
+        record: dict[str, Any] = {
+            "name": row.name,
+            "label": row.label,
+            "recipe": row.recipe,
+            "file": str(path),
+            "source": row.path,
+            "problem": "",
+        }
+        try:
+            entry = Entry(path, row.name, row.label)
+            record |= {
+                "frames": entry.num_frames,
+                "flows": entry.num_flows,
+                "height": entry.height,
+                "width": entry.width,
+                "rgb": entry.has_rgb,
+                "bytes": path.stat().st_size,
+                "partial": str(entry.attributes["problem"]),
+            }
+        except FlowpipeError as error:
+            record["problem"] = str(error)
+        records[row.name, row.recipe, row.digest] = record
+    return list(records.values())
+
+
+def _row(record: dict[str, Any]) -> tuple[str, ...]:
+    identity = record["recipe"][:SHORT_ID]
+    if record["problem"]:
+        return record["name"], record["label"] or "–", "damaged", "–", identity, "–"
+    size = f"{record['height']}×{record['width']}"
+    told = byte_size(record["bytes"])
+    return record["name"], record["label"] or "–", str(record["frames"]), size, identity, told
+
+
+def _full_record(entry: "Entry") -> dict[str, Any]:
+    """Give everything an entry says about itself, its JSON texts opened."""
+    attributes = dict(entry.attributes)
+    nested = {key: _opened(attributes.pop(key)) for key in ("recipe", "source", "software")}
+    own = {
+        "name": entry.name,
+        "label": entry.label,
+        "file": str(entry.path),
+        "bytes": entry.path.stat().st_size,
+        "recipe_id": entry.recipe.id,
+        "num_flows": entry.num_flows,
+        "rgb": entry.has_rgb,
+        "first_pts_s": float(entry.pts_s[0]),
+        "last_pts_s": float(entry.pts_s[-1]),
+    }
+    return {"entry": {**own, **attributes}, **nested}
+
+
+def _opened(text: Any) -> dict[str, Any]:
+    try:
+        table = json.loads(text)
+    except ValueError:
+        return {"text": text}
+    return table if isinstance(table, dict) else {"value": table}
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == "":
+        return "–"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+
+
+def _problem(path: Path, names: dict[Path, str], told: str) -> dict[str, Any]:
+    return {"name": names.get(path), "file": str(path), "problem": told}

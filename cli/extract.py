@@ -1,0 +1,177 @@
+"""`flowpipe extract`."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowpipe.config import parse_value
+
+from .output import byte_size, duration, print_json, print_table, progress_line, say
+
+if TYPE_CHECKING:
+    from flowpipe.extraction import ExtractionResult, Progress
+
+
+def parse_size(context: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """`HxW` → (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if match is None:
+        raise click.BadParameter(f'"{text}" is not HEIGHTxWIDTH, such as 256x340')
+    return int(match[1]), int(match[2])
+
+
+def parse_arguments(
+    context: click.Context, option: click.Parameter, given: tuple[str, ...]
+) -> dict[str, Any]:
+    """`key=value` … → dict; values are read as numbers, true, false or text."""
+    arguments = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f'"{text}" is not key=value')
+        arguments[key.replace("-", "_")] = parse_value(value)
+    return arguments
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache directory.")
+@click.option(
+    "--flow",
+    default="tvl1",
+    show_default=True,
+    metavar="NAME",
+    help="tvl1, farneback, dis, opencv-tvl1, or your own package.module:callable.",
+)
+@click.option(
+    "--flow-arg",
+    "flow_parameters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=parse_arguments,
+    help="A parameter of the method; may be repeated.",
+)
+@click.option(
+    "--short-side", type=int, metavar="N", help="Shrink or enlarge the short side to N px."
+)
+@click.option("--size", metavar="HxW", callback=parse_size, help="Exact size in px.")
+@click.option("--fps", type=float, metavar="F", help="Resample to F frames/s, by timestamp.")
+@click.option("--rgb/--no-rgb", default=True, show_default=True, help="Keep the frames too.")
+@click.option(
+    "--storage",
+    type=click.Choice(["u8", "i16", "f16"]),
+    default="u8",
+    show_default=True,
+    help="8 bit within ±bound; 16 bit at 1/64 px; half precision.",
+)
+@click.option(
+    "--codec",
+    type=click.Choice(["jpegls", "zstd"]),
+    help="jpegls: smallest (default); zstd: fastest to read (f16 needs it).",
+)
+@click.option("--bound", "bound_px", type=float, metavar="PX", help="Bound of u8. [default: 20]")
+@click.option(
+    "--tolerance",
+    "tolerance_px",
+    type=float,
+    default=0.0,
+    metavar="PX",
+    help="Error that i16 may have per component, for smaller files.",
+)
+@click.option("--workers", type=int, metavar="N", help="Processes. [default: one per core]")
+@click.option("--retry-failed", is_flag=True, help="Try videos again that failed before.")
+@click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def extract(
+    sources: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Compute the flow of videos into a cache.
+
+    SOURCE is a video, a directory (searched for videos; class folders give labels), or a CSV or
+    TXT list. What is in the cache already is not computed again, so the same command goes on
+    after an interruption. Exit status: 0 all videos have flow, 1 some failed, 2 misuse.
+    """
+    from flowpipe.extraction import extract as run
+
+    if dry_run:
+        result = run(sources, out, dry_run=True, **options)
+    else:
+        with progress_line("extract") as update:
+            result = run(sources, out, on_progress=lambda p: update(*_told(p)), **options)
+    if as_json:
+        print_json(as_record(result))
+    else:
+        _print_result(result, out, dry_run)
+    print_failures(result)
+    click.get_current_context().exit(1 if result.failed else 0)
+
+
+def _told(progress: "Progress") -> tuple[float, str]:
+    share = progress.bytes_finished / progress.bytes_all if progress.bytes_all else 0.0
+    rate = progress.flows / progress.seconds if progress.seconds > 0 else 0.0
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    return share, f"{progress.finished}/{progress.videos} videos{failed}, {rate:.0f} flows/s"
+
+
+def as_record(result: "ExtractionResult") -> dict[str, Any]:
+    """Give what `--json` prints."""
+    names = ("videos", "done", "skipped", "failed", "flows", "flows_total", "bytes")
+    record = {name: getattr(result, name) for name in names}
+    return {
+        **record,
+        "seconds": round(result.seconds, 3),
+        "flows_per_s": round(result.flows_per_s, 2),
+        "clipped_share": result.clipped_share,
+        "to_do": result.to_do,
+        "recipe": result.recipe,
+        "stage_seconds": {k: round(v, 3) for k, v in result.stage_seconds.items()},
+        "failures": [
+            {"name": f.name, "path": str(f.path), "reason": f.reason, "earlier": f.earlier}
+            for f in result.failures
+        ],
+        "notes": result.notes,
+    }
+
+
+def _print_result(result: "ExtractionResult", out: Path, dry_run: bool) -> None:
+    if dry_run:
+        rows = [
+            ("to look at", f"{result.to_do}"),
+            ("in the cache already", f"{result.skipped}"),
+            ("failed, as before", f"{result.failed}"),
+        ]
+        print_table(f"{out}: recipe {result.recipe}, nothing computed", ("videos", ""), rows)
+        return
+    rows = [
+        ("videos done", f"{result.done}"),
+        ("videos skipped (there already)", f"{result.skipped}"),
+        ("videos failed", f"{result.failed}"),
+        ("flows computed", f"{result.flows}"),
+        ("flows in the cache for these", f"{result.flows_total}"),
+        ("flows/s", f"{result.flows_per_s:.1f}" if result.flows else "–"),
+        ("time", duration(result.seconds)),
+        ("size", byte_size(result.bytes)),
+        ("clipped share", f"{result.clipped_share:.3%}"),
+    ]
+    print_table(f"{out}: recipe {result.recipe}", ("", "extract"), rows)
+
+
+def print_failures(result: "ExtractionResult") -> None:
+    """List notes and failures, the failures last."""
+    for name, problem in sorted(result.notes.items()):
+        say(f"note: {name}: {problem}")
+    if not result.failures:
+        return
+    say(f"{result.failed} of {result.videos} videos have no flow:")
+    for failure in result.failures:
+        say(f"  {failure.name}: {failure.reason}" + (" (as before)" if failure.earlier else ""))
+    if any(failure.earlier for failure in result.failures):
+        say("--retry-failed tries again those that failed before.")

@@ -1,0 +1,95 @@
+"""`flowpipe`: the group of commands, and what a person sees when something fails."""
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from flowpipe import __version__
+from flowpipe.errors import ConfigError, FlowpipeError, InvalidArgument, UnknownName
+
+# Command → (module of this package, one line). Listing the commands imports none of them.
+COMMANDS = {
+    "quickstart": ("quickstart", "The whole pipeline on generated videos, in a few minutes."),
+    "extract": ("extract", "Compute the flow of videos into a cache."),
+    "cache": ("cache", "List, inspect, verify and export a cache."),
+    "train": ("train", "Train, test and fuse the streams of a configuration."),
+    "test": ("test", "Test a trained run again, perhaps with other clips and crops."),
+    "fuse": ("fuse", "Fuse score files of several streams."),
+    "predict": ("predict", "Name the actions in new videos."),
+    "report": ("report", "Write the page of a run."),
+}
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+class LateGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="flowpipe")
+@click.option("--traceback", is_flag=True, help="Show Python's traceback when something fails.")
+def app(traceback: bool) -> None:
+    """Dense optical flow of videos, extracted in parallel and cached; two-stream networks on it.
+
+    Results go to stdout, progress and messages to stderr. Exit status: 0 all went well, 1 some
+    of it failed, 2 misuse, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; ends the process with its exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    # One option for all commands, wherever it stands.
+    wants_traceback = "--traceback" in given
+    given = [argument for argument in given if argument != "--traceback"]
+    # package.module:callable of the person's own, beside the videos.
+    sys.path.append(str(os.getcwd()))  # noqa: PTH109
+    try:
+        status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        status = done.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; what was done is kept, the same command goes on", err=True)
+        status = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exc()
+        elif isinstance(error, FlowpipeError):
+            click.echo(f"flowpipe: {error}", err=True)
+        else:
+            told = f"{type(error).__name__}: {error}"
+            click.echo(
+                f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.", err=True
+            )
+        misused = isinstance(error, InvalidArgument | UnknownName | ConfigError)
+        status = MISUSED if misused else FAILED
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What commands print: progress on stderr for people, tables or JSON on stdout."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+def say(text: str) -> None:
+    """Print a line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(record: Any) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(record, ensure_ascii=False, default=str))
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; numbers (all but the first column) to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 120
+    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+
+
+@contextmanager
+def progress_line(title: str) -> Iterator[Callable[[float, str], None]]:
+    """Give `update(share done, text)`: a bar on a terminal, else a line every ten seconds."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=1.0, told="")
+            yield lambda share, told: bar.update(task, completed=share, told=told)
+        return
+    yield _plain_lines(title)
+
+
+def _plain_lines(title: str) -> Callable[[float, str], None]:
+    import time
+
+    started = last = time.monotonic()
+
+    def update(share: float, told: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < 10:
+            return
+        last = now
+        left_s = (now - started) * (1 - share) / share if share > 0 else float("nan")
+        rest = f", about {duration(left_s)} left" if share > 0 else ""
+        say(f"{title}: {share:.0%}, {told}{rest}")
+
+    return update
+
+
+def duration(seconds: float) -> str:
+    """Give a time as people say it."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def byte_size(count: float) -> str:
+    """Give a size as people say it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

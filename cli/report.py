@@ -1,0 +1,15 @@
+"""`flowpipe report`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The page. [default: RUN/report.html]")
+def report(run: Path, out: Path | None) -> None:
+    """Write the page of a finished RUN: one HTML file that needs nothing else."""
+    from flowpipe.experiment.pages import report_run
+
+    click.echo(str(report_run(run, path=out)))

@@ -1,0 +1,108 @@
+"""One flow field of codes ↔ the bytes of one HDF5 chunk: JPEG-LS or zstd, raw where neither helps.
+
+JPEG-LS is ISO 14495-1, lossless or within NEAR codes; zstd comes with HDF5's byte shuffle for
+16-bit codes. Both are registered HDF5 filters, so any HDF5 reader with hdf5plugin reads them.
+"""
+
+import threading
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from flowpipe.cache.schema import FILTER_JPEGLS, FILTER_SHUFFLE, FILTER_ZSTD
+from flowpipe.errors import EntryCorrupt
+
+ZSTD_LEVEL = 6
+
+# The zstd objects are costly to make and not to be shared by threads.
+_local = threading.local()
+
+
+def filters_of(codec: str, itemsize: int) -> tuple[int, ...]:
+    """Give the HDF5 filter pipeline of a codec, first to last at writing."""
+    if codec == "jpegls":
+        return (FILTER_JPEGLS,)
+    return (FILTER_SHUFFLE, FILTER_ZSTD) if itemsize > 1 else (FILTER_ZSTD,)
+
+
+def encode_field(
+    codes_RW: NDArray[Any], codec: str, *, near: int, level: int = ZSTD_LEVEL
+) -> tuple[bytes, int]:
+    """Compress one field.
+
+    Parameters
+    ----------
+    codes_RW : array of 2H×W
+        u above v; uint8, uint16 or (zstd only) float16, contiguous.
+    codec : "jpegls" or "zstd"
+    near : int
+        Largest difference in codes that JPEG-LS may make; zstd is always lossless.
+
+    Returns
+    -------
+    chunk : bytes
+    filter_mask : int
+        HDF5's mask of *skipped* filters: 0, or all of them where the field would grow.
+    """
+    if codec == "jpegls":
+        size = codes_RW.nbytes * 2 + 1024  # noise overflows the library's own guess
+        chunk = bytes(imagecodecs.jpegls_encode(codes_RW, level=near, out=size))
+    else:
+        compressor = _thread_object(f"compressor{level}", zstandard.ZstdCompressor, level=level)
+        chunk = compressor.compress(_shuffled(codes_RW))
+    if len(chunk) >= codes_RW.nbytes:
+        return codes_RW.tobytes(), (1 << len(filters_of(codec, codes_RW.itemsize))) - 1
+    return chunk, 0
+
+
+def decode_field(
+    chunk: bytes | memoryview, codec: str, filter_mask: int, shape: tuple[int, int], dtype: Any
+) -> NDArray[Any]:
+    """Give the codes (2H×W) of a chunk.
+
+    Raises
+    ------
+    EntryCorrupt
+        If the bytes do not decode to this shape and type.
+    """
+    dtype = np.dtype(dtype)
+    num_bytes = shape[0] * shape[1] * dtype.itemsize
+    try:
+        if filter_mask:
+            raw: Any = chunk
+        elif codec == "jpegls":
+            image: NDArray[Any] = imagecodecs.jpegls_decode(bytes(chunk))
+            if image.shape != shape or image.dtype != dtype:
+                raise EntryCorrupt(
+                    f"a chunk holds {image.shape} {image.dtype}, not {shape} {dtype}"
+                )
+            return image
+        else:
+            decompressor = _thread_object("decompressor", zstandard.ZstdDecompressor)
+            raw = decompressor.decompress(chunk, max_output_size=num_bytes)
+    except (zstandard.ZstdError, imagecodecs.JpeglsError) as error:
+        raise EntryCorrupt(f"a chunk does not decode ({error})") from error
+    if len(raw) != num_bytes:
+        raise EntryCorrupt(f"a chunk decodes to {len(raw)} bytes, not {num_bytes}")
+    if not filter_mask and dtype.itemsize > 1:
+        planes: NDArray[np.uint8] = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
+        raw = np.ascontiguousarray(planes.T)
+    return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _shuffled(codes: NDArray[Any]) -> bytes:
+    """HDF5's byte shuffle: all first bytes, then all second bytes."""
+    if codes.itemsize == 1:
+        return codes.tobytes()
+    return codes.reshape(-1).view(np.uint8).reshape(-1, codes.itemsize).T.tobytes()
+
+
+def _thread_object(name: str, make: Any, **arguments: Any) -> Any:
+    found = getattr(_local, name, None)
+    if found is None:
+        found = make(**arguments)
+        setattr(_local, name, found)
+    return found

@@ -1,0 +1,344 @@
+"""Read one entry: `entry.flow[10:20]`, `entry.rgb[5]`, `entry.pts_s`.
+
+HDF5 is asked once, for the attributes and for where the chunks lie; fields are then read with
+`pread` and decoded outside HDF5's lock, each after its CRC-32 has been compared. No HDF5 handle
+stays open, so an entry may cross a fork, a pickle or a thread.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from flowpipe.cache import schema
+from flowpipe.cache.codec import decode_field, filters_of
+from flowpipe.cache.key import Recipe
+from flowpipe.cache.write import content_sha256, from_stored, stored_dtype
+from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
+from flowpipe.flow.quantise import Quantiser
+
+MAX_FIELD_PIXELS = 8192 * 8192
+MAX_SMALL_BYTES = 2**30
+
+
+class Entry:
+    """One video's flow (and frames) as the cache holds them.
+
+    Parameters
+    ----------
+    path : Path
+        An entry file.
+    name, label : str
+        As the manifest has them; the name the file was written under when absent.
+
+    Attributes
+    ----------
+    attributes : dict
+        Everything that the file says about itself; see cache/FORMAT.md.
+    pts_s : array of N float64
+        Times of the frames in seconds.
+    flow : FlowFields
+        F×H×W×2 float32 px, read by indexing.
+    rgb : RgbFrames
+        N×H×W×3 uint8, read by indexing.
+
+    Raises
+    ------
+    EntryNotFound
+        If there is no such file.
+    EntryCorrupt
+        If it is no entry, or one whose header is not what was written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], name: str = "", label: str | None = None):
+        self.path = Path(path)
+        self.label = label
+        index = _read_index(self.path)
+        self.attributes: dict[str, Any] = index["attributes"]
+        self.name = name or str(self.attributes["source_name"])
+        self.pts_s: NDArray[np.float64] = index["pts_s"]
+        self.recipe = Recipe.from_json(self.attributes["recipe"])
+        self.quantiser = Quantiser(
+            self.recipe.storage,  # type: ignore[arg-type]
+            bound_px=self.recipe.bound_px,
+            tolerance_px=self.recipe.tolerance_px,
+        )
+        self.height = int(self.attributes["height"])
+        self.width = int(self.attributes["width"])
+        self.num_frames = int(self.attributes["num_frames"])
+        self.num_flows = self.num_frames - 1
+        self.flow = FlowFields(self, index["chunks"], index["flow_crc32"])
+        self._rgb_index = index["rgb"]
+        self._descriptor: tuple[int, int] | None = None
+
+    @cached_property
+    def rgb(self) -> "RgbFrames":
+        """The frames; EntryNotFound where the cache was made without them."""
+        if self._rgb_index is None:
+            raise EntryNotFound(
+                f'"{self.name}" holds no RGB frames; extract again with --rgb into this cache'
+            )
+        return RgbFrames(self, **self._rgb_index)
+
+    @property
+    def has_rgb(self) -> bool:
+        return self._rgb_index is not None
+
+    def __repr__(self) -> str:
+        rgb = f", rgb {self.rgb.shape}" if self.has_rgb else ""
+        return f"Entry({self.name!r}, flow {self.flow.shape}{rgb}, {self.recipe.describe()})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptor": None}
+
+    def close(self) -> None:
+        """Give the file descriptor back; the next read opens the file again."""
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read stored bytes."""
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = (os.getpid(), os.open(self.path, flags))
+        return os.pread(self._descriptor[1], size, offset)
+
+
+class FlowFields:
+    """The flow of an entry, indexed along time: an integer, a slice or a sequence of integers."""
+
+    def __init__(self, entry: Entry, chunks: NDArray[np.int64], crc32: NDArray[np.uint32]) -> None:
+        self._entry, self._chunks, self._crc32 = entry, chunks, crc32
+        self.shape = (entry.num_flows, entry.height, entry.width, 2)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"FlowFields{self.shape}"
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        """Give fields as float32 px, T×H×W×2; H×W×2 for an integer."""
+        rows, single = resolve_index(index, len(self), self._entry.name)
+        uv_THWC = self._entry.quantiser.decode(self.codes(rows)).transpose(0, 2, 3, 1)
+        uv_THWC = np.ascontiguousarray(uv_THWC)
+        return uv_THWC[0] if single else uv_THWC
+
+    def codes(self, indices: Iterable[int]) -> NDArray[Any]:
+        """Give the codes of fields, T×2×H×W in uint8, int16 or float16.
+
+        Raises
+        ------
+        EntryCorrupt
+            If stored bytes are not what was written.
+        """
+        entry, rows = self._entry, np.fromiter(indices, np.int64)
+        dtype = stored_dtype(entry.quantiser)
+        out = np.empty((len(rows), 2 * entry.height, entry.width), dtype)
+        done: dict[int, int] = {}
+        for position, (row, chunk) in enumerate(zip(rows, self._stored(rows), strict=True)):
+            if row in done:  # a clip longer than its video repeats its last field
+                out[position] = out[done[row]]
+                continue
+            done[int(row)] = position
+            if zlib.crc32(chunk) != self._crc32[row]:
+                raise EntryCorrupt(
+                    f"{entry.path} ({entry.name}): the bytes of flow {row} are not what was "
+                    "written; delete the file and extract the video again"
+                )
+            codec, mask = str(entry.attributes["codec"]), int(self._chunks[row, 2])
+            out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+        return from_stored(out).reshape(len(rows), 2, entry.height, entry.width)
+
+    def _stored(self, rows: NDArray[np.int64]) -> list[bytes | memoryview]:
+        """Read chunks; a run of neighbours in the file is one read."""
+        offsets, sizes = self._chunks[rows, 0], self._chunks[rows, 1]
+        found: list[bytes | memoryview] = []
+        start = 0
+        while start < len(rows):
+            stop = start + 1
+            while stop < len(rows) and offsets[stop] == offsets[stop - 1] + sizes[stop - 1]:
+                stop += 1
+            total = int(sizes[start:stop].sum())
+            block = memoryview(self._entry.read_at(int(offsets[start]), total))
+            place = 0
+            for size in sizes[start:stop].tolist():
+                found.append(block[place : place + size])
+                place += size
+            start = stop
+        return found
+
+
+class RgbFrames:
+    """The frames of an entry, indexed along time like `FlowFields`."""
+
+    def __init__(
+        self, entry: Entry, base: int, offsets: NDArray[np.int64], crc32: NDArray[np.uint32]
+    ) -> None:
+        self._entry, self._base, self._offsets, self._crc32 = entry, base, offsets, crc32
+        self.shape = (entry.num_frames, entry.height, entry.width, 3)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"RgbFrames{self.shape}"
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        """Give frames as uint8 R, G, B: T×H×W×3; H×W×3 for an integer."""
+        rows, single = resolve_index(index, len(self), self._entry.name)
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for position, row in enumerate(rows):
+            out[position] = self._decoded(int(row))
+        return out[0] if single else out
+
+    def jpeg(self, row: int) -> bytes:
+        """Give the JPEG bytes of one frame.
+
+        Raises
+        ------
+        EntryCorrupt
+            If they are not what was written.
+        """
+        start, stop = int(self._offsets[row]), int(self._offsets[row + 1])
+        text = self._entry.read_at(self._base + start, stop - start)
+        if zlib.crc32(text) != self._crc32[row]:
+            raise EntryCorrupt(
+                f"{self._entry.path} ({self._entry.name}): the bytes of RGB frame {row} are not "
+                "what was written; delete the file and extract the video again"
+            )
+        return text
+
+    def _decoded(self, row: int) -> NDArray[np.uint8]:
+        picture = cv2.imdecode(np.frombuffer(self.jpeg(row), np.uint8), cv2.IMREAD_COLOR_RGB)
+        if picture is None or picture.shape != self.shape[1:]:
+            raise EntryCorrupt(f"{self._entry.path}: RGB frame {row} is no JPEG of {self.shape}")
+        frame_HWC: NDArray[np.uint8] = picture.astype(np.uint8, copy=False)
+        return frame_HWC
+
+
+def resolve_index(index: Any, length: int, name: str) -> tuple[NDArray[np.int64], bool]:
+    """Give (rows, whether one was asked for) for an integer, a slice or integers."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(length)), False
+    rows = np.asarray(index)
+    if rows.ndim > 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        raise InvalidArgument(
+            f"index {index!r:.60} must be a whole number, a slice or a list of whole numbers"
+        )
+    single = rows.ndim == 0
+    rows = np.atleast_1d(rows).astype(np.int64)
+    if rows.size and (rows.min() < -length or rows.max() >= length):
+        wrong = int(rows.max() if rows.max() >= length else rows.min())
+        # IndexError also ends Python's old-style iteration over the fields.
+        raise IndexError(f'index {wrong} is outside the {length} of "{name}"')
+    return np.where(rows < 0, rows + length, rows), single
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise EntryNotFound(f"no entry at {path}; it was removed after the cache was opened")
+    try:
+        with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
+            return _checked_index(file, path)
+    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+        raise EntryCorrupt(
+            f"{path} is not an entry of a flowpipe cache, or a damaged one ({error}); "
+            "delete it and extract the video again"
+        ) from error
+
+
+def _checked_index(file: Any, path: Path) -> dict[str, Any]:
+    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    if attributes.get("format") != schema.FORMAT:
+        raise EntryCorrupt(f"{path} is an HDF5 file, but no entry of a flowpipe cache")
+    if attributes.get("format_version") != schema.FORMAT_VERSION:
+        raise EntryCorrupt(
+            f"{path} has format {attributes.get('format_version')}; this flowpipe reads "
+            f"{schema.FORMAT_VERSION}"
+        )
+    _check_links(file, path)
+    small = {
+        name: _small(file, name)
+        for name in ("flow_crc32", "pts_s", "rgb_offsets", "rgb_crc32")
+        if name in file
+    }
+    missing = set(schema.ATTRIBUTES) - set(attributes)
+    if missing or content_sha256(attributes, small) != attributes["content_sha256"]:
+        raise EntryCorrupt(
+            f"{path}: its header is not what was written; delete it and extract the video again"
+        )
+    chunks = _chunk_table(file["flow"], attributes, path)
+    rgb = None
+    if "rgb_jpeg" in file:
+        base = file["rgb_jpeg"].id.get_offset()
+        rgb = {
+            "base": int(base or 0),
+            "offsets": small["rgb_offsets"].astype(np.int64),
+            "crc32": small["rgb_crc32"],
+        }
+    return {
+        "attributes": attributes,
+        "pts_s": small["pts_s"],
+        "flow_crc32": small["flow_crc32"],
+        "chunks": chunks,
+        "rgb": rgb,
+    }
+
+
+def _chunk_table(flow: Any, attributes: Mapping[str, Any], path: Path) -> NDArray[np.int64]:
+    """Give (offset, size, filter mask) of each field's chunk."""
+    height, width = int(attributes["height"]), int(attributes["width"])
+    shape = (int(attributes["num_frames"]) - 1, 2 * height, width)
+    plist = flow.id.get_create_plist()
+    filters = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
+    if flow.shape != shape or height * width > MAX_FIELD_PIXELS or min(shape) < 0:
+        raise EntryCorrupt(f"{path}: flow of shape {flow.shape} does not go with its header")
+    if filters != filters_of(str(attributes["codec"]), flow.dtype.itemsize):
+        raise EntryCorrupt(f"{path}: filters {filters} are not those of {attributes['codec']}")
+    table = np.full((shape[0], 3), -1, np.int64)
+
+    def take(info: Any) -> None:
+        row = info.chunk_offset[0]
+        if row < shape[0]:
+            table[row] = info.byte_offset, info.size, info.filter_mask
+
+    if shape[0]:
+        flow.id.chunk_iter(take)
+    if (table < 0).any():
+        raise EntryCorrupt(f"{path}: {int((table[:, 0] < 0).sum())} fields are missing")
+    return table
+
+
+def _check_links(file: Any, path: Path) -> None:
+    for name in file:
+        if name not in schema.DATASETS or not isinstance(
+            file.get(name, getlink=True), h5py.HardLink
+        ):
+            raise EntryCorrupt(f'{path}: "{name}" has no place in an entry')
+        if file[name].is_virtual or file[name].external:
+            raise EntryCorrupt(f'{path}: "{name}" points into another file')
+
+
+def _small(file: Any, name: str) -> NDArray[Any]:
+    data = file[name]
+    if data.size * data.dtype.itemsize > MAX_SMALL_BYTES:
+        raise EntryCorrupt(f'"{name}" of {data.shape} is larger than any entry has')
+    return data[()]  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,70 @@
+"""What stands in an entry file: data sets and attributes, as FORMAT.md shows them.
+
+FORMAT.md holds the tables that `datasets_table()` and `attributes_table()` give; a test compares.
+"""
+
+FORMAT = "flowpipe-entry"
+FORMAT_VERSION = 1
+
+TRAILER_MAGIC = b"flowpipe-sha256:"
+TRAILER_BYTES = len(TRAILER_MAGIC) + 32
+
+# Registered HDF5 filters, https://github.com/HDFGroup/hdf5_plugins
+FILTER_SHUFFLE = 2
+FILTER_ZSTD = 32015
+FILTER_JPEGLS = 32018
+ALLOWED_FILTERS = frozenset((FILTER_SHUFFLE, FILTER_ZSTD, FILTER_JPEGLS))
+
+CODECS = ("jpegls", "zstd")
+
+DATASETS = {
+    "flow": (
+        "(F, 2H, W) u1, u2 or f2",
+        "codes, one field per chunk (1, 2H, W), u above v; F = N − 1",
+    ),
+    "flow_crc32": ("(F,) u4", "CRC-32 of each stored chunk, as it stands in the file"),
+    "pts_s": ("(N,) f8", "time of each frame in seconds; flow i goes from frame i to i + 1"),
+    "rgb_jpeg": ("(bytes,) u1", "the N frames as JPEG, one after the other; absent without RGB"),
+    "rgb_offsets": ("(N + 1,) u8", "frame i is rgb_jpeg[rgb_offsets[i]:rgb_offsets[i + 1]]"),
+    "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
+}
+
+ATTRIBUTES = {
+    "format": ("text", f'"{FORMAT}"'),
+    "format_version": ("integer", f"{FORMAT_VERSION}"),
+    "recipe": ("text", "canonical JSON of the recipe; the folder's name is its id"),
+    "source_name": ("text", "name of the video when it was computed"),
+    "source_sha256": ("text", "digest of the bytes of the video"),
+    "source": ("text", "JSON: codec, pixel format, size, rotation, average rate of the video"),
+    "num_frames": ("integer", "N"),
+    "height": ("integer", "H in px"),
+    "width": ("integer", "W in px"),
+    "codec": ("text", '"jpegls" or "zstd"'),
+    "codec_level": ("integer", "level of zstd; NEAR of JPEG-LS"),
+    "code_zero": ("integer", "code of zero displacement; displacement = (code − zero) · step"),
+    "code_step_px": ("float", "px per code; 0 for f16, whose values are px themselves"),
+    "bound_px": ("float", "displacements beyond ±bound were clipped; 0 for none"),
+    "rounding": ("text", "rule from displacement to code"),
+    "clipped_share": ("float", "share of components that were clipped"),
+    "zero_share": ("float", "share of vectors that are exactly zero as stored"),
+    "mean_magnitude_px": ("float", "mean length of the vectors before they were coded"),
+    "problem": ("text", "what was wrong with the video; empty for nothing"),
+    "software": ("text", "JSON: versions of flowpipe and of the libraries that took part"),
+    "content_sha256": (
+        "text",
+        "SHA-256 of all other attributes (canonical JSON) and of the bytes of flow_crc32, pts_s, "
+        "rgb_offsets and rgb_crc32",
+    ),
+}
+
+
+def datasets_table() -> str:
+    """Give the Markdown table of the data sets."""
+    rows = [f"| `{name}` | {shape} | {meaning} |" for name, (shape, meaning) in DATASETS.items()]
+    return "\n".join(["| data set | shape and type | meaning |", "|---|---|---|", *rows])
+
+
+def attributes_table() -> str:
+    """Give the Markdown table of the attributes."""
+    rows = [f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in ATTRIBUTES.items()]
+    return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])

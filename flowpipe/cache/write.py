@@ -1,0 +1,316 @@
+"""Write one entry: aside, digested, fsynced, renamed in. A file exists only when it is complete."""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from flowpipe.cache import schema
+from flowpipe.cache.codec import ZSTD_LEVEL, encode_field, filters_of
+from flowpipe.errors import CacheError, InvalidArgument
+from flowpipe.flow.quantise import Quantiser
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # absent on Windows
+    import fcntl
+
+GROW_FIELDS = 256
+RGB_SPOOL_BYTES = 32 * 2**20
+
+
+class EntryWriter:
+    """Take the fields and frames of one video, in order; `finish` makes the file appear.
+
+    A context manager: left without `finish`, it leaves nothing behind.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file is to appear; the folder is made.
+    quantiser : Quantiser
+    codec : "jpegls" or "zstd"
+    height, width : int
+        Of the fields, in px.
+    rgb_quality : int
+        JPEG quality 1–100; 0 keeps no RGB.
+    level : int
+        Of zstd.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        quantiser: Quantiser,
+        codec: str,
+        height: int,
+        width: int,
+        rgb_quality: int = 0,
+        level: int = ZSTD_LEVEL,
+    ) -> None:
+        check_codec(quantiser, codec)
+        self._path, self._quantiser, self._codec = path, quantiser, codec
+        self._height, self._width = height, width
+        self._rgb_quality, self._level = rgb_quality, level
+        self._dtype = stored_dtype(quantiser)
+        self._crcs: list[int] = []
+        self._rgb_crcs: list[int] = []
+        self._rgb_offsets = [0]
+        self._clipped = self._zero = 0
+        self._magnitude = 0.0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Same folder, so that the rename stays inside one file system.
+        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        self._file = self._aside.open("xb+")
+        _lock(self._file.fileno())
+        # Through a Python file a full disk is an OSError; inside HDF5 it ends in a segfault.
+        self._hdf = h5py.File(self._file, "w", libver=("v110", "v110"))
+        self._flow = self._create_flow()
+        self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed in __exit__
+            max_size=RGB_SPOOL_BYTES, dir=str(path.parent)
+        )
+
+    def __enter__(self) -> "EntryWriter":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._rgb.close()
+        try:
+            if self._hdf:
+                self._hdf.close()
+        finally:
+            self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+    @property
+    def num_flows(self) -> int:
+        return len(self._crcs)
+
+    def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
+        """Append one field in px."""
+        components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
+        codes = self._quantiser.encode(components)
+        self._clipped += self._quantiser.clipped(components)
+        self._zero += int(np.count_nonzero((components == 0).all(axis=0)))
+        self._magnitude += float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64))
+        chunk, mask = encode_field(
+            to_stored(codes).reshape(2 * self._height, self._width),
+            self._codec,
+            near=self._quantiser.near if self._codec == "jpegls" else 0,
+            level=self._level,
+        )
+        index = len(self._crcs)
+        if index == self._flow.shape[0]:
+            self._flow.resize(index + GROW_FIELDS, axis=0)
+        self._flow.id.write_direct_chunk((index, 0, 0), chunk, filter_mask=mask)
+        self._crcs.append(zlib.crc32(chunk))
+
+    def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
+        """Append one frame as JPEG."""
+        done, jpeg = cv2.imencode(
+            ".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._rgb_quality]
+        )
+        if not done:
+            raise CacheError(f"{self._path}: a frame of {rgb_HWC.shape} could not become a JPEG")
+        text = jpeg.tobytes()
+        self._rgb.write(text)
+        self._rgb_crcs.append(zlib.crc32(text))
+        self._rgb_offsets.append(self._rgb_offsets[-1] + len(text))
+
+    def finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Complete the file and rename it in.
+
+        Parameters
+        ----------
+        pts_s : array of N float64
+            Times of the frames, one more than fields.
+        attributes : mapping
+            What the caller knows: recipe, source_name, source_sha256, source, problem, software.
+
+        Returns
+        -------
+        dict
+            All attributes as written.
+        """
+        num_flows = self.num_flows
+        if len(pts_s) != num_flows + 1 or len(self._rgb_crcs) not in (0, len(pts_s)):
+            raise InvalidArgument(
+                f"{num_flows} fields and {len(self._rgb_crcs)} RGB frames do not go with "
+                f"{len(pts_s)} times; N frames have N − 1 fields"
+            )
+        self._flow.resize(num_flows, axis=0)
+        small: dict[str, NDArray[Any]] = {
+            "flow_crc32": np.array(self._crcs, np.uint32),
+            "pts_s": np.ascontiguousarray(pts_s, np.float64),
+        }
+        if self._rgb_quality:
+            small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
+            small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
+            self._write_rgb()
+        for name, values in small.items():
+            self._hdf.create_dataset(name, data=values)
+        written = {**attributes, **self._own_attributes(num_flows)}
+        missing = set(schema.ATTRIBUTES) - set(written) - {"content_sha256"}
+        if missing:
+            raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
+        written["content_sha256"] = content_sha256(written, small)
+        for name in schema.ATTRIBUTES:
+            self._hdf.attrs[name] = written[name]
+        self._hdf.close()
+        self._append_trailer()
+        self._aside.replace(self._path)
+        fsync_folder(self._path.parent)
+        return written
+
+    def _create_flow(self) -> Any:
+        shape = (1, 2 * self._height, self._width)
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(shape)
+        for number in filters_of(self._codec, self._dtype.itemsize):
+            if number == schema.FILTER_SHUFFLE:
+                plist.set_shuffle()
+            else:
+                # Optional, so that writing needs no plugin; the chunks are compressed by us.
+                plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((0, *shape[1:]), (h5py.h5s.UNLIMITED, *shape[1:]))
+        kind = h5py.h5t.py_create(self._dtype, logical=True)
+        return h5py.Dataset(h5py.h5d.create(self._hdf.id, b"flow", kind, space, dcpl=plist))
+
+    def _write_rgb(self) -> None:
+        target = self._hdf.create_dataset("rgb_jpeg", (self._rgb_offsets[-1],), np.uint8)
+        self._rgb.seek(0)
+        start = 0
+        while block := self._rgb.read(8 * 2**20):
+            target[start : start + len(block)] = np.frombuffer(block, np.uint8)
+            start += len(block)
+
+    def _own_attributes(self, num_flows: int) -> dict[str, Any]:
+        pixels = max(1, num_flows * self._height * self._width)
+        quantiser = self._quantiser
+        zero, step_px = code_rule(quantiser)
+        return {
+            "format": schema.FORMAT,
+            "format_version": schema.FORMAT_VERSION,
+            "num_frames": num_flows + 1,
+            "height": self._height,
+            "width": self._width,
+            "codec": self._codec,
+            "codec_level": quantiser.near if self._codec == "jpegls" else self._level,
+            "code_zero": zero,
+            "code_step_px": step_px,
+            "bound_px": float(quantiser.bound_px or 0.0),
+            "rounding": quantiser.rounding,
+            "clipped_share": self._clipped / (2 * pixels),
+            "zero_share": self._zero / pixels,
+            "mean_magnitude_px": self._magnitude / max(1, num_flows),
+        }
+
+    def _append_trailer(self) -> None:
+        """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
+        self._file.flush()
+        self._file.seek(0)
+        digest = hashlib.file_digest(self._file, "sha256").digest()
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(schema.TRAILER_MAGIC + digest)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def check_codec(quantiser: Quantiser, codec: str) -> None:
+    """Refuse combinations of storage and codec that make no sense.
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    if codec not in schema.CODECS:
+        raise InvalidArgument(f'codec "{codec}" must be one of {", ".join(schema.CODECS)}')
+    if codec == "jpegls" and quantiser.storage == "f16":
+        raise InvalidArgument(
+            "storage f16 cannot be JPEG-LS, which knows whole numbers only; use codec zstd"
+        )
+    if codec == "zstd" and quantiser.tolerance_px:
+        raise InvalidArgument(
+            f"tolerance {quantiser.tolerance_px:g} px needs codec jpegls; zstd is lossless and "
+            "would not get smaller by it"
+        )
+
+
+def stored_dtype(quantiser: Quantiser) -> np.dtype[Any]:
+    """Type in the file: i16 codes stand as unsigned 16 bit with zero at 32768 (JPEG-LS)."""
+    return np.dtype({"u8": "u1", "i16": "<u2", "f16": "<f2"}[quantiser.storage])
+
+
+def to_stored(codes: NDArray[Any]) -> NDArray[Any]:
+    """Signed 16-bit codes → offset binary; others as they are."""
+    if codes.dtype != np.int16:
+        return codes
+    return codes.view(np.uint16) ^ np.uint16(0x8000)
+
+
+def from_stored(stored: NDArray[Any]) -> NDArray[Any]:
+    """Undo `to_stored`."""
+    if stored.dtype != np.uint16:
+        return stored
+    return (stored ^ np.uint16(0x8000)).view(np.int16)
+
+
+def code_rule(quantiser: Quantiser) -> tuple[int, float]:
+    """Give (code of zero, px per code) as they stand in the file."""
+    if quantiser.storage == "u8":
+        return 128, float(quantiser.bound_px or 0.0) / 127
+    return (32768, 1 / 64) if quantiser.storage == "i16" else (0, 0.0)
+
+
+def content_sha256(attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]]) -> str:
+    """Digest of all attributes but itself, and of the small data sets in the schema's order."""
+    told = {name: attributes[name] for name in schema.ATTRIBUTES if name != "content_sha256"}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+    for name in schema.DATASETS:
+        if name in small:
+            digest.update(np.ascontiguousarray(small[name]).tobytes())
+    return digest.hexdigest()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove unfinished files whose writer is gone: it held a lock on each, which died with it."""
+    for path in folder.glob("*/.*.part"):
+        try:
+            with path.open("rb+") as file:
+                if _lock(file.fileno()):
+                    path.unlink(missing_ok=True)
+        except OSError:
+            continue  # taken away, or not ours to touch
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file for as long as it is open; False where another process has it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in a folder last; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,154 @@
+"""Training and test halves of a list of videos: by fold, or at random by group."""
+
+import heapq
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.errors import AnnotationError, InvalidArgument
+
+
+def folds(annotations: Annotations) -> list[str]:
+    """Give the names of the folds, numbers in the order of their value."""
+    names = {record.fold for record in annotations.records if record.fold is not None}
+    return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20), name))
+
+
+def split_fold(annotations: Annotations, fold: str | int) -> tuple[Annotations, Annotations]:
+    """Give `(train, test)`: the records of one fold are the test set, all others train.
+
+    Records without a fold stand in neither half.
+
+    Raises
+    ------
+    AnnotationError
+        If there is no such fold, or nothing is left to train on.
+    """
+    known = folds(annotations)
+    if str(fold) not in known:
+        raise AnnotationError(
+            f'fold "{fold}" must be one of: {", ".join(known) or "(the list has no folds)"}'
+        )
+    if len(known) == 1:
+        raise AnnotationError(f'"{fold}" is the only fold; at least two are needed for a split')
+    records = [record for record in annotations.records if record.fold is not None]
+    return _halves(annotations, [record for record in records if record.fold == str(fold)], records)
+
+
+def seeded_split(
+    annotations: Annotations,
+    *,
+    group_pattern: str | None = None,
+    test_fraction: float = 0.25,
+    seed: int = 0,
+) -> tuple[Annotations, Annotations]:
+    r"""Split at random into `(train, test)` without tearing groups apart.
+
+    Groups are drawn for the test set such that every class comes near `test_fraction` of its
+    videos, and at least one. A group is never taken if a class would have no video left to
+    train on; a class with a single group therefore stays out of the test set.
+
+    Parameters
+    ----------
+    annotations : Annotations
+    group_pattern : str, optional
+        Regular expression searched in the id: the captured text (or the whole match) names the
+        group; a video that does not match is its own group. `r"(g\d+)_c\d+"` joins group 1 of
+        *all* classes, `r"(v_.+_g\d+)_c\d+"` only that of a class. Default: the records'
+        groups.
+    test_fraction : float
+        Share of test videos, between 0 and 1.
+    seed : int
+        The same seed and list give the same split, whatever the order of the list.
+
+    Raises
+    ------
+    InvalidArgument
+        If the fraction is not inside (0, 1), or the pattern is not a regular expression.
+    AnnotationError
+        If the groups leave one half empty.
+    """
+    if not 0.0 < test_fraction < 1.0:
+        raise InvalidArgument(
+            f"test_fraction {test_fraction} must be between 0 and 1; 0.25 is a usual choice"
+        )
+    members = _members_of_groups(annotations, group_pattern)
+    names = sorted(members)
+    order = np.random.default_rng(seed).permutation(len(names))
+    shuffled = [names[position] for position in order]
+    test_groups = _choose_test_groups([members[name] for name in shuffled], test_fraction)
+    test = [record for position in test_groups for record in members[shuffled[position]]]
+    if not test:
+        raise AnnotationError(
+            f"{len(names)} group(s) cannot be split: every class stands in one group only; "
+            "give a group_pattern that tells more groups apart"
+        )
+    return _halves(annotations, test, annotations.records)
+
+
+def _members_of_groups(
+    annotations: Annotations, group_pattern: str | None
+) -> dict[str, list[VideoRecord]]:
+    try:
+        pattern = None if group_pattern is None else re.compile(group_pattern)
+    except re.error as error:
+        raise InvalidArgument(
+            f'group_pattern "{group_pattern}" must be a regular expression: {error}'
+        ) from error
+    members: dict[str, list[VideoRecord]] = defaultdict(list)
+    for record in annotations.records:
+        name = record.group
+        if pattern is not None:
+            found = pattern.search(record.id)
+            name = found and "|".join(part or "" for part in (found.groups() or (found.group(),)))
+        # An id cannot hold a control character, so this prefix keeps it apart from group names.
+        members["\0" + record.id if name is None else name].append(record)
+    return members
+
+
+def _choose_test_groups(groups: Sequence[Sequence[VideoRecord]], fraction: float) -> list[int]:
+    """Choose groups greedily by how much nearer they bring the classes to their test share.
+
+    The gain of a group only falls while others are taken, so a heap of old gains suffices.
+    """
+    sizes = [Counter(record.label for record in group) for group in groups]
+    left: Counter[str | None] = Counter()
+    for size in sizes:
+        left.update(size)
+    wanted = {label: max(1.0, fraction * count) for label, count in left.items()}
+
+    def gain(position: int) -> float:
+        size = sizes[position]
+        if any(left[label] <= count for label, count in size.items()):
+            return -1.0
+        return sum(abs(wanted[label]) - abs(wanted[label] - count) for label, count in size.items())
+
+    heap = [(-gain(position), position) for position in range(len(groups))]
+    heapq.heapify(heap)
+    chosen = []
+    while heap:
+        _, position = heapq.heappop(heap)
+        current = gain(position)
+        if heap and -current > heap[0][0]:
+            heapq.heappush(heap, (-current, position))
+            continue
+        if current <= 1e-9:
+            break
+        chosen.append(position)
+        for label, count in sizes[position].items():
+            wanted[label] -= count
+            left[label] -= count
+    return chosen
+
+
+def _halves(
+    annotations: Annotations, test: Iterable[VideoRecord], records: Iterable[VideoRecord]
+) -> tuple[Annotations, Annotations]:
+    test_ids = {record.id for record in test}
+    train_half = tuple(record for record in records if record.id not in test_ids)
+    test_half = tuple(record for record in records if record.id in test_ids)
+    return replace(annotations, records=train_half), replace(annotations, records=test_half)

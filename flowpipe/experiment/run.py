@@ -1,0 +1,432 @@
+"""A configuration from extraction to fused scores: folds × streams, each resumable.
+
+::
+
+    RUN/settings.json           what was asked for
+    RUN/results.json            accuracies
+    RUN/report.html
+    RUN/fold-K/STREAM/checkpoint.pt, metrics.jsonl, scores.npz, training_scores.npz
+    RUN/scores/STREAM.npz, fused-METHOD.npz      all tested videos
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from flowpipe.cache import Cache, open_cache
+from flowpipe.clips.annotations import from_csv, from_folders
+from flowpipe.clips.dataset import ClipDataset
+from flowpipe.clips.splits import folds, seeded_split, split_fold
+from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.errors import ConfigError, EntryNotFound, VideoError
+from flowpipe.experiment.settings import Settings
+from flowpipe.extraction import ExtractionResult, Progress, extract
+from flowpipe.extraction.sources import Source
+from flowpipe.fusion import fuse
+from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
+from flowpipe.models import build
+from flowpipe.models.weights import load_weights
+from flowpipe.prediction import predict_scores
+from flowpipe.scores import Scores, load_scores
+from flowpipe.training import CHECKPOINT, METRICS, read_model, train_stream
+
+SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
+WHOLE = "split"
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Fold:
+    """One division of the videos, by name, and the scores it gave."""
+
+    name: str
+    train: Annotations
+    test: Annotations
+    scores: dict[str, Scores] = field(default_factory=dict)
+    fused: dict[str, Scores] = field(default_factory=dict)
+
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 accuracy of each stream and of each fusion."""
+        found = {name: accuracy(scores) for name, scores in self.scores.items()}
+        return found | {f"fused ({name})": accuracy(s) for name, s in self.fused.items()}
+
+
+@dataclass
+class RunResult:
+    """What an experiment gave: scores of all tested videos, and the accuracy of each fold."""
+
+    out: Path
+    classes: tuple[str, ...]
+    streams: dict[str, Scores]
+    fused: dict[str, Scores]
+    headline: str
+    folds: list[dict[str, Any]]
+    extraction: ExtractionResult | None = None
+
+    def as_record(self) -> dict[str, Any]:
+        """Give what `--json` prints: means over folds, which `folds` has one by one."""
+        names = [name for name in self.folds[0] if name not in ("fold", "videos")]
+        means = {name: float(np.mean([fold[name] for fold in self.folds])) for name in names}
+        own = {name: means[name] for name in self.streams}
+        if self.fused:
+            own["fused"] = means[f"fused ({self.headline})"]
+        return {
+            "accuracy": own,
+            "fusions": {name: means[f"fused ({name})"] for name in self.fused},
+            "mean_class_accuracy": {
+                name: mean_class_accuracy(s.probabilities_NK, s.labels_N)
+                for name, s in {**self.streams, **self.fused}.items()
+            },
+            "headline": self.headline if self.fused else next(iter(self.streams)),
+            "videos": len(next(iter(self.streams.values())).ids),
+            "folds": self.folds,
+            "out": str(self.out),
+        }
+
+
+def accuracy(scores: Scores) -> float:
+    """Top-1 accuracy at video level."""
+    return top_k_accuracy(scores.probabilities_NK, scores.labels_N, 1)
+
+
+def load_annotations(settings: Settings) -> Annotations:
+    """Give the labelled videos of `[data]`: a CSV, or class folders."""
+    data = settings.data
+    if not data.root.is_dir():
+        raise ConfigError(f"[data] root {data.root} is not a directory")
+    if data.annotations is None:
+        return from_folders(data.root)
+    return from_csv(
+        data.annotations,
+        data.root,
+        video_column=data.video_column,
+        label_column=data.label_column,
+        fold_column=data.fold_column,
+    )
+
+
+def divide(settings: Settings, annotations: Annotations, fold: str | None) -> list[Fold]:
+    """Give the folds asked for: one name, "all", or (None) the first; or a seeded split."""
+    names = folds(annotations)
+    if not names:
+        if fold not in (None, "all", WHOLE):
+            raise ConfigError(f'fold "{fold}": the data has no folds; set [data] fold_column')
+        train, test = seeded_split(
+            annotations,
+            group_pattern=settings.data.group_pattern,
+            test_fraction=settings.data.test_fraction,
+            seed=settings.train.seed,
+        )
+        return [Fold(WHOLE, train, test)]
+    # A split column of "train" and "test" has one division, not two.
+    if set(names) == {"train", "test"} and fold in (None, "all", "test"):
+        chosen = ["test"]
+    else:
+        chosen = names if fold == "all" else [names[0] if fold is None else fold]
+    return [Fold(name, *split_fold(annotations, name)) for name in chosen]
+
+
+def fill_cache(
+    settings: Settings,
+    records: Sequence[VideoRecord],
+    cache: Path,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExtractionResult:
+    """Extract what is missing; a video without flow is an error, as no fold may lose it."""
+    wanted = settings.extract
+    options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
+    options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    sources = [Source(record.path, record.id, record.label) for record in records]
+    result = extract(sources, cache, rgb=True, on_progress=on_progress, **options)
+    if result.failed:
+        first = result.failures[0]
+        raise VideoError(
+            f"{result.failed} videos have no flow, the first: {first.reason}; take them off the "
+            "annotations (an empty fold leaves a row out)"
+        )
+    return result
+
+
+class RecordCache:
+    """A cache by the ids of records: the entry of the file at a record's path."""
+
+    def __init__(self, cache: Cache, records: Sequence[VideoRecord]) -> None:
+        self._cache = cache
+        by_path = {row.path: row.name for row in cache.rows()}
+        self._names = {}
+        for record in records:
+            name = by_path.get(os.path.abspath(record.path))  # noqa: PTH100 — links are not followed
+            if name is None:
+                raise EntryNotFound(f"{record.path} is not in the cache {cache.path}")
+            self._names[record.id] = name
+
+    def __getitem__(self, record_id: str) -> Any:
+        return self._cache[self._names[record_id]]
+
+
+def run_experiment(
+    settings: Settings,
+    out: Path,
+    *,
+    fold: str | None = None,
+    say: Say = lambda text: None,
+    on_extract: Callable[[Progress], None] | None = None,
+    on_share: Callable[[float, str], None] | None = None,
+) -> RunResult:
+    """Extract, train, test, fuse. What a killed run has done is kept and gone on with.
+
+    Parameters
+    ----------
+    settings : Settings
+    out : Path
+        Folder of the run.
+    fold : str, optional
+        A fold's name, "all", or None for the first.
+    say, on_extract, on_share : callable
+        Sentences, progress of the extraction, and (share done, text) of training and testing.
+    """
+    annotations = load_annotations(settings)
+    divisions = divide(settings, annotations, fold)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
+    records = annotations.records
+    cache_path = settings.data.cache or out / "cache"
+    extraction = fill_cache(settings, records, cache_path, on_extract)
+    say(
+        f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
+        f"{extraction.flows_total} flows"
+    )
+    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+    done = 0.0
+    parts = len(divisions) * len(settings.streams)
+    for division in divisions:
+        for name in settings.streams:
+
+            def share(part: float, told: str, before: float = done) -> None:
+                if on_share is not None:
+                    on_share((before + part) / parts, told)
+
+            division.scores[name] = run_stream(settings, name, division, cache, out, share, say)
+            done += 1
+        _fuse_fold(settings, division, out)
+        told = ", ".join(f"{k} {v:.3f}" for k, v in division.accuracies().items())
+        say(f"fold {division.name}: {told}")
+    return collect(settings, divisions, out, extraction)
+
+
+def run_stream(
+    settings: Settings,
+    name: str,
+    division: Fold,
+    cache: Any,
+    out: Path,
+    share: Callable[[float, str], None],
+    say: Say,
+) -> Scores:
+    """Train and test one stream on one fold."""
+    stream, train = settings.streams[name], settings.train
+    classes = division.train.classes
+    folder = stream_folder(out, division.name, name)
+    stream_input = settings.stream_input(name)
+    model = make_model(settings, name, len(classes), load=True, say=say)
+    dataset = ClipDataset(
+        division.train.records,
+        cache,
+        [stream_input],
+        classes=classes,
+        seed=train.seed,
+        clips_per_video=stream.clips_per_video or train.clips_per_video,
+        scales=train.scales,
+        max_distortion=train.max_distortion,
+        crop=train.crop,
+        flip=settings.data.flip,
+    )
+    epochs = stream.epochs or train.epochs
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        told = (
+            f"fold {division.name}, {name}: epoch {record['epoch']}/{epochs}, "
+            f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s"
+        )
+        share(0.9 * record["epoch"] / epochs, told)
+
+    train_stream(
+        model,
+        dataset,
+        out=folder,
+        epochs=epochs,
+        batch_size=train.batch_size,
+        optimiser=train.optimiser,
+        learning_rate=stream.learning_rate or train.learning_rate,
+        momentum=train.momentum,
+        weight_decay=train.weight_decay,
+        schedule=train.schedule,
+        steps=train.steps,
+        warmup_epochs=train.warmup_epochs,
+        gradient_clip=train.gradient_clip,
+        label_smoothing=train.label_smoothing,
+        balanced=train.balanced,
+        seed=train.seed,
+        workers=train.workers,
+        device=train.device,
+        fingerprint=fingerprint(settings, name, division),
+        on_epoch=on_epoch,
+    )
+    share(0.9, f"fold {division.name}, {name}: testing")
+    if len(settings.streams) > 1 and settings.fuse.training_clips > 0:
+        fitted = score_stream(
+            settings, name, model, division.train, cache, clips=settings.fuse.training_clips
+        )
+        fitted.save(folder / "training_scores.npz")
+    scores = score_stream(settings, name, model, division.test, cache)
+    scores.save(folder / "scores.npz")
+    return scores
+
+
+def score_stream(
+    settings: Settings,
+    name: str,
+    model: nn.Module,
+    annotations: Annotations,
+    cache: Any,
+    *,
+    clips: int | None = None,
+) -> Scores:
+    """Score videos with the clips and crops of `[test]`."""
+    return predict_scores(
+        model,
+        annotations.records,
+        cache,
+        settings.stream_input(name),
+        classes=annotations.classes,
+        clips=clips or settings.test.clips,
+        crops=settings.test.crops,
+        crop_scale=settings.test.crop_scale,
+        batch_size=settings.test.batch_size,
+        workers=settings.train.workers,
+        device=settings.train.device,
+        protocol={"model": settings.streams[name].model},
+    )
+
+
+def make_model(
+    settings: Settings, name: str, num_classes: int, *, load: bool, say: Say = lambda text: None
+) -> nn.Module:
+    """Build the network of a stream, its initial weights fixed by the seed."""
+    stream = settings.streams[name]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.train.seed)
+        model = build(
+            stream.model,
+            num_classes=num_classes,
+            in_channels=settings.stream_input(name).in_channels,
+            **stream.model_parameters,
+        )
+    if load and stream.weights is not None:
+        say(f"{name}: {load_weights(model, stream.weights)}")
+    return model
+
+
+def trained_model(settings: Settings, name: str, fold: str, out: Path, classes: int) -> nn.Module:
+    """Build the network of a stream with the weights that a run gave it."""
+    model = make_model(settings, name, classes, load=False)
+    read_model(stream_folder(out, fold, name) / CHECKPOINT, model)
+    return model
+
+
+def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]:
+    """What a checkpoint must share to be gone on with."""
+    stream = asdict(settings.streams[name])
+    return {
+        "stream": json.dumps(stream, default=str, sort_keys=True),
+        "train": json.dumps(
+            {k: v for k, v in asdict(settings.train).items() if k not in ("workers", "device")},
+            sort_keys=True,
+        ),
+        "extract": json.dumps(asdict(settings.extract), default=str, sort_keys=True),
+        "flip": settings.data.flip,
+        "fold": division.name,
+        "videos": len(division.train.records),
+    }
+
+
+def stream_folder(out: Path, fold: str, stream: str) -> Path:
+    return out / f"fold-{fold}" / stream
+
+
+def collect(
+    settings: Settings,
+    divisions: Sequence[Fold],
+    out: Path,
+    extraction: ExtractionResult | None = None,
+) -> RunResult:
+    """Join the scores of the folds and write results.json."""
+    streams = {n: concatenate([d.scores[n] for d in divisions]) for n in settings.streams}
+    fused = {n: concatenate([d.fused[n] for d in divisions]) for n in divisions[0].fused}
+    for name, scores in streams.items():
+        scores.save(out / SCORES_FOLDER / f"{name}.npz")
+    for name, scores in fused.items():
+        scores.save(out / SCORES_FOLDER / f"fused-{name}.npz")
+    result = RunResult(
+        out,
+        divisions[0].train.classes,
+        streams,
+        fused,
+        settings.fuse.headline,
+        [{"fold": d.name, "videos": len(d.test.records), **d.accuracies()} for d in divisions],
+        extraction,
+    )
+    (out / RESULTS_FILE).write_text(
+        json.dumps(result.as_record(), indent=2) + "\n", encoding="utf-8"
+    )
+    return result
+
+
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """Join scores of different videos."""
+    first = parts[0]
+    return Scores(
+        ids=tuple(i for part in parts for i in part.ids),
+        labels_N=np.concatenate([part.labels_N for part in parts]),
+        probabilities_NK=np.concatenate([part.probabilities_NK for part in parts]),
+        logits_NK=np.concatenate([part.logits_NK for part in parts]),
+        classes=first.classes,
+        stream=first.stream,
+        protocol=first.protocol,
+    )
+
+
+def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
+    """Give the records of training of one stream on one fold."""
+    path = stream_folder(out, fold, stream) / METRICS
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _fuse_fold(settings: Settings, division: Fold, out: Path) -> None:
+    """Fuse the streams; weights and SVM see scores of the training videos only."""
+    if len(settings.streams) < 2:
+        return
+    scores = list(division.scores.values())
+    for method in dict.fromkeys((settings.fuse.headline, *settings.fuse.methods)):
+        training = None
+        if method in ("svm", "weighted"):
+            folder = out / f"fold-{division.name}"
+            training = [load_scores(folder / n / "training_scores.npz") for n in settings.streams]
+        division.fused[method] = fuse(
+            scores,
+            method,  # type: ignore[arg-type]
+            training=training,
+            seed=settings.train.seed,
+        )

@@ -1,0 +1,188 @@
+"""A TOML configuration as frozen dataclasses; unknown keys are refused with the nearest name."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from flowpipe.clips.streams import StreamInput
+from flowpipe.config import apply_overrides, from_table, read_toml
+from flowpipe.errors import ConfigError, nearest_name
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """`[data]`. Paths are relative to the configuration; `annotations` to `root`."""
+
+    root: Path
+    annotations: Path | None = None
+    video_column: str | None = None
+    label_column: str = "label"
+    fold_column: str | None = None
+    group_pattern: str | None = None
+    test_fraction: float = 0.25
+    flip: bool = True
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """`[extract]`: the arguments of `flowpipe.extract`."""
+
+    flow: str = "tvl1"
+    flow_parameters: dict[str, Any] = field(default_factory=dict)
+    short_side: int | None = None
+    size: tuple[int, ...] | None = None
+    fps: float | None = None
+    storage: Literal["u8", "i16", "f16"] = "u8"
+    codec: Literal["jpegls", "zstd"] | None = None
+    bound_px: float | None = None
+    tolerance_px: float = 0.0
+    rgb_quality: int = 95
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
+
+    input: Literal["rgb", "flow", "rgbdiff"]
+    model: str = "small-cnn"
+    model_parameters: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
+    frames: int = 1
+    stride: int = 1
+    fps: float | None = None
+    crop_size: tuple[int, ...] = (112, 112)
+    mean_subtraction: bool = False
+    flow_scale_px: float = 9.0
+    epochs: int | None = None
+    learning_rate: float | None = None
+    clips_per_video: int | None = None
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """`[train]`: see `flowpipe.training.train_stream` and `flowpipe.clips.ClipDataset`."""
+
+    epochs: int = 30
+    batch_size: int = 16
+    optimiser: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.02
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "steps"] = "cosine"
+    steps: tuple[int, ...] = ()
+    warmup_epochs: float = 1.0
+    gradient_clip: float | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
+    clips_per_video: int = 1
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75)
+    max_distortion: int = 1
+    crop: Literal["corners", "random", "center"] = "random"
+    seed: int = 0
+    workers: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """`[test]`: S clips × crops of each video; 25 × "ten" is the two-stream paper's."""
+
+    __test__ = False
+
+    clips: int = 10
+    crops: Literal["center", "three", "five", "ten"] = "center"
+    crop_scale: float = 1.0
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class FuseSettings:
+    """`[fuse]`: the headline method, the others beside it, and clips of training videos (SVM)."""
+
+    headline: Literal["logsum", "average", "weighted", "svm", "sum"] = "logsum"
+    methods: tuple[str, ...] = ("logsum", "average", "svm")
+    training_clips: int = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole configuration."""
+
+    data: DataSettings
+    streams: dict[str, StreamSettings]
+    title: str = ""
+    extract: ExtractSettings = field(default_factory=ExtractSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    test: TestSettings = field(default_factory=TestSettings)
+    fuse: FuseSettings = field(default_factory=FuseSettings)
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise ConfigError("no stream: a table [streams.spatial] or [streams.temporal]")
+        for name in self.streams:
+            if not name.replace("-", "").replace("_", "").isalnum() or name == "fused":
+                raise ConfigError(f'stream "{name}" must be of letters, digits, - and _')
+
+    def to_json(self) -> str:
+        """Give the settings as JSON, to stand beside a run."""
+        return json.dumps(asdict(self), default=str, indent=2)
+
+    def stream_input(self, name: str) -> StreamInput:
+        """Give what the network of a stream looks at."""
+        stream = self.streams[name]
+        return StreamInput(
+            name,
+            stream.input,
+            stream.frames,
+            stride=stream.stride,
+            crop_size=(stream.crop_size[0], stream.crop_size[-1]),
+            mean_subtraction=stream.mean_subtraction,
+            fps=stream.fps,
+            flow_scale_px=stream.flow_scale_px,
+        )
+
+    def only(self, stream: str | None) -> "Settings":
+        """Keep one stream."""
+        if stream is None:
+            return self
+        if stream not in self.streams:
+            raise ConfigError(
+                f'no stream "{stream}"{nearest_name(stream, self.streams)}; '
+                f"there are: {', '.join(self.streams)}"
+            )
+        return replace(self, streams={stream: self.streams[stream]})
+
+
+def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read a TOML configuration; its paths become absolute.
+
+    Raises
+    ------
+    ConfigError
+        For an unreadable file, an unknown key (the nearest is named) or a value of a wrong kind.
+    """
+    table = read_toml(path)
+    apply_overrides(table, overrides)
+    return settings_from(table, where=path.name, folder=path.parent)
+
+
+def settings_from(table: Mapping[str, Any], *, where: str, folder: Path) -> Settings:
+    """Check a table of settings; relative paths are taken from `folder`."""
+    settings = from_table(Settings, table, where=where)
+    folder = folder.resolve()
+    root = (folder / settings.data.root).resolve()
+    data = replace(
+        settings.data,
+        root=root,
+        annotations=None if settings.data.annotations is None else root / settings.data.annotations,
+        cache=None if settings.data.cache is None else folder / settings.data.cache,
+    )
+    streams = {
+        name: stream if stream.weights is None else replace(stream, weights=folder / stream.weights)
+        for name, stream in settings.streams.items()
+    }
+    return replace(settings, data=data, streams=streams)

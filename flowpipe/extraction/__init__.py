@@ -1,0 +1,432 @@
+"""video → flow → cache, in parallel; failures are collected, and what is there is not redone."""
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowpipe.cache import Recipe, entry_path, write_recipe
+from flowpipe.cache.manifest import (
+    FailureRow,
+    ManifestRow,
+    ManifestWriter,
+    add_failure,
+    read_failures,
+    read_manifest,
+)
+from flowpipe.cache.write import check_codec, remove_abandoned
+from flowpipe.errors import CacheError, InvalidArgument
+from flowpipe.extraction.pool import kill_workers, run_tasks
+from flowpipe.extraction.sources import Given, Source, find_sources
+from flowpipe.extraction.worker import Outcome, Task, present_entry, process_video
+from flowpipe.flow import create
+from flowpipe.flow.quantise import Quantiser
+from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
+
+REPORT_EVERY_S = 0.25
+DEFAULT_BOUND_PX = 20.0
+DEFAULT_RGB_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A video without an entry, and why. `earlier`: it failed in an earlier run too."""
+
+    name: str
+    path: Path
+    reason: str
+    earlier: bool = False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an extraction is; bytes are those of the videos, the best guess of what is left."""
+
+    videos: int
+    finished: int
+    failed: int
+    flows: int
+    bytes_finished: int
+    bytes_all: int
+    seconds: float
+
+
+@dataclass
+class ExtractionResult:
+    """What an extraction did.
+
+    Attributes
+    ----------
+    videos, done, skipped, failed : int
+        All, computed now, already there, without an entry.
+    flows, flows_total : int
+        Fields computed now, and in the cache for these sources.
+    seconds, flows_per_s : float
+        Wall clock; fields computed now per second.
+    bytes : int
+        Size of the entries of these sources.
+    clipped_share : float
+        Share of displacement components beyond the bound, over these sources.
+    failures : list of Failure
+    notes : dict
+        Name → what was wrong with a video that nevertheless has an entry.
+    recipe : str
+        Id of the recipe.
+    stage_seconds : dict
+        Worker time in decode, flow, compress (with writing) and all, over what was computed now.
+    to_do : int
+        With `dry_run`: videos that a run would look at.
+    """
+
+    recipe: str
+    videos: int = 0
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    flows: int = 0
+    flows_total: int = 0
+    seconds: float = 0.0
+    flows_per_s: float = 0.0
+    bytes: int = 0
+    clipped_share: float = 0.0
+    failures: list[Failure] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    to_do: int = 0
+    clipped_weight: float = field(default=0.0, repr=False)
+
+
+def extract(
+    sources: Given | Sequence[Given],
+    out: str | os.PathLike[str],
+    *,
+    flow: str = "tvl1",
+    flow_parameters: Mapping[str, Any] | None = None,
+    short_side: int | None = None,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    rgb: bool = True,
+    rgb_quality: int = DEFAULT_RGB_QUALITY,
+    storage: str = "u8",
+    codec: str | None = None,
+    bound_px: float | None = None,
+    tolerance_px: float = 0.0,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ExtractionResult:
+    """Compute the flow of videos into a cache; what is already there is left alone.
+
+    Parameters
+    ----------
+    sources : path or sequence of paths
+        Videos, directories (class folders give labels), CSV or TXT lists, or `Source` records
+        of path, name and label.
+    out : path
+        The cache's directory; made when missing. Several runs may fill it at once.
+    flow, flow_parameters
+        Method and its parameters, see `flowpipe.flow.create`.
+    short_side, size, fps
+        Size in px (`size` is (height, width)) and rate in 1/s of the frames; by default as they
+        are. Applied before flow.
+    rgb, rgb_quality
+        Whether to keep the frames too, and their JPEG quality, 1–100.
+    storage, codec, bound_px, tolerance_px
+        Form of the flow, see `flowpipe.flow.quantise.Quantiser`: u8 (±`bound_px`, 20 by
+        default), i16 or f16; jpegls (default, not for f16) or zstd.
+    workers : int, optional
+        Processes, each with one thread; by default one per core.
+    retry_failed : bool
+        Try again the videos that failed in an earlier run.
+    dry_run : bool
+        Only say what there is to do.
+    on_progress : callable, optional
+        Called with a `Progress` about four times a second, from another thread.
+
+    Returns
+    -------
+    ExtractionResult
+
+    Raises
+    ------
+    InvalidArgument
+        For arguments outside their rules.
+    CacheError
+        If the cache cannot be written: a full disk ends the run, with what was done kept.
+    """
+    given = [sources] if isinstance(sources, str | os.PathLike | Source) else list(sources)
+    if not given:
+        raise InvalidArgument("no source given; name videos, directories or lists")
+    recipe, codec = make_recipe(
+        flow=flow,
+        flow_parameters=flow_parameters,
+        short_side=short_side,
+        size=size,
+        fps=fps,
+        rgb=rgb,
+        rgb_quality=rgb_quality,
+        storage=storage,
+        codec=codec,
+        bound_px=bound_px,
+        tolerance_px=tolerance_px,
+    )
+    num_workers = _num_workers(workers)
+    cache = Path(out).absolute()
+    if cache.exists() and not cache.is_dir():
+        raise InvalidArgument(f"{cache} is a file; a cache is a directory: give another --out")
+    found, empty = find_sources(given)
+    run = _Run(cache, recipe, codec, found, retry_failed)
+    for source in empty:
+        run.fail(source, "", f"{source.path} holds no video; is it the right directory?")
+    run.skip_present(dry_run=dry_run)
+    if dry_run:
+        return run.finished()
+    run.compute(num_workers, on_progress)
+    return run.finished()
+
+
+def make_recipe(
+    *,
+    flow: str,
+    flow_parameters: Mapping[str, Any] | None,
+    short_side: int | None,
+    size: tuple[int, int] | None,
+    fps: float | None,
+    rgb: bool,
+    rgb_quality: int,
+    storage: str,
+    codec: str | None,
+    bound_px: float | None,
+    tolerance_px: float,
+) -> tuple[Recipe, str]:
+    """Check the arguments of `extract` and give (recipe, codec)."""
+    if storage == "u8" and bound_px is None:
+        bound_px = DEFAULT_BOUND_PX
+    quantiser = Quantiser(storage, bound_px=bound_px, tolerance_px=tolerance_px)  # type: ignore[arg-type]
+    codec = codec or ("zstd" if storage == "f16" else "jpegls")
+    check_codec(quantiser, codec)
+    output_size(1, 1, short_side=short_side, size=size)
+    if fps is not None and not 0 < fps < 10_000:
+        raise InvalidArgument(f"fps {fps} must be > 0; leave it out to keep every frame")
+    if rgb and not 1 <= rgb_quality <= 100:
+        raise InvalidArgument(f"rgb quality {rgb_quality} must be 1 to 100; 95 is the default")
+    method = create(flow, **(flow_parameters or {}))
+    recipe = Recipe(
+        flow=flow,
+        flow_version=method.version,
+        flow_parameters=dict(method.parameters),
+        libraries=dict(method.libraries),
+        storage=storage,
+        bound_px=None if bound_px is None else float(bound_px),
+        tolerance_px=float(tolerance_px),
+        short_side=short_side,
+        size=None if size is None else (int(size[0]), int(size[1])),
+        fps=None if fps is None else float(fps),
+        rgb=rgb,
+        rgb_quality=rgb_quality if rgb else 0,
+        grey_rule=GREY_RULE,
+        resize_rule=RESIZE_RULE,
+        fps_rule=FPS_RULE,
+    )
+    return recipe, codec
+
+
+class _Run:
+    """One call of `extract`: the books of what is done, skipped and failed."""
+
+    def __init__(
+        self, cache: Path, recipe: Recipe, codec: str, sources: list[Source], retry_failed: bool
+    ) -> None:
+        self.cache, self.recipe, self.codec = cache, recipe, codec
+        self.sources = sources
+        self.result = ExtractionResult(recipe.id, videos=len(sources))
+        self.started = time.perf_counter()
+        self.tasks: list[Task] = []
+        self._manifest = ManifestWriter(cache)
+        rows = read_manifest(cache) if cache.is_dir() else []
+        self._known = {(row.path, row.name): row for row in rows if row.recipe == recipe.id}
+        self._failed_before = {
+            row.digest: row.reason
+            for row in (read_failures(cache) if not retry_failed else [])
+            if row.recipe == recipe.id and row.digest
+        }
+        self._sizes = [_size(source.path) for source in sources]
+        self._bytes_finished = 0
+
+    def skip_present(self, *, dry_run: bool) -> None:
+        """Take out the videos whose entries the manifest knows; the others become tasks."""
+        for index, source in enumerate(self.sources):
+            task = Task(
+                index,
+                source.path,
+                source.name,
+                self.cache,
+                self.recipe,
+                self.codec,
+                journal=Path(),
+                num_tasks=len(self.sources),
+                known_failures=self._failed_before,
+            )
+            row = self._known.get((str(source.path), source.name))
+            outcome = None
+            if row is not None and (row.size, row.mtime_ns) == _stat(source.path):
+                outcome = present_entry(task, row.digest)
+            if outcome is not None:
+                self._take(outcome, row)
+            else:
+                self.tasks.append(task)
+        self.result.to_do = len(self.tasks) if dry_run else 0
+
+    def compute(self, workers: int, on_progress: Callable[[Progress], None] | None) -> None:
+        """Run the tasks."""
+        if not self.tasks:
+            return
+        write_recipe(self.cache, self.recipe)
+        remove_abandoned(self.cache / self.recipe.id)
+        with (
+            tempfile.TemporaryDirectory(prefix="flowpipe-") as folder,
+            self._reporting(Path(folder) / "journal", on_progress) as tasks,
+        ):
+            try:
+                for outcome in run_tasks(tasks, min(workers, len(tasks))):
+                    self._take(outcome, None)
+            except BaseException:
+                kill_workers()
+                remove_abandoned(self.cache / self.recipe.id)
+                raise
+
+    def fail(self, source: Source, digest: str, reason: str, *, earlier: bool = False) -> None:
+        """Note a failure, in the result and, unless it stands there, in failures.jsonl."""
+        self.result.failed += 1
+        self.result.failures.append(Failure(source.name, source.path, reason, earlier))
+        if not earlier and digest:
+            row = FailureRow(
+                source.name, str(source.path), digest, self.recipe.id, reason, time.time()
+            )
+            add_failure(self.cache, row)
+
+    def finished(self) -> ExtractionResult:
+        """Close the books."""
+        result = self.result
+        result.seconds = time.perf_counter() - self.started
+        result.flows_per_s = result.flows / result.seconds if result.flows else 0.0
+        result.clipped_share = result.clipped_weight / max(1, result.flows_total)
+        result.videos = result.done + result.skipped + result.failed + result.to_do
+        result.failures.sort(key=lambda failure: failure.name)
+        return result
+
+    def _take(self, outcome: Outcome, row: ManifestRow | None) -> None:
+        source, result = self.sources[outcome.index], self.result
+        self._bytes_finished += self._sizes[outcome.index]
+        if outcome.cache_failure:
+            raise CacheError(f"{self.cache}: {outcome.cache_failure}; what was done is kept")
+        if outcome.failure:
+            self.fail(source, outcome.digest, outcome.failure, earlier=outcome.known_failure)
+            return
+        result.done += outcome.computed
+        result.skipped += not outcome.computed
+        result.flows += outcome.flows if outcome.computed else 0
+        result.flows_total += outcome.flows
+        result.bytes += outcome.num_bytes
+        result.clipped_weight += outcome.clipped_share * outcome.flows
+        if outcome.problem:
+            result.notes[source.name] = outcome.problem
+        for stage, seconds in outcome.seconds.items():
+            result.stage_seconds[stage] = result.stage_seconds.get(stage, 0.0) + seconds
+        self._note_name(source, outcome, row)
+
+    def _note_name(self, source: Source, outcome: Outcome, row: ManifestRow | None) -> None:
+        size, mtime_ns = _stat(source.path)
+        new = ManifestRow(
+            source.name,
+            source.label,
+            outcome.digest,
+            self.recipe.id,
+            str(source.path),
+            size,
+            mtime_ns,
+            time.time(),
+        )
+        if row is None or (row.label, row.digest) != (new.label, new.digest):
+            self._manifest.add(new)
+
+    @contextmanager
+    def _reporting(
+        self, journal_file: Path, on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[list[Task]]:
+        """Give tasks with a journal; report from it until the end, from a thread."""
+        journal: Any = np.memmap(journal_file, np.int64, "w+", shape=(len(self.sources), 2))
+        tasks = [Task(**{**task.__dict__, "journal": journal_file}) for task in self.tasks]
+        ended = threading.Event()
+
+        def report() -> None:
+            result = self.result
+            progress = Progress(
+                len(self.sources),
+                result.done + result.skipped + result.failed,
+                result.failed,
+                int(journal[:, 1].sum()),
+                self._bytes_finished,
+                sum(self._sizes),
+                time.perf_counter() - self.started,
+            )
+            if on_progress is not None:
+                on_progress(progress)
+
+        def repeat() -> None:
+            while not ended.wait(REPORT_EVERY_S):
+                report()
+
+        thread = threading.Thread(target=repeat, daemon=True)
+        if on_progress is not None:
+            thread.start()
+        try:
+            yield tasks
+        finally:
+            ended.set()
+            if on_progress is not None:
+                thread.join()
+                report()
+
+
+def _num_workers(workers: int | None) -> int:
+    if workers is None:
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+    if workers < 1:
+        raise InvalidArgument(f"workers {workers} must be >= 1; leave it out for one per core")
+    return workers
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _size(path: Path) -> int:
+    return _stat(path)[0]
+
+
+__all__ = [
+    "ExtractionResult",
+    "Failure",
+    "Progress",
+    "entry_path",
+    "extract",
+    "make_recipe",
+    "process_video",
+]

@@ -1,0 +1,89 @@
+"""Run tasks in joblib's loky processes, so that a worker that dies costs its own video only.
+
+One dead worker ends a whole joblib run. A journal (a small shared file with the state of each
+task) tells which videos were in work then; these suspects are tried again one by one, each in a
+process of its own, and only the one that kills its process is given up.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from flowpipe.extraction.worker import STARTED, Outcome, Task, process_in_worker
+
+DEATH = (
+    "{path}: the process that worked on it died (out of memory, or a fault in the decoder); "
+    "convert the video, or give it a smaller --short-side"
+)
+
+
+def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
+    """Give the outcome of each task as it comes, in any order."""
+    waiting = {task.index: task for task in tasks}
+    while waiting:
+        if workers == 1:
+            yield from _one_by_one(list(waiting.values()))
+            return
+        try:
+            for outcome in _in_parallel(list(waiting.values()), workers):
+                del waiting[outcome.index]
+                yield outcome
+            return
+        except (TerminatedWorkerError, BrokenProcessPool):
+            suspects = [task for task in waiting.values() if _state(task) == STARTED]
+            # Nobody in work, and a worker died: no video is at fault; go on one by one.
+            for outcome in _one_by_one(suspects or list(waiting.values())):
+                del waiting[outcome.index]
+                yield outcome
+
+
+def kill_workers() -> None:
+    """End the workers at once; their unfinished files are of no use to anyone."""
+    with contextlib.suppress(RuntimeError):
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
+
+
+def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
+    parallel = Parallel(
+        n_jobs=workers,
+        backend="loky",
+        return_as="generator_unordered",
+        batch_size=1,
+        pre_dispatch="3*n_jobs",
+    )
+    yield from parallel(delayed(process_in_worker)(task) for task in tasks)
+
+
+def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
+    executor = _single()
+    try:
+        for task in tasks:
+            try:
+                yield executor.submit(process_in_worker, task).result()
+            except BrokenProcessPool:
+                executor.shutdown()
+                executor = _single()
+                yield Outcome(task.index, failure=DEATH.format(path=task.path))
+    except (KeyboardInterrupt, GeneratorExit):
+        for process in list((getattr(executor, "_processes", None) or {}).values()):
+            process.kill()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _single() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _state(task: Task) -> int:
+    journal: Any = np.memmap(task.journal, np.int64, mode="r", shape=(task.num_tasks, 2))
+    return int(journal[task.index, 0])

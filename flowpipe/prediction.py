@@ -1,0 +1,117 @@
+"""A network over clips × crops of each video → Scores, always at video level."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from flowpipe.clips.dataset import TestClips, to_network_input
+from flowpipe.clips.streams import CacheLike, StreamInput
+from flowpipe.clips.videos import VideoRecord
+from flowpipe.scores import Scores
+from flowpipe.training import choose_device
+
+
+def predict_scores(
+    model: nn.Module,
+    records: Sequence[VideoRecord],
+    cache: CacheLike,
+    stream: StreamInput,
+    *,
+    classes: Sequence[str],
+    clips: int = 25,
+    crops: Any = "ten",
+    crop_scale: float = 0.875,
+    flip: bool = False,
+    batch_size: int = 16,
+    workers: int = 0,
+    device: str = "auto",
+    protocol: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Score videos by the mean softmax over S clips × V crops.
+
+    Parameters
+    ----------
+    model : nn.Module
+    records : sequence of VideoRecord
+        Without a label a video gets label −1.
+    cache : Cache
+    stream : StreamInput
+        What the network looks at.
+    classes : sequence of str
+        In the order of the network's outputs.
+    clips, crops, crop_scale, flip
+        S and the crops, see `flowpipe.clips.TestClips`; 25 × "ten" is the two-stream protocol.
+    batch_size : int
+        Clips (of all their crops) at a time; does not change the result beyond rounding.
+    workers, device
+        As for training.
+    protocol : mapping, optional
+        Further facts to be stored beside the scores.
+    on_progress : callable, optional
+        Called with (clips done, clips in all).
+
+    Returns
+    -------
+    Scores
+        Probabilities are means over clips and crops of the softmax, logits means of the logits.
+
+    References
+    ----------
+    K. Simonyan, A. Zisserman, "Two-stream convolutional networks for action recognition in
+    videos", 2014, section 5. https://doi.org/10.48550/arXiv.1406.2199
+    """
+    dataset = TestClips(
+        records,
+        cache,
+        [stream],
+        classes=classes,
+        clips=clips,
+        crops=crops,
+        crop_scale=crop_scale,
+        flip=flip,
+    )
+    target = torch.device(choose_device(device))
+    quantiser = dataset.quantiser if stream.input == "flow" else None
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
+    num_videos, num_classes = len(records), len(classes)
+    probabilities_NK = np.zeros((num_videos, num_classes))
+    logits_NK = np.zeros((num_videos, num_classes))
+    was_training = model.training
+    model.to(target).eval()
+    done = 0
+    with torch.inference_mode():
+        for batch in loader:
+            codes = batch[stream.name].to(target)  # B × V × clip
+            views = codes.shape[1]
+            moved = {stream.name: codes.flatten(0, 1)}
+            logits = model(to_network_input(moved, stream, quantiser)).double()
+            logits_BVK = logits.unflatten(0, (-1, views))
+            shares_BK = logits_BVK.softmax(-1).mean(1).cpu().numpy()
+            rows = batch["index"].numpy()
+            np.add.at(probabilities_NK, rows, shares_BK / clips)
+            np.add.at(logits_NK, rows, logits_BVK.mean(1).cpu().numpy() / clips)
+            done += len(rows)
+            if on_progress is not None:
+                on_progress(done, len(dataset))
+    model.train(was_training)
+    return Scores(
+        ids=tuple(record.id for record in records),
+        labels_N=dataset.record_labels,
+        probabilities_NK=probabilities_NK / probabilities_NK.sum(axis=1, keepdims=True),
+        logits_NK=logits_NK.astype(np.float32),
+        classes=tuple(classes),
+        stream=stream.name,
+        protocol={
+            **dataset.protocol,
+            "input": stream.input,
+            "frames": stream.frames,
+            "stride": stream.stride,
+            "crop_size": list(stream.crop_size),
+            **(protocol or {}),
+        },
+    )

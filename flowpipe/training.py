@@ -1,0 +1,342 @@
+"""One training loop for every stream; a resumed run ends with the numbers of an unbroken one.
+
+Each epoch's randomness is made from (seed, epoch), never carried over, and a checkpoint is
+written aside and renamed in after every epoch. Checkpoints hold tensors and plain values only
+and are read with `weights_only=True`.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from flowpipe.clips.dataset import ClipDataset, to_network_input
+from flowpipe.clips.order import EpochSampler, class_balanced_weights
+from flowpipe.errors import InvalidArgument, WeightsError
+from flowpipe.models.weights import load_state
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+
+
+def train_stream(
+    model: nn.Module,
+    dataset: ClipDataset,
+    *,
+    out: str | os.PathLike[str],
+    epochs: int,
+    batch_size: int = 32,
+    optimiser: Literal["sgd", "adamw"] = "sgd",
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    schedule: Literal["cosine", "steps"] = "cosine",
+    steps: Sequence[int] = (),
+    warmup_epochs: float = 0.0,
+    gradient_clip: float | None = None,
+    label_smoothing: float = 0.0,
+    balanced: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    device: str = "auto",
+    mixed_precision: bool = True,
+    fingerprint: Mapping[str, Any] | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train a network on the clips of one stream; goes on from the checkpoint in `out`.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Changed in place; at return it holds the weights of the last epoch.
+    dataset : ClipDataset
+        With one stream.
+    out : path
+        Folder of the checkpoint and of metrics.jsonl; made when missing.
+    epochs, batch_size : int
+    optimiser : "sgd" (with `momentum`) or "adamw"
+    learning_rate, weight_decay : float
+    schedule : "cosine" (to zero), or "steps": a tenth after each epoch of `steps`
+    warmup_epochs : float
+        Epochs over which the rate rises linearly from zero.
+    gradient_clip : float, optional
+        Largest norm of the gradient.
+    label_smoothing : float
+    balanced : bool
+        Draw classes, not videos, with equal probability.
+    seed : int
+    workers : int
+        Processes that read clips; 0 reads in this one.
+    device : "auto", "cpu" or "cuda"
+    mixed_precision : bool
+        bfloat16 where the device is a GPU.
+    fingerprint : mapping, optional
+        Settings that a checkpoint must share to be gone on with, beside those above.
+    on_epoch : callable, optional
+        Called with each epoch's record.
+
+    Returns
+    -------
+    list of dict
+        One per epoch: epoch, loss, accuracy (of the training clips), learning_rate, seconds,
+        clips_per_s.
+
+    Raises
+    ------
+    InvalidArgument
+        For settings outside their rules, or a loss that is no number.
+    WeightsError
+        If the checkpoint in `out` is of other settings or of another network.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise InvalidArgument(f"epochs {epochs} and batch size {batch_size} must be >= 1")
+    if optimiser not in ("sgd", "adamw") or schedule not in ("cosine", "steps"):
+        raise InvalidArgument(
+            f'optimiser "{optimiser}" must be sgd or adamw, schedule "{schedule}" cosine or steps'
+        )
+    if not (math.isfinite(learning_rate) and learning_rate > 0):
+        raise InvalidArgument(f"learning rate {learning_rate} must be > 0; 0.01 is usual for sgd")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = torch.device(choose_device(device))
+    model.to(target)
+    update = make_optimiser(model, optimiser, learning_rate, momentum, weight_decay)
+    settings = {
+        **(fingerprint or {}),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimiser": optimiser,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "seed": seed,
+    }
+    history = load_checkpoint(folder / CHECKPOINT, model, update, settings)
+    write_metrics(folder / METRICS, history)
+    weights = class_balanced_weights(dataset.labels) if balanced else None
+    sampler = EpochSampler(len(dataset), seed=seed, weights=weights)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=target.type == "cuda",
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    for epoch in range(len(history), epochs):
+        started = time.perf_counter()
+        sampler.set_epoch(epoch)
+
+        def rate_at(step: float, epoch: int = epoch) -> float:
+            factor = rate_factor(epoch + step, epochs, warmup_epochs, schedule, steps)
+            return factor * learning_rate
+
+        # Dropout draws from torch's generator: fixed by (seed, epoch), and given back after.
+        with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
+            torch.manual_seed(seed * 100_003 + epoch)
+            record = _train_epoch(
+                model,
+                loader,
+                dataset,
+                update,
+                criterion,
+                rate_at=rate_at,
+                gradient_clip=gradient_clip,
+                mixed_precision=mixed_precision,
+                device=target,
+            )
+        seconds = time.perf_counter() - started
+        record = {
+            "epoch": epoch + 1,
+            **record,
+            "seconds": round(seconds, 3),
+            "clips_per_s": round(len(dataset) / seconds, 1),
+        }
+        if not math.isfinite(record["loss"]):
+            raise InvalidArgument(
+                f"the loss is not a number in epoch {epoch + 1}; lower the learning rate "
+                f"({learning_rate:g}), or set gradient_clip"
+            )
+        history.append(record)
+        save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
+        write_metrics(folder / METRICS, history)
+        if on_epoch is not None:
+            on_epoch(record)
+    return history
+
+
+def rate_factor(
+    epoch: float, epochs: int, warmup_epochs: float, schedule: str, steps: Sequence[int]
+) -> float:
+    """Give the share of the learning rate at a moment, in epochs since the start.
+
+    ::
+
+        cosine, 10 epochs, 2 of warm-up    0: 0   1: ½   2: 1   6: ½   10: 0
+        steps = (5, 8)                     0: 1   5: 0.1   8: 0.01
+    """
+    if epoch < warmup_epochs:
+        return epoch / warmup_epochs
+    if schedule == "steps":
+        return float(0.1 ** sum(epoch >= step for step in steps))
+    share = (epoch - warmup_epochs) / max(1e-9, epochs - warmup_epochs)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+def make_optimiser(
+    model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """SGD or AdamW; biases and normalisation scales are not decayed."""
+    kernels = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate)
+    return torch.optim.SGD(groups, lr=learning_rate, momentum=momentum)
+
+
+def choose_device(device: str) -> str:
+    """Give "cuda" or "cpu" for "auto"; refuse a GPU that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise InvalidArgument(f'device "{device}" must be auto, cpu or cuda')
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument("device cuda: torch finds no GPU; use --set train.device=cpu")
+    return device
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    update: torch.optim.Optimizer,
+    settings: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a checkpoint aside, fsync, rename in."""
+    content = {
+        "model": model.state_dict(),
+        "optimiser": update.state_dict(),
+        # As text: what weights_only reads must be tensors and plain values.
+        "settings": json.dumps(settings, sort_keys=True, default=str),
+        "history": json.dumps(list(history)),
+    }
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with aside.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, update: torch.optim.Optimizer | None, settings: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Load a checkpoint into model and optimiser, and give its history; [] where there is none.
+
+    Raises
+    ------
+    WeightsError
+        If it is unreadable, of other settings, or of another network.
+    """
+    if not path.is_file():
+        return []
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        saved = json.loads(content["settings"])
+        history: list[dict[str, Any]] = json.loads(content["history"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError, AttributeError) as error:
+        raise WeightsError(
+            f"{path} is no checkpoint of flowpipe, or a damaged one ({error}); delete it to "
+            "train anew"
+        ) from error
+    wanted = json.loads(json.dumps(settings, sort_keys=True, default=str))
+    differing = [key for key in {*saved, *wanted} if saved.get(key) != wanted.get(key)]
+    if differing:
+        told = ", ".join(
+            f"{key} {saved.get(key)!r} → {wanted.get(key)!r}" for key in sorted(differing)
+        )
+        raise WeightsError(
+            f"{path} was trained with other settings ({told}); give another --out, or delete it "
+            "to train anew"
+        )
+    load_state(model, content["model"], where=str(path))
+    if update is not None:
+        update.load_state_dict(content["optimiser"])
+    return history
+
+
+def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load a checkpoint's weights into a network and give its settings.
+
+    Raises
+    ------
+    WeightsError
+        If there is none, or it is of another network.
+    """
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint at {path}; flowpipe train makes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        settings: dict[str, Any] = json.loads(content["settings"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError, AttributeError) as error:
+        raise WeightsError(f"{path} is no checkpoint of flowpipe: {error}") from error
+    load_state(model, content["model"], where=str(path))
+    return settings
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the history as JSON lines, aside and renamed in: a resumed run has no line twice."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_text("".join(json.dumps(record) + "\n" for record in history), encoding="utf-8")
+    aside.replace(path)
+
+
+def _train_epoch(
+    model: nn.Module,
+    loader: DataLoader[Any],
+    dataset: ClipDataset,
+    update: torch.optim.Optimizer,
+    criterion: nn.Module,
+    *,
+    rate_at: Callable[[float], float],
+    gradient_clip: float | None,
+    mixed_precision: bool,
+    device: torch.device,
+) -> dict[str, float]:
+    model.train()
+    stream, quantiser = dataset.streams[0], None
+    if stream.input == "flow":
+        quantiser = dataset.quantiser
+    loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+    for number, batch in enumerate(loader):
+        rate = rate_at((number + 1) / len(loader))
+        for group in update.param_groups:
+            group["lr"] = rate
+        moved = {stream.name: batch[stream.name].to(device, non_blocking=True)}
+        labels: Tensor = batch["label"].to(device, non_blocking=True)
+        update.zero_grad(set_to_none=True)
+        with torch.autocast(
+            device.type, torch.bfloat16, enabled=mixed_precision and device.type == "cuda"
+        ):
+            logits = model(to_network_input(moved, stream, quantiser))
+            loss = criterion(logits.float(), labels)
+        loss.backward()
+        if gradient_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
+        update.step()
+        loss_sum += float(loss.detach()) * len(labels)
+        correct += int((logits.argmax(1) == labels).sum())
+        seen += len(labels)
+    return {"loss": loss_sum / seen, "accuracy": correct / seen, "learning_rate": rate}
