@@ -86,6 +86,7 @@ class RunResult:
                 name: mean_class_accuracy(s.probabilities_NK, s.labels_N)
                 for name, s in {**self.streams, **self.fused}.items()
             },
+            "classes": list(self.classes),
             "headline": self.headline if self.fused else next(iter(self.streams)),
             "videos": len(next(iter(self.streams.values())).ids),
             "folds": self.folds,
@@ -142,12 +143,9 @@ def fill_cache(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractionResult:
     """Extract what is missing; a video without flow is an error, as no fold may lose it."""
-    wanted = settings.extract
-    options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
-    options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
     cache.parent.mkdir(parents=True, exist_ok=True)
     sources = [Source(record.path, record.id, record.label) for record in records]
-    result = extract(sources, cache, rgb=True, on_progress=on_progress, **options)
+    result = extract(sources, cache, on_progress=on_progress, **extract_arguments(settings))
     if result.failed:
         first = result.failures[0]
         raise VideoError(
@@ -155,6 +153,14 @@ def fill_cache(
             "annotations (an empty fold leaves a row out)"
         )
     return result
+
+
+def extract_arguments(settings: Settings) -> dict[str, Any]:
+    """Give the keyword arguments of `extract` that `[extract]` stands for."""
+    wanted = settings.extract
+    options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
+    options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
+    return {**options, "rgb": True}
 
 
 class RecordCache:
@@ -303,12 +309,28 @@ def score_stream(
     clips: int | None = None,
 ) -> Scores:
     """Score videos with the clips and crops of `[test]`."""
+    return score_records(
+        settings, name, model, annotations.records, annotations.classes, cache, clips=clips
+    )
+
+
+def score_records(
+    settings: Settings,
+    name: str,
+    model: nn.Module,
+    records: Sequence[VideoRecord],
+    classes: Sequence[str],
+    cache: Any,
+    *,
+    clips: int | None = None,
+) -> Scores:
+    """Score videos, labelled or not, with the clips and crops of `[test]`."""
     return predict_scores(
         model,
-        annotations.records,
+        records,
         cache,
         settings.stream_input(name),
-        classes=annotations.classes,
+        classes=classes,
         clips=clips or settings.test.clips,
         crops=settings.test.crops,
         crop_scale=settings.test.crop_scale,
@@ -412,6 +434,31 @@ def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def retest(
+    settings: Settings,
+    run: Path,
+    names: Sequence[str],
+    *,
+    out: Path,
+    on_share: Callable[[float, str], None] | None = None,
+) -> RunResult:
+    """Test the networks of a finished run again, with the `[test]` of these settings."""
+    annotations = load_annotations(settings)
+    divisions = [d for d in divide(settings, annotations, "all") if d.name in names]
+    cache_path = settings.data.cache or run / "cache"
+    extraction = fill_cache(settings, annotations.records, cache_path)
+    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
+    parts = [(division, name) for division in divisions for name in settings.streams]
+    for number, (division, name) in enumerate(parts):
+        if on_share is not None:
+            on_share(number / len(parts), f"fold {division.name}, {name}")
+        model = trained_model(settings, name, division.name, run, len(annotations.classes))
+        division.scores[name] = score_stream(settings, name, model, division.test, cache)
+    for division in divisions:
+        _fuse_fold(settings, division, run)
+    return collect(settings, divisions, out, extraction)
 
 
 def _fuse_fold(settings: Settings, division: Fold, out: Path) -> None:

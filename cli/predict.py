@@ -1,0 +1,32 @@
+"""`flowpipe predict`."""
+
+from pathlib import Path
+
+import click
+
+from .output import print_json, print_table, progress_line, say
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
+@click.option("--fold", help="The fold whose networks are used. [default: the run's first]")
+@click.option("--top", type=int, default=5, show_default=True, help="Classes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def predict(run: Path, videos: tuple[str, ...], fold: str | None, top: int, as_json: bool) -> None:
+    """Name the actions in new videos with the networks of a finished RUN.
+
+    Their flow is computed by the run's own recipe and kept in RUN/predict.cache.
+    """
+    from flowpipe.experiment.predict import predict_videos
+
+    with progress_line("predict") as update:
+        result = predict_videos(run, videos, fold=fold, on_share=update)
+    for failure in result.failures:
+        say(f"{failure.name}: {failure.reason}")
+    if as_json:
+        print_json(result.as_record(top))
+    else:
+        for video, rows in result.tables(top).items():
+            print_table(video, ("", *result.names), rows)
+    click.get_current_context().exit(1 if result.failures else 0)
