@@ -22,7 +22,9 @@ def test(run: Path, clips: int | None, crops: str | None, out: Path | None, as_j
 
     settings, results = load_run(run)
     changed = replace(
-        settings.test, clips=clips or settings.test.clips, crops=crops or settings.test.crops
+        settings.test,
+        clips=clips or settings.test.clips,
+        crops=crops or settings.test.crops,  # type: ignore[arg-type]
     )
     names = [str(fold["fold"]) for fold in results["folds"]]
     with progress_line("test") as update:

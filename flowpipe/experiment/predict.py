@@ -107,5 +107,5 @@ def predict_videos(
     if len(scores) > 1:
         method = settings.fuse.headline
         plain = method if method in PLAIN_FUSIONS else "logsum"
-        scores.append(fuse(scores, plain))  # type: ignore[arg-type]
+        scores.append(fuse(scores, plain))
     return Predictions(scores, done.failures)

@@ -6,10 +6,12 @@ Each stream alone can therefore name about a third of the nine classes; fused th
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from flowpipe.experiment.pages import report_run
 from flowpipe.experiment.run import RESULTS_FILE, RunResult, run_experiment
@@ -165,9 +167,9 @@ def make_settings(out: Path, overrides: dict[str, Any] | None = None) -> Setting
 
 def factor_accuracy(scores: Scores, position: int) -> float:
     """Share of videos whose texture (position 0) or motion (1) the likeliest class has right."""
-    parts: Sequence[str] = [name.split("-")[position] for name in scores.classes]
+    parts = [name.split("-")[position] for name in scores.classes]
     right = [
         parts[truth] == parts[taken]
         for truth, taken in zip(scores.labels_N, scores.predictions_N, strict=True)
     ]
-    return sum(right) / len(right)
+    return float(np.mean(right))

@@ -23,7 +23,7 @@ class Source:
     label: str | None = None
 
 
-Given: TypeAlias = "str | os.PathLike[str] | Source"
+Given: TypeAlias = str | os.PathLike[str] | Source
 
 
 def find_sources(given: Sequence[Given]) -> tuple[list[Source], list[Source]]:
