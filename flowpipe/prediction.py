@@ -1,5 +1,6 @@
 """A network over clips × crops of each video → Scores, always at video level."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from flowpipe.clips.dataset import TestClips, to_network_input
 from flowpipe.clips.streams import CacheLike, StreamInput
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.clips.videos import VideoRecord, some
+from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.scores import Scores
 from flowpipe.training import choose_device
 
@@ -60,11 +62,25 @@ def predict_scores(
     Scores
         Probabilities are means over clips and crops of the softmax, logits means of the logits.
 
+    Raises
+    ------
+    AnnotationError
+        If there is no record, an id stands twice or a label is not among the classes.
+    InvalidArgument
+        If a number is outside its rule, the network has another number of outputs than there
+        are classes, or an output is not finite.
+
     References
     ----------
     K. Simonyan, A. Zisserman, "Two-stream convolutional networks for action recognition in
     videos", 2014, section 5. https://doi.org/10.48550/arXiv.1406.2199
     """
+    if batch_size < 1 or workers < 0:
+        raise InvalidArgument(f"batch_size {batch_size} must be ≥ 1 and workers {workers} ≥ 0")
+    counts = Counter(record.id for record in records)
+    twice = [video_id for video_id, count in counts.items() if count > 1]
+    if twice:
+        raise AnnotationError(f"{some(twice)} given more than once; give each video once")
     dataset = TestClips(
         records,
         cache,
@@ -77,28 +93,37 @@ def predict_scores(
     )
     target = torch.device(choose_device(device))
     quantiser = dataset.quantiser if stream.input == "flow" else None
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers)
-    num_videos, num_classes = len(records), len(classes)
-    probabilities_NK = np.zeros((num_videos, num_classes))
-    logits_NK = np.zeros((num_videos, num_classes))
-    was_training = model.training
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        pin_memory=target.type == "cuda",
+        generator=torch.Generator(),  # a loader without one draws from torch's global generator
+    )
+    shape_NK = (len(records), len(classes))
+    probabilities_NK, logits_NK = np.zeros(shape_NK), np.zeros(shape_NK)
+    modes = [(module, module.training) for module in model.modules()]
     model.to(target).eval()
     done = 0
-    with torch.inference_mode():
-        for batch in loader:
-            codes = batch[stream.name].to(target)  # B × V × clip
-            views = codes.shape[1]
-            moved = {stream.name: codes.flatten(0, 1)}
-            logits = model(to_network_input(moved, stream, quantiser)).double()
-            logits_BVK = logits.unflatten(0, (-1, views))
-            shares_BK = logits_BVK.softmax(-1).mean(1).cpu().numpy()
-            rows = batch["index"].numpy()
-            np.add.at(probabilities_NK, rows, shares_BK / clips)
-            np.add.at(logits_NK, rows, logits_BVK.mean(1).cpu().numpy() / clips)
-            done += len(rows)
-            if on_progress is not None:
-                on_progress(done, len(dataset))
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                codes = batch[stream.name].to(target, non_blocking=True)  # B × V × clip
+                views = codes.shape[1]
+                moved = {stream.name: codes.flatten(0, 1)}
+                logits = model(to_network_input(moved, stream, quantiser)).double()
+                _check_outputs(logits, len(codes) * views, classes)
+                logits_BVK = logits.unflatten(0, (-1, views))
+                shares_BK = logits_BVK.softmax(-1).mean(1).cpu().numpy()
+                rows = batch["index"].numpy()
+                np.add.at(probabilities_NK, rows, shares_BK / clips)
+                np.add.at(logits_NK, rows, logits_BVK.mean(1).cpu().numpy() / clips)
+                done += len(rows)
+                if on_progress is not None:
+                    on_progress(done, len(dataset))
+    finally:
+        for module, training in modes:
+            module.training = training
     return Scores(
         ids=tuple(record.id for record in records),
         labels_N=dataset.record_labels,
@@ -115,3 +140,13 @@ def predict_scores(
             **(protocol or {}),
         },
     )
+
+
+def _check_outputs(logits: torch.Tensor, num_inputs: int, classes: Sequence[str]) -> None:
+    # One output would be spread over all classes without a word.
+    if logits.shape != (num_inputs, len(classes)):
+        raise InvalidArgument(
+            f"the network gave {tuple(logits.shape)} for {num_inputs} inputs and {len(classes)} "
+            f"classes; it must give {(num_inputs, len(classes))}: build it with "
+            f"num_classes={len(classes)}"
+        )

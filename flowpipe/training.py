@@ -8,6 +8,7 @@ and are read with `weights_only=True`.
 import json
 import math
 import os
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 from flowpipe.clips.dataset import ClipDataset, to_network_input
 from flowpipe.clips.order import EpochSampler, class_balanced_weights
 from flowpipe.errors import InvalidArgument, WeightsError
-from flowpipe.models.weights import load_state
+from flowpipe.models.weights import load_state, model_state
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -64,6 +65,7 @@ def train_stream(
     optimiser : "sgd" (with `momentum`) or "adamw"
     learning_rate, weight_decay : float
     schedule : "cosine" (to zero), or "steps": a tenth after each epoch of `steps`
+        Every update takes the rate of its middle, so that none is made at rate zero.
     warmup_epochs : float
         Epochs over which the rate rises linearly from zero.
     gradient_clip : float, optional
@@ -78,7 +80,8 @@ def train_stream(
     mixed_precision : bool
         bfloat16 where the device is a GPU.
     fingerprint : mapping, optional
-        Settings that a checkpoint must share to be gone on with, beside those above.
+        Settings that a checkpoint must share to be gone on with, beside those above; `workers`
+        and `device` are not compared. Its keys must not be those of the arguments above.
     on_epoch : callable, optional
         Called with each epoch's record.
 
@@ -95,29 +98,32 @@ def train_stream(
     WeightsError
         If the checkpoint in `out` is of other settings or of another network.
     """
-    if epochs < 1 or batch_size < 1:
-        raise InvalidArgument(f"epochs {epochs} and batch size {batch_size} must be >= 1")
-    if optimiser not in ("sgd", "adamw") or schedule not in ("cosine", "steps"):
-        raise InvalidArgument(
-            f'optimiser "{optimiser}" must be sgd or adamw, schedule "{schedule}" cosine or steps'
-        )
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
-        raise InvalidArgument(f"learning rate {learning_rate} must be > 0; 0.01 is usual for sgd")
+    settings = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimiser": optimiser,
+        "learning_rate": learning_rate,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "steps": list(steps),
+        "warmup_epochs": warmup_epochs,
+        "gradient_clip": gradient_clip,
+        "label_smoothing": label_smoothing,
+        "balanced": balanced,
+        "seed": seed,
+        "mixed_precision": mixed_precision,
+    }
+    check_settings(settings, workers)
+    twice = sorted(settings.keys() & (fingerprint or {}).keys())
+    if twice:
+        raise InvalidArgument(f"fingerprint names {', '.join(twice)} are taken; rename them")
+    settings |= fingerprint or {}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     target = torch.device(choose_device(device))
     model.to(target)
     update = make_optimiser(model, optimiser, learning_rate, momentum, weight_decay)
-    settings = {
-        **(fingerprint or {}),
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "optimiser": optimiser,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "seed": seed,
-    }
     history = load_checkpoint(folder / CHECKPOINT, model, update, settings)
     write_metrics(folder / METRICS, history)
     weights = class_balanced_weights(dataset.labels) if balanced else None
@@ -129,6 +135,9 @@ def train_stream(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=target.type == "cuda",
+        # A loader draws a number when its workers start, which a resumed run does in a later
+        # epoch than an unbroken one; from torch's own generator that would move the dropout.
+        generator=torch.Generator(),
     )
     criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
     for epoch in range(len(history), epochs):
@@ -141,7 +150,7 @@ def train_stream(
 
         # Dropout draws from torch's generator: fixed by (seed, epoch), and given back after.
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-            torch.manual_seed(seed * 100_003 + epoch)
+            _seed_torch(seed * 100_003 + epoch, target)
             record = _train_epoch(
                 model,
                 loader,
@@ -152,25 +161,56 @@ def train_stream(
                 gradient_clip=gradient_clip,
                 mixed_precision=mixed_precision,
                 device=target,
+                epoch=epoch + 1,
             )
         seconds = time.perf_counter() - started
-        record = {
-            "epoch": epoch + 1,
-            **record,
-            "seconds": round(seconds, 3),
-            "clips_per_s": round(len(dataset) / seconds, 1),
-        }
-        if not math.isfinite(record["loss"]):
-            raise InvalidArgument(
-                f"the loss is not a number in epoch {epoch + 1}; lower the learning rate "
-                f"({learning_rate:g}), or set gradient_clip"
-            )
+        speed = {"seconds": round(seconds, 3), "clips_per_s": round(len(dataset) / seconds, 1)}
+        record = {"epoch": epoch + 1, **record, **speed}
         history.append(record)
         save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
         write_metrics(folder / METRICS, history)
         if on_epoch is not None:
             on_epoch(record)
     return history
+
+
+def check_settings(settings: Mapping[str, Any], workers: int) -> None:
+    """Refuse settings of `train_stream` outside their rules, under the names they have there.
+
+    Raises
+    ------
+    InvalidArgument
+        Naming the value, its rule and a usual choice.
+    """
+
+    def is_count(v: object) -> bool:
+        return isinstance(v, int) and not isinstance(v, bool) and v >= 1
+
+    rules = {
+        "epochs": ("be a whole number ≥ 1", is_count),
+        "batch_size": ("be a whole number ≥ 1; 32 is usual", is_count),
+        "optimiser": ("be sgd or adamw", ("sgd", "adamw").__contains__),
+        "schedule": ("be cosine or steps", ("cosine", "steps").__contains__),
+        "learning_rate": ("be > 0; 0.01 is usual for sgd", lambda v: 0 < v < math.inf),
+        "momentum": ("be in [0, 1); 0.9 is usual", lambda v: 0 <= v < 1),
+        "weight_decay": ("be ≥ 0; 0.0005 is usual", lambda v: 0 <= v < math.inf),
+        "steps": ("be epochs ≥ 0", lambda v: all(0 <= step < math.inf for step in v)),
+        "warmup_epochs": ("be ≥ 0; 0 is none", lambda v: 0 <= v < math.inf),
+        "gradient_clip": ("be > 0, or None for no limit", lambda v: v is None or 0 < v < math.inf),
+        "label_smoothing": ("be in [0, 1); 0 is none", lambda v: 0 <= v < 1),
+    }
+    for name, (rule, holds) in rules.items():
+        if not holds(settings[name]):
+            raise InvalidArgument(f"{name} {settings[name]!r} must {rule}")
+    if workers < 0:
+        raise InvalidArgument(f"workers {workers} must be ≥ 0; 0 reads clips in this process")
+
+
+def _seed_torch(seed: int, device: torch.device) -> None:
+    # Not torch.manual_seed: it also seeds GPUs that fork_rng does not give back.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def rate_factor(
@@ -226,18 +266,21 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint aside, fsync, rename in."""
     content = {
-        "model": model.state_dict(),
+        "model": model_state(model),
         "optimiser": update.state_dict(),
         # As text: what weights_only reads must be tensors and plain values.
         "settings": json.dumps(settings, sort_keys=True, default=str),
         "history": json.dumps(list(history)),
     }
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def load_checkpoint(
@@ -252,15 +295,7 @@ def load_checkpoint(
     """
     if not path.is_file():
         return []
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        saved = json.loads(content["settings"])
-        history: list[dict[str, Any]] = json.loads(content["history"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError, AttributeError) as error:
-        raise WeightsError(
-            f"{path} is no checkpoint of flowpipe, or a damaged one ({error}); delete it to "
-            "train anew"
-        ) from error
+    content, saved, history = _read_checkpoint(path)
     wanted = json.loads(json.dumps(settings, sort_keys=True, default=str))
     differing = [key for key in {*saved, *wanted} if saved.get(key) != wanted.get(key)]
     if differing:
@@ -273,7 +308,11 @@ def load_checkpoint(
         )
     load_state(model, content["model"], where=str(path))
     if update is not None:
-        update.load_state_dict(content["optimiser"])
+        try:
+            update.load_state_dict(content["optimiser"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            told = f"{path}: its optimiser does not fit ({error}); delete it to train anew"
+            raise WeightsError(told) from error
     return history
 
 
@@ -287,13 +326,28 @@ def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
     """
     if not path.is_file():
         raise WeightsError(f"no checkpoint at {path}; flowpipe train makes one")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        settings: dict[str, Any] = json.loads(content["settings"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError, AttributeError) as error:
-        raise WeightsError(f"{path} is no checkpoint of flowpipe: {error}") from error
+    content, settings, _ = _read_checkpoint(path)
     load_state(model, content["model"], where=str(path))
     return settings
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Give (content, settings, history), each of the kind that `save_checkpoint` wrote."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        settings, history = json.loads(content["settings"]), json.loads(content["history"])
+        whole = isinstance(content["model"], dict) and isinstance(content["optimiser"], dict)
+        if whole and isinstance(settings, dict) and isinstance(history, list):
+            return content, settings, history
+        reason = "other content"
+    except pickle.UnpicklingError:
+        # torch's own text advises to load the file regardless.
+        reason = "damaged, or with Python objects, which are never loaded"
+    except (RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise WeightsError(
+        f"{path} is no checkpoint of flowpipe, or a damaged one ({reason}); delete it to train anew"
+    )
 
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -314,14 +368,14 @@ def _train_epoch(
     gradient_clip: float | None,
     mixed_precision: bool,
     device: torch.device,
+    epoch: int,
 ) -> dict[str, float]:
     model.train()
-    stream, quantiser = dataset.streams[0], None
-    if stream.input == "flow":
-        quantiser = dataset.quantiser
+    stream = dataset.streams[0]
+    quantiser = dataset.quantiser if stream.input == "flow" else None
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
     for number, batch in enumerate(loader):
-        rate = rate_at((number + 1) / len(loader))
+        rate = rate_at((number + 0.5) / len(loader))
         for group in update.param_groups:
             group["lr"] = rate
         moved = {stream.name: batch[stream.name].to(device, non_blocking=True)}
@@ -332,11 +386,17 @@ def _train_epoch(
         ):
             logits = model(to_network_input(moved, stream, quantiser))
             loss = criterion(logits.float(), labels)
+        loss_value = float(loss.detach())
+        if not math.isfinite(loss_value):
+            raise InvalidArgument(
+                f"loss is not finite in epoch {epoch}, at learning rate {rate:g}; lower the "
+                "learning rate, or set gradient_clip"
+            )
         loss.backward()
         if gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         update.step()
-        loss_sum += float(loss.detach()) * len(labels)
+        loss_sum += loss_value * len(labels)
         correct += int((logits.argmax(1) == labels).sum())
         seen += len(labels)
     return {"loss": loss_sum / seen, "accuracy": correct / seen, "learning_rate": rate}

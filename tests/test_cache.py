@@ -1,13 +1,11 @@
 """The cache: what is written is what is read, and what is damaged is noticed."""
 
 import errno
-import json
 import multiprocessing
 import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,6 @@ from flowpipe.errors import (
     CacheNotFound,
     EntryCorrupt,
     EntryNotFound,
-    FlowpipeError,
     InvalidArgument,
 )
 from flowpipe.flow.quantise import Quantiser
@@ -257,12 +254,6 @@ def test_index_of_another_kind(entry, index):
         entry.flow[index]
 
 
-def test_codes_take_rows_in_range_only(entry):
-    np.testing.assert_array_equal(entry.flow.codes([-1, 0]), entry.flow.codes([6, 0]))
-    with pytest.raises(IndexError, match="index 7 is outside the 7"):
-        entry.flow.codes([7])
-
-
 def test_iteration_ends(entry):
     fields = list(entry.flow)
     assert len(fields) == len(entry.flow) == 7
@@ -375,62 +366,6 @@ class FullDisk:
         return int(self._file.write(data))
 
 
-@pytest.mark.parametrize("room", [0, 100, 3000, 6000, 20000, 33000])
-def test_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch, room):
-    opened: Callable[..., Any] = Path.open
-    monkeypatch.setattr(
-        Path,
-        "open",
-        lambda path, mode="r", *a, **k: (
-            FullDisk(opened(path, mode, *a, **k), room)
-            if path.suffix == ".part"
-            else opened(path, mode, *a, **k)
-        ),
-    )
-    uv = draw_field("noise", (20, 24, 32, 2), 0)
-    with pytest.raises(OSError, match="No space left on device"):
-        write_entry(tmp_path, uv, FORMS[1])
-    assert [name for name in left_in(tmp_path) if not name.endswith(".json")] == []
-
-
-@pytest.mark.parametrize("form", [FORMS[0], FORMS[1], FORMS[5], FORMS[6]], ids=str)
-def test_flipped_bits_are_never_read_silently(tmp_path, form):
-    rgb = np.random.default_rng(1).integers(0, 256, (5, 10, 11, 3), np.uint8)
-    path = write_entry(tmp_path, smooth_flow(4, 10, 11), form, rgb_THWC=rgb)
-    before = Entry(path)
-    flow, frames, attributes = before.flow[:], before.rgb[:], before.attributes
-    whole = path.read_bytes()
-    rng = np.random.default_rng(7)
-    # Not the superblock: HDF5 may crash on its structure, which verify meets in processes of
-    # their own (next test).
-    places = set(rng.integers(0, len(whole), 150).tolist())
-    places |= {len(whole) - 1, len(whole) - 40}
-    for row in range(4):
-        offset, size, _ = before.flow._chunks[row].tolist()
-        places |= set(rng.integers(offset, offset + size, 10).tolist())
-    place = whole.find(np.float64(2 / 25).tobytes())
-    text = whole.find(b"walk.avi")
-    assert place > 0 < text
-    places |= {place, place + 7, text, text + 3}
-    noticed_at_read = 0
-    for position in sorted(places):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << int(rng.integers(8))
-        path.write_bytes(damaged)
-        assert verify_entry(path, deep=True).problem, position
-        try:
-            entry = Entry(path)
-            read_flow, read_frames = entry.flow[:], entry.rgb[:]
-        except FlowpipeError:
-            noticed_at_read += 1
-            continue
-        assert entry.attributes == attributes, position
-        np.testing.assert_array_equal(read_flow, flow)
-        np.testing.assert_array_equal(read_frames, frames)
-        np.testing.assert_array_equal(entry.pts_s, before.pts_s)
-    assert noticed_at_read > len(places) / 4
-
-
 @pytest.mark.parametrize("kept", [0, 1, 100, 1000, 0.5, 0.95, -1, -48])
 def test_cut_file_is_noticed(tmp_path, kept):
     path = write_entry(tmp_path, smooth_flow(6, 20, 20))
@@ -528,7 +463,7 @@ def test_names(tmp_path):
 
 
 def test_no_cache(tmp_path):
-    with pytest.raises(CacheNotFound, match="no cache at .*; flowpipe extract makes one"):
+    with pytest.raises(CacheNotFound, match=r"no cache at .*; flowpipe extract makes one"):
         open_cache(tmp_path / "none")
     with pytest.raises(CacheNotFound, match="is a directory but no cache"):
         open_cache(tmp_path)
@@ -541,21 +476,13 @@ def test_two_recipes_of_one_name(tmp_path):
     cache = open_cache(tmp_path)
     assert len(cache.recipes) == 2
     assert len(cache) == 1
-    with pytest.raises(EntryNotFound, match=r'stands for 2 entries.*short side 8.*recipe=\.\.\.'):
+    with pytest.raises(EntryNotFound, match=r"stands for 2 entries.*short side 8.*recipe=\.\.\."):
         cache["walk.avi"]
     for path in (first, second):
         identity = path.parent.parent.name
         assert open_cache(tmp_path, recipe=identity[:6])["walk"].path == path
     with pytest.raises(EntryNotFound, match='recipe "" is the start of 2'):
         open_cache(tmp_path, recipe="")
-
-
-def test_one_name_of_two_contents(tmp_path):
-    uv = smooth_flow(2, 8, 8)
-    write_entry(tmp_path, uv)
-    later = write_entry(tmp_path, uv, digest="cd" * 32)
-    # Same name and path: the video was replaced, and the later line stands.
-    assert open_cache(tmp_path)["walk.avi"].path == later
 
 
 def test_manifest_with_a_torn_line(tmp_path):
@@ -573,15 +500,6 @@ def test_cache_pickles(tmp_path):
     before = cache["c.mp4"].flow[0]
     copy = pickle.loads(pickle.dumps(cache))
     np.testing.assert_array_equal(copy["c.mp4"].flow[0], before)
-
-
-def test_recipe_id_is_stable():
-    recipe = recipe_of(Quantiser("u8", bound_px=20.0), size=(256, 340), fps=25.0)
-    assert recipe.id == "EXPECTED"
-    again = Recipe.from_json(recipe.to_json())
-    assert again == recipe
-    assert again.id == recipe.id
-    assert list(json.loads(recipe.to_json())) == sorted(json.loads(recipe.to_json()))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from flowpipe.cache.schema import FILTER_JPEGLS, FILTER_SHUFFLE, FILTER_ZSTD
 from flowpipe.errors import EntryCorrupt
 
 ZSTD_LEVEL = 6
+JPEGLS_LEAST_SIDE = 16
 
 # The zstd objects are costly to make and not to be shared by threads.
 _local = threading.local()
@@ -53,7 +54,7 @@ def encode_field(
     else:
         compressor = _thread_object(f"compressor{level}", zstandard.ZstdCompressor, level=level)
         chunk = compressor.compress(_shuffled(codes_RW))
-    if len(chunk) >= codes_RW.nbytes:
+    if len(chunk) >= codes_RW.nbytes or _too_small(codes_RW, codec):
         return codes_RW.tobytes(), (1 << len(filters_of(codec, codes_RW.itemsize))) - 1
     return chunk, 0
 
@@ -91,6 +92,11 @@ def decode_field(
         planes: NDArray[np.uint8] = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
         raw = np.ascontiguousarray(planes.T)
     return np.frombuffer(raw, dtype).reshape(shape)
+
+
+def _too_small(codes_RW: NDArray[Any], codec: str) -> bool:
+    """HDF5's JPEG-LS filter refuses tiny images, which other readers could then not read."""
+    return codec == "jpegls" and min(codes_RW.shape) < JPEGLS_LEAST_SIDE
 
 
 def _shuffled(codes: NDArray[Any]) -> bytes:

@@ -41,12 +41,11 @@ SETTINGS = {
     },
     "train": {
         "optimiser": "adamw",
-        "learning_rate": 0.002,
+        "learning_rate": 0.004,
         "weight_decay": 0.05,
         "clips_per_video": 3,
         "batch_size": 16,
         "scales": [1.0, 0.875],
-        "label_smoothing": 0.1,
     },
     "test": {"clips": 5},
     "fuse": {"methods": ["logsum", "average"], "training_clips": 0},

@@ -1,6 +1,7 @@
 """video → flow → cache, in parallel; failures are collected, and what is there is not redone."""
 
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -274,6 +275,7 @@ class _Run:
                 journal=Path(),
                 num_tasks=len(self.sources),
                 known_failures=self._failed_before,
+                import_path=tuple(sys.path) if ":" in self.recipe.flow else (),
             )
             row = self._known.get((str(source.path), source.name))
             outcome = None
@@ -300,8 +302,9 @@ class _Run:
                     self._take(outcome, None)
             except BaseException:
                 kill_workers()
-                remove_abandoned(self.cache / self.recipe.id)
                 raise
+            finally:
+                remove_abandoned(self.cache / self.recipe.id)
 
     def fail(self, source: Source, digest: str, reason: str, *, earlier: bool = False) -> None:
         """Note a failure, in the result and, unless it stands there, in failures.jsonl."""

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
@@ -17,7 +18,9 @@ from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from flowpipe.errors import FlowpipeError
 from flowpipe.extraction.worker import STARTED, Outcome, Task, process_in_worker
+from flowpipe.video import content_digest
 
 DEATH = (
     "{path}: the process that worked on it died (out of memory, or a fault in the decoder); "
@@ -34,8 +37,8 @@ def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
             return
         try:
             for outcome in _in_parallel(list(waiting.values()), workers):
-                del waiting[outcome.index]
-                yield outcome
+                task = waiting.pop(outcome.index)
+                yield _as_computed(outcome, task)
             return
         except (TerminatedWorkerError, BrokenProcessPool):
             suspects = [task for task in waiting.values() if _state(task) == STARTED]
@@ -67,17 +70,32 @@ def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
     try:
         for task in tasks:
             try:
-                yield executor.submit(process_in_worker, task).result()
+                yield _as_computed(executor.submit(process_in_worker, task).result(), task)
             except BrokenProcessPool:
                 executor.shutdown()
                 executor = _single()
-                yield Outcome(task.index, failure=DEATH.format(path=task.path))
+                yield _dead(task)
     except (KeyboardInterrupt, GeneratorExit):
         for process in list((getattr(executor, "_processes", None) or {}).values()):
             process.kill()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _as_computed(outcome: Outcome, task: Task) -> Outcome:
+    """Count an entry as computed whose first outcome was lost when another worker died."""
+    journal: Any = np.memmap(task.journal, np.int64, mode="r", shape=(task.num_tasks, 2))
+    lost = not outcome.computed and not outcome.failure and journal[task.index, 1] > 0
+    return replace(outcome, computed=True) if lost else outcome
+
+
+def _dead(task: Task) -> Outcome:
+    """The outcome of a video that killed its process; with its digest, to be remembered."""
+    digest = ""
+    with contextlib.suppress(FlowpipeError):
+        digest = content_digest(task.path)
+    return Outcome(task.index, digest, failure=DEATH.format(path=task.path))
 
 
 def _single() -> ProcessPoolExecutor:

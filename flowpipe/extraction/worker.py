@@ -6,6 +6,7 @@ Nothing large crosses processes: in comes a `Task`, out goes an `Outcome`.
 import json
 import platform
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Task:
     journal: Path
     num_tasks: int
     known_failures: Mapping[str, str] = field(default_factory=dict)
+    import_path: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,8 @@ def process_in_worker(task: Task) -> Outcome:
     """`process_video` with one thread for each process; the parent alone answers Ctrl-C."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker may be older than the path on which a method of the person's own stands.
+    sys.path.extend(place for place in task.import_path if place not in sys.path)
     return process_video(task)
 
 

@@ -1,4 +1,4 @@
-"""Results as a table, as text, and as one page of HTML that needs nothing else.
+"""The page: results, folds, curves, confusion, samples and mistakes in one file of HTML.
 
 The page carries its style, its drawings (SVG) and its pictures (PNG) inside, runs no script and
 refers to nothing outside, so that it can be sent as one file and opened without a network.
@@ -18,36 +18,20 @@ import numpy as np
 import numpy.typing as npt
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.metrics import (
-    accuracy_interval,
-    confusion_matrix,
-    mean_class_accuracy,
-    top_k_accuracy,
-)
+from flowpipe.metrics import confusion_matrix
+from flowpipe.report.drawings import confusion_svg, curves_svg, interval_svg
+from flowpipe.report.results import Result, header_cells, results_table, row_cells
+from flowpipe.report.style import STYLE
 from flowpipe.scores import Scores
-from flowpipe.visualize.page import STYLE, history_html
 
 MAX_MISTAKES = 20
-# Above this many classes the cells of a confusion matrix are too small for numbers.
-MAX_NUMBERED_CLASSES = 25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One row of the table of results; numbers are None where no video is labelled.
-
-    `top_5` is None for five classes or fewer, too. `videos` counts the labelled videos;
-    `low` and `high` are the 95 % interval of `top_1`.
-    """
-
-    name: str
-    fused: bool
-    top_1: float | None
-    top_5: float | None
-    mean_class: float | None
-    low: float | None
-    high: float | None
-    videos: int
+# What a key of a training record must hold to be drawn, and in which panel.
+CURVES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "top_": "accuracy",
+    "learning_rate": "learning rate",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,29 +57,6 @@ class Sample:
                     f'{name} of sample "{self.title}" of shape {image.shape} and type '
                     f"{image.dtype} must be H×W×3 uint8"
                 )
-
-
-def results_table(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> list[Result]:
-    """Give one row per stream, then one per fusion (by the name of its method).
-
-    Accuracies are of the labelled videos; those of unknown class are left out.
-    """
-    rows = [_result(scores, scores.stream, False) for scores in streams]
-    return rows + [_result(scores, name, True) for name, scores in fused.items()]
-
-
-def summary_text(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> str:
-    """Give the table of results as plain text, columns aligned, ends of lines trimmed."""
-    results = results_table(streams, fused)
-    rows = [_header(results), *(_cells(result, results) for result in results)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if number == 0 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def write_report(
@@ -145,16 +106,20 @@ def write_report(
     InvalidArgument
         If there are no scores at all.
     """
-    everything = {scores.stream: scores for scores in streams} | dict(fused)
-    if not everything:
+    named = [(scores.stream, scores) for scores in streams]
+    named += [(f"fused: {name}", scores) for name, scores in fused.items()]
+    if not named:
         raise InvalidArgument("no scores of a stream or a fusion; a report needs one at least")
     sections = [
         ("Results", _results_html(results_table(streams, fused))),
         ("Folds", _folds_html(folds or ())),
         ("Numbers", _pairs_html({name: f"{value:.4g}" for name, value in (factors or {}).items()})),
-        ("Frames and their flow", "".join(map(_sample_html, samples))),
-        ("Learning curves", "".join(history_html(name, log) for name, log in history.items())),
-        ("Confusion", "".join(_confusion_html(name, s) for name, s in everything.items())),
+        ("Frames and their flow", _box("samples", map(_sample_html, samples))),
+        ("Learning curves", "".join(_history_html(name, log) for name, log in history.items())),
+        (
+            "Confusion",
+            _box("confusions", (_confusion_html(name, scores) for name, scores in named)),
+        ),
         ("Worst mistakes", _mistakes_html(streams, fused)),
         ("Protocol", _pairs_html(dict(_flatten(protocol)))),
         ("Versions", _pairs_html(versions)),
@@ -185,51 +150,9 @@ def _write_aside(target: Path, text: str) -> Path:
     return target
 
 
-def _result(scores: Scores, name: str, fused: bool) -> Result:
-    known_N = scores.labels_N >= 0
-    videos = int(np.count_nonzero(known_N))
-    if not videos:
-        return Result(
-            name=name, fused=fused, top_1=None, top_5=None, mean_class=None, low=None, high=None,
-            videos=0,
-        )  # fmt: skip
-    probabilities_NK, labels_N = scores.probabilities_NK[known_N], scores.labels_N[known_N]
-    top_1 = top_k_accuracy(probabilities_NK, labels_N)
-    low, high = accuracy_interval(top_1, videos)
-    return Result(
-        name=name,
-        fused=fused,
-        top_1=top_1,
-        top_5=top_k_accuracy(probabilities_NK, labels_N, 5) if len(scores.classes) > 5 else None,
-        mean_class=mean_class_accuracy(probabilities_NK, labels_N),
-        low=low,
-        high=high,
-        videos=videos,
-    )
-
-
-def _header(results: Sequence[Result]) -> list[str]:
-    top_5 = ["top-5 %"] if any(result.top_5 is not None for result in results) else []
-    return ["scores", "top-1 %", *top_5, "mean class %", "95 % interval", "videos"]
-
-
-def _cells(result: Result, results: Sequence[Result]) -> list[str]:
-    has_top_5 = any(other.top_5 is not None for other in results)
-    interval = "–"
-    if result.low is not None and result.high is not None:
-        interval = f"{100 * result.low:.1f}–{100 * result.high:.1f}"
-    return [
-        f"fused: {result.name}" if result.fused else result.name,
-        _percent(result.top_1),
-        *([_percent(result.top_5)] if has_top_5 else []),
-        _percent(result.mean_class),
-        interval,
-        str(result.videos),
-    ]
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
+def _box(kind: str, parts: Iterable[str]) -> str:
+    content = "".join(parts)
+    return f'<div class="{kind}">{content}</div>' if content else ""
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
@@ -248,23 +171,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = 
 
 
 def _results_html(results: Sequence[Result]) -> str:
-    rows = [[*map(escape, _cells(r, results)), _interval_svg(r)] for r in results]
-    return _table([*_header(results), "0 to 100 %"], rows) + (
+    rows = [[*map(escape, row_cells(row, results)), interval_svg(row)] for row in results]
+    return _table([*header_cells(results), "0 to 100 %"], rows) + (
         '<p class="small">Every number counts videos: clips and crops are averaged before. The '
         "interval (Wilson) says how far another draw of test videos could move top-1, and "
         "nothing of other seeds or training sets.</p>"
-    )
-
-
-def _interval_svg(result: Result) -> str:
-    if result.top_1 is None or result.low is None or result.high is None:
-        return "–"
-    low, middle, high = (4 + 152 * share for share in (result.low, result.top_1, result.high))
-    return (
-        '<svg class="interval" width="160" height="14" role="img" aria-label="interval">'
-        '<path class="axis" d="M4 7H156M4 4V10M156 4V10"/>'
-        f'<path class="bar" d="M{low:.1f} 7H{high:.1f}"/>'
-        f'<circle class="dot" cx="{middle:.1f}" cy="7" r="3.5"/></svg>'
     )
 
 
@@ -329,45 +240,34 @@ def _png(rgb_HWC: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
+def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
+    """One panel per kind of number that the records of training hold."""
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for position, record in enumerate(records, start=1):
+        epoch = float(record.get("epoch", position))
+        for key, value in record.items():
+            kind = next((name for word, name in CURVES.items() if word in key), None)
+            # A record without a test has None there; a diverged loss (NaN) leaves a gap.
+            if kind is not None and isinstance(value, int | float):
+                panels.setdefault(kind, {}).setdefault(key, []).append((epoch, float(value)))
+    drawings = "".join(
+        f"<div><h4>{kind}</h4>{curves_svg(panels[kind], logarithmic=kind == 'learning rate')}</div>"
+        for kind in dict.fromkeys(CURVES.values())
+        if kind in panels
+    )
+    return f'<h3>{escape(stream)}</h3><div class="panels">{drawings}</div>' if drawings else ""
+
+
 def _confusion_html(name: str, scores: Scores) -> str:
     known_N = scores.labels_N >= 0
     if not known_N.any():
         return ""
-    num_classes = len(scores.classes)
     counts_KK = confusion_matrix(
-        scores.labels_N[known_N], scores.predictions_N[known_N], num_classes
+        scores.labels_N[known_N], scores.predictions_N[known_N], len(scores.classes)
     )
-    shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
-    numbered = num_classes <= MAX_NUMBERED_CLASSES
-    cell, font = (26, 11) if numbered else (10, 8)
-    labels = [label if len(label) <= 24 else f"{label[:23]}…" for label in scores.classes]
-    margin = 10 + round(0.56 * font * max(map(len, labels)))
-    parts = []
-    for row, label in enumerate(labels):
-        middle = (row + 0.5) * cell
-        text = escape(label)
-        parts.append(f'<text x="-5" y="{middle:.1f}" class="row">{text}</text>')
-        parts.append(f'<text transform="translate({middle:.1f} -5) rotate(-90)">{text}</text>')
-    for row, column in np.argwhere(counts_KK):
-        count, share = counts_KK[row, column], shares_KK[row, column]
-        tip = f"{scores.classes[row]} taken for {scores.classes[column]}: {count}"
-        kind = "right" if row == column else "wrong"
-        parts.append(
-            f'<rect class="{kind}" x="{column * cell}" y="{row * cell}" width="{cell - 1}" '
-            f'height="{cell - 1}" fill-opacity="{0.15 + 0.85 * share:.2f}">'
-            f"<title>{escape(tip)}</title></rect>"
-        )
-        if numbered:
-            x, y = (column + 0.5) * cell - 0.5, (row + 0.5) * cell
-            strong = " on" if share > 0.5 else ""
-            parts.append(f'<text class="count{strong}" x="{x:.1f}" y="{y:.1f}">{count}</text>')
-    side = cell * num_classes
-    parts.append(f'<rect class="frame" x="-0.5" y="-0.5" width="{side}" height="{side}"/>')
     return (
         f'<figure class="confusion"><figcaption>{escape(name)}</figcaption><div class="scroll">'
-        f'<svg width="{margin + side + 2}" height="{margin + side + 2}" font-size="{font}" '
-        f'role="img" aria-label="confusion matrix"><g transform="translate({margin} {margin})">'
-        f"{''.join(parts)}</g></svg></div></figure>"
+        f"{confusion_svg(counts_KK, scores.classes)}</div></figure>"
     )
 
 
