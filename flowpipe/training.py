@@ -115,10 +115,10 @@ def train_stream(
         "mixed_precision": mixed_precision,
     }
     check_settings(settings, workers)
-    twice = sorted(settings.keys() & (fingerprint or {}).keys())
-    if twice:
-        raise InvalidArgument(f"fingerprint names {', '.join(twice)} are taken; rename them")
-    settings |= fingerprint or {}
+    own = fingerprint or {}
+    if taken := ", ".join(sorted(settings.keys() & own.keys())):
+        raise InvalidArgument(f"fingerprint names {taken} are taken; rename them")
+    settings |= own
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     target = torch.device(choose_device(device))
@@ -175,13 +175,7 @@ def train_stream(
 
 
 def check_settings(settings: Mapping[str, Any], workers: int) -> None:
-    """Refuse settings of `train_stream` outside their rules, under the names they have there.
-
-    Raises
-    ------
-    InvalidArgument
-        Naming the value, its rule and a usual choice.
-    """
+    """Refuse settings of `train_stream` outside their rules, with InvalidArgument."""
 
     def is_count(v: object) -> bool:
         return isinstance(v, int) and not isinstance(v, bool) and v >= 1

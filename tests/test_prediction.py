@@ -162,7 +162,7 @@ def test_network_of_another_number_of_classes_is_refused(outputs):
 def test_answers_that_are_not_finite_are_refused():
     model = network()
     nn.init.constant_(model[5].bias, float("nan"))
-    with pytest.raises(InvalidArgument, match='of video "one.avi" and 3 others are not finite'):
+    with pytest.raises(InvalidArgument, match=r'of video "one\.avi" and 3 others are not finite'):
         predict(model)
 
 
@@ -173,7 +173,7 @@ def test_arguments_outside_their_rules():
         predict(workers=-1)
     with pytest.raises(InvalidArgument, match="clips 0 must be ≥ 1"):
         predict(clips=0)
-    with pytest.raises(AnnotationError, match='"one.avi" given more than once'):
+    with pytest.raises(AnnotationError, match=r'"one\.avi" given more than once'):
         predict(records=[*RECORDS, RECORDS[0]])
     with pytest.raises(AnnotationError, match="no video is given"):
         predict(records=[])
