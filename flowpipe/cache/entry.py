@@ -142,10 +142,13 @@ class FlowFields:
 
         Raises
         ------
+        IndexError
+            If a field is asked for that the entry has not.
         EntryCorrupt
             If stored bytes are not what was written.
         """
-        entry, rows = self._entry, np.fromiter(indices, np.int64)
+        entry = self._entry
+        rows, _ = resolve_index(list(indices), len(self), entry.name)
         dtype = stored_dtype(entry.quantiser)
         out = np.empty((len(rows), 2 * entry.height, entry.width), dtype)
         done: dict[int, int] = {}
@@ -341,4 +344,6 @@ def _small(file: Any, name: str) -> NDArray[Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
     return value.item() if isinstance(value, np.generic) else value

@@ -84,7 +84,11 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
     for file in sorted((cache / MANIFEST_FOLDER).glob("*.jsonl")):
         rows.extend(ManifestRow(**record) for record in _records(file, ManifestRow))
     rows.sort(key=lambda row: row.time)
-    standing = {(row.name, row.path, row.recipe): row for row in rows}
+    standing: dict[tuple[str, str, str], ManifestRow] = {}
+    for row in rows:
+        key = row.name, row.path, row.recipe
+        standing.pop(key, None)  # a dict keeps the place of a key's first value
+        standing[key] = row
     return list(standing.values())
 
 

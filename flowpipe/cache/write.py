@@ -1,13 +1,14 @@
 """Write one entry: aside, digested, fsynced, renamed in. A file exists only when it is complete."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import secrets
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from flowpipe.cache import schema
 from flowpipe.cache.codec import ZSTD_LEVEL, encode_field, filters_of
-from flowpipe.errors import CacheError, InvalidArgument
+from flowpipe.errors import CacheError, FlowpipeError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 
 fcntl: Any = None
@@ -27,6 +28,48 @@ with contextlib.suppress(ImportError):  # absent on Windows
 
 GROW_FIELDS = 256
 RGB_SPOOL_BYTES = 32 * 2**20
+# HDF5 keeps more attributes than this in a heap without checksums, on which it can hang when a
+# bit is wrong; in the header of the group they are under its checksum.
+MOST_COMPACT_ATTRIBUTES = 1024
+
+
+class _Aside:
+    """The file being written, for HDF5 to write through.
+
+    On a full disk HDF5 says no more than that a write failed, and may crash when it then closes:
+    the first error is kept in `failure`, and after `abandon` writes are thrown away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("xb+")
+        self.failure: OSError | None = None
+        self._abandoned = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes if self._abandoned else self._noted(self.file.write, data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return 0 if self._abandoned else self._noted(self.file.seek, offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        return 0 if self._abandoned else self._noted(self.file.truncate, size)
+
+    def flush(self) -> None:
+        if not self._abandoned:
+            self._noted(self.file.flush)
+
+    def abandon(self) -> None:
+        self._abandoned = True
+
+    def _noted(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
 
 
 class EntryWriter:
@@ -46,6 +89,11 @@ class EntryWriter:
         JPEG quality 1–100; 0 keeps no RGB.
     level : int
         Of zstd.
+
+    Raises
+    ------
+    CacheError
+        Also from its methods, if the file cannot be written.
     """
 
     def __init__(
@@ -69,29 +117,52 @@ class EntryWriter:
         self._rgb_offsets = [0]
         self._clipped = self._zero = 0
         self._magnitude = 0.0
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Same folder, so that the rename stays inside one file system.
         self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._file = self._aside.open("xb+")
-        _lock(self._file.fileno())
-        # Through a Python file a full disk is an OSError; inside HDF5 it ends in a segfault.
-        self._hdf = h5py.File(self._file, "w", libver=("v110", "v110"))
-        self._flow = self._create_flow()
+        self._file: _Aside | None = None
+        self._hdf: Any = None
         self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed in __exit__
             max_size=RGB_SPOOL_BYTES, dir=str(path.parent)
         )
+        try:
+            with self._writing():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = _Aside(self._aside)
+                _lock(self._file.fileno())
+                self._hdf = _create_hdf(self._file)
+                self._flow = self._create_flow()
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "EntryWriter":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._rgb.close()
+        if self._file is None:
+            return
         try:
+            self._file.abandon()
             if self._hdf:
                 self._hdf.close()
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
+                self._file.close()
             self._aside.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the file system said into a CacheError, also where HDF5 hid it."""
+        try:
+            yield
+        except FlowpipeError:
+            raise
+        except (OSError, RuntimeError) as error:
+            cause = (self._file and self._file.failure) or error
+            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "; make room, then give the same command again" if full else ""
+            raise CacheError(f"{self._path} cannot be written: {cause}{way_out}") from cause
 
     @property
     def num_flows(self) -> int:
@@ -112,8 +183,10 @@ class EntryWriter:
         )
         index = len(self._crcs)
         if index == self._flow.shape[0]:
-            self._flow.resize(index + GROW_FIELDS, axis=0)
-        self._flow.id.write_direct_chunk((index, 0, 0), chunk, filter_mask=mask)
+            with self._writing():
+                self._flow.resize(index + GROW_FIELDS, axis=0)
+        with self._writing():
+            self._flow.id.write_direct_chunk((index, 0, 0), chunk, filter_mask=mask)
         self._crcs.append(zlib.crc32(chunk))
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
@@ -124,7 +197,8 @@ class EntryWriter:
         if not done:
             raise CacheError(f"{self._path}: a frame of {rgb_HWC.shape} could not become a JPEG")
         text = jpeg.tobytes()
-        self._rgb.write(text)
+        with self._writing():
+            self._rgb.write(text)
         self._rgb_crcs.append(zlib.crc32(text))
         self._rgb_offsets.append(self._rgb_offsets[-1] + len(text))
 
@@ -149,10 +223,17 @@ class EntryWriter:
                 f"{num_flows} fields and {len(self._rgb_crcs)} RGB frames do not go with "
                 f"{len(pts_s)} times; N frames have N − 1 fields"
             )
+        with self._writing():
+            return self._complete(np.ascontiguousarray(pts_s, np.float64), attributes)
+
+    def _complete(
+        self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        num_flows = self.num_flows
         self._flow.resize(num_flows, axis=0)
         small: dict[str, NDArray[Any]] = {
             "flow_crc32": np.array(self._crcs, np.uint32),
-            "pts_s": np.ascontiguousarray(pts_s, np.float64),
+            "pts_s": pts_s,
         }
         if self._rgb_quality:
             small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
@@ -166,9 +247,10 @@ class EntryWriter:
             raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
         written["content_sha256"] = content_sha256(written, small)
         for name in schema.ATTRIBUTES:
-            self._hdf.attrs[name] = written[name]
+            value = written[name]
+            self._hdf.attrs[name] = _fixed_text(value) if isinstance(value, str) else value
         self._hdf.close()
-        self._append_trailer()
+        self._append_trailer(self._file)
         self._aside.replace(self._path)
         fsync_folder(self._path.parent)
         return written
@@ -216,15 +298,34 @@ class EntryWriter:
             "mean_magnitude_px": self._magnitude / max(1, num_flows),
         }
 
-    def _append_trailer(self) -> None:
+    def _append_trailer(self, file: Any) -> None:
         """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
-        self._file.flush()
-        self._file.seek(0)
-        digest = hashlib.file_digest(self._file, "sha256").digest()
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(schema.TRAILER_MAGIC + digest)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        file.flush()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0, os.SEEK_END)
+        file.write(schema.TRAILER_MAGIC + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _create_hdf(file: _Aside) -> Any:
+    """Give an empty HDF5 file (h5py.File) written through a Python file.
+
+    So a full disk is an OSError; written by HDF5 itself it ends in a segfault.
+    """
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, file)
+    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_attr_phase_change(MOST_COMPACT_ATTRIBUTES, 0)
+    return h5py.File(h5py.h5f.create(b"entry", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
+
+
+def _fixed_text(text: str) -> NDArray[Any]:
+    """Give a text as HDF5's fixed-length UTF-8: its variable-length form lies in a heap."""
+    data = text.encode("utf-8", "surrogateescape")
+    return np.array(data, h5py.string_dtype("utf-8", max(1, len(data))))
 
 
 def check_codec(quantiser: Quantiser, codec: str) -> None:
