@@ -69,7 +69,7 @@ def write_videos(
     clips
         Number of videos, spread evenly over the nine classes; 3 of 11 are for testing.
     seed
-        The same seed gives the same videos.
+        The same seed gives the same pictures and annotations.
     on_progress
         Called with (videos done, videos in all) after each.
 

@@ -7,13 +7,15 @@ tsn         flow_x_00001.jpg, flow_y_00001.jpg, img_00001.jpg          1        
 denseflow   flow_x_00000.jpg, flow_y_00000.jpg, img_00000.jpg          0           round
 flo         flow_00000.flo (Middlebury)                                0           none
 npy         flow.npy (F×H×W×2 float32), pts_s.npy (N float64)          0           none
-color-png   flow_scale-3px_00000.png: frame, and flow as colour        0           none
+color-png   flow_scale-3px_00000.png: frame, flow, caption             0           none
 color-mp4   flow_scale-3px.mp4: the same as video                      0           none
 ==========  =========================================================  ==========  ==========
 
 Frame i and flow i have the same number: flow i goes from frame i to frame i + 1. denseflow keeps
 all N frames, TSN as many frames as flows, since its lists have one count for both. Beside them
-stands flowpipe-export.json, which says how to read them.
+stands flowpipe-export.json, which says how to read them. The colour forms are for people: each
+frame beside its flow in Middlebury's colours, on one scale for the whole video, above a caption
+with the time, the scale and the legend.
 """
 
 import json
@@ -36,7 +38,7 @@ from flowpipe import __version__
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, FlowError, InvalidArgument
-from flowpipe.flow.color import flow_to_color
+from flowpipe.flow.color import color_key, flow_to_color
 from flowpipe.flow.files import write_flo
 from flowpipe.flow.quantise import to_8bit
 from flowpipe.video import VIDEO_EXTENSIONS
@@ -52,6 +54,7 @@ SCALE_PERCENT = 99
 # Magnitudes are counted in 1/64 px up to this; a scale is a whole number of px anyway.
 COUNTED_PER_PX, COUNTED_LARGEST_PX = 64, 4096
 VIDEO_TICKS_PER_S = 90_000
+CAPTION_PX, CAPTION_MARGIN_PX, LETTER_SCALE = 28, 4, 0.4
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def export(
         raise InvalidArgument(f"quality {quality} must be 1 to 100; 95 is the usual choice")
     to_8bit(0.0, bound_px, FAMILY)  # checks the bound, also where there is no flow to be coded
     folder = Path(out) / folder_of(entry.name)
-    _check_target(folder, overwrite)
+    check_target(folder, overwrite)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         aside.mkdir(parents=True)
@@ -145,7 +148,8 @@ def folder_of(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.suffix.lower() in VIDEO_EXTENSIONS:
         path = path.with_suffix("")
-    outside = path.is_absolute() or Path(name).is_absolute() or ".." in path.parts
+    # A Windows path too, where this runs on Windows: drives, backslashes.
+    outside = any(p.anchor or ".." in p.parts for p in (path, Path(name)))
     if outside or not path.name or "\0" in name:
         raise InvalidArgument(
             f'name "{name}" must be a path inside the folder of the export; the manifest of this '
@@ -264,7 +268,8 @@ def _write_mp4(entry: Entry, path: Path, scale_px: int) -> None:
             # yuv420p has half the colour resolution, so both sides must be even.
             height, width = rgb_HWC.shape[:2]
             even = np.pad(rgb_HWC, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-            stream.height, stream.width = even.shape[:2]
+            if row == 0:  # later the codec is open, and refuses
+                stream.height, stream.width = even.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
             last = max(last + 1, round(float(times_s[row]) * VIDEO_TICKS_PER_S))
             frame.pts, frame.time_base = last, Fraction(1, VIDEO_TICKS_PER_S)
@@ -272,12 +277,43 @@ def _write_mp4(entry: Entry, path: Path, scale_px: int) -> None:
         container.mux(stream.encode(None))
 
 
-def _pictures(entry: Entry, scale_px: float) -> Iterator[NDArray[np.uint8]]:
-    """Give H×2W×3 for each flow: its frame, and its colours; H×W×3 without RGB."""
+def _pictures(entry: Entry, scale_px: int) -> Iterator[NDArray[np.uint8]]:
+    """Give (H + 28)×2W×3 for each flow: its frame, its colours, a caption; W wide without RGB."""
     for start, uv_THWC in _blocks(entry):
         for row, uv_HWC in enumerate(uv_THWC, start):
-            color = flow_to_color(uv_HWC, scale_px)
-            yield np.concatenate([entry.rgb[row], color], axis=1) if entry.has_rgb else color
+            picture = flow_to_color(uv_HWC, scale_px)
+            if entry.has_rgb:
+                picture = np.concatenate([entry.rgb[row], picture], axis=1)
+            caption = _caption(entry, row, scale_px, picture.shape[1])
+            yield np.concatenate([picture, caption], axis=0)
+
+
+def _caption(entry: Entry, row: int, scale_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Give 28×W×3: as much of name, time and scale as there is room for, and the legend."""
+    strip: NDArray[np.uint8] = np.full((CAPTION_PX, width_px, 3), 255, np.uint8)
+    key = color_key(CAPTION_PX - CAPTION_MARGIN_PX)
+    left = width_px - key.shape[1] - CAPTION_MARGIN_PX // 2
+    if left < 0:
+        return strip
+    strip[CAPTION_MARGIN_PX // 2 :, left:][: key.shape[0], : key.shape[1]] = key
+    when = f"{entry.pts_s[row]:.2f} s"
+    stem = PurePosixPath(entry.name).stem
+    texts = [
+        f"{stem}   flow {row}   {when}   full colour: {scale_px} px per frame",
+        f"flow {row}   {when}   full colour: {scale_px} px per frame",
+        f"{when}   full colour: {scale_px} px",
+        f"{when}  {scale_px} px",
+        f"{scale_px} px",
+    ]
+    for text in texts:
+        (length, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, LETTER_SCALE, 1)
+        if text.isascii() and length + 2 * CAPTION_MARGIN_PX <= left:  # OpenCV's letters
+            place = CAPTION_MARGIN_PX, (CAPTION_PX + height) // 2
+            black = (0, 0, 0)
+            font = cv2.FONT_HERSHEY_SIMPLEX
+            cv2.putText(strip, text, place, font, LETTER_SCALE, black, 1, cv2.LINE_AA)
+            break
+    return strip
 
 
 def _blocks(entry: Entry) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -316,12 +352,18 @@ def _record(entry: Entry, format: Format) -> dict[str, Any]:
     }
 
 
-def _check_target(folder: Path, overwrite: bool) -> None:
+def check_target(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that is there, unless it is an earlier export that may be replaced.
+
+    Raises
+    ------
+    InvalidArgument
+    """
     if not folder.exists():
         return
     if not overwrite:
         raise InvalidArgument(
-            f"{folder} is there already; overwrite replaces it, or choose another"
+            f"{folder} is there already; overwrite (--overwrite) replaces it, or choose another"
         )
     # Whoever mistypes `out` must not lose a folder that no export has made.
     inside = list(folder.iterdir()) if folder.is_dir() else []

@@ -25,8 +25,8 @@ OVER_RANGE = 0.75
 def color_wheel() -> NDArray[np.uint8]:
     """Give the 55 colours of the wheel, 55×3 RGB, from red over yellow, green, cyan, blue.
 
-    Motion to the left (u < 0) is at the wheel's start, motion to the right in its middle; the
-    order continues clockwise on the screen. The array is read-only.
+    Motion to the right (u > 0) is at the wheel's start, motion to the left in its middle; the
+    order goes clockwise on the screen: right, down, left, up. The array is read-only.
     """
     corners = np.array(
         [(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255)]
@@ -77,8 +77,8 @@ def flow_to_color(uv_HWC: ArrayLike, max_px: float) -> NDArray[np.uint8]:
     u, v = np.moveaxis(np.where(known[..., None], uv, 0.0) / max_px, -1, 0)
 
     wheel = color_wheel() / 255.0
-    # Adding 0 turns −0.0 into 0.0, whose angle is another.
-    turn = (np.arctan2(-v + 0.0, -u + 0.0) / np.pi + 1) / 2 * (len(wheel) - 1)
+    # Adding 0 turns −0.0 into 0.0: motion straight to the right is at the wheel's start, not end.
+    turn = (np.arctan2(-(v + 0.0), -u) / np.pi + 1) / 2 * (len(wheel) - 1)
     before = turn.astype(np.intp)
     share = (turn - before)[..., None]
     hue = (1 - share) * wheel[before] + share * wheel[(before + 1) % len(wheel)]
@@ -86,3 +86,17 @@ def flow_to_color(uv_HWC: ArrayLike, max_px: float) -> NDArray[np.uint8]:
     color = np.where(radius <= 1, 1 - radius * (1 - hue), hue * OVER_RANGE)
     rgb: NDArray[np.uint8] = (255 * color * known[..., None]).astype(np.uint8)
     return rgb
+
+
+def color_key(diameter_px: int) -> NDArray[np.uint8]:
+    """Give the legend: a disc whose colour at each place is that of motion from its centre there.
+
+    Returns
+    -------
+    array of D×D×3 uint8
+        RGB, white outside the disc.
+    """
+    places = (np.arange(diameter_px) + 0.5) / diameter_px * 2 - 1
+    uv_HWC = np.stack(np.meshgrid(places, places), axis=-1)
+    outside = np.hypot(uv_HWC[..., 0], uv_HWC[..., 1]) > 1
+    return flow_to_color(np.where(outside[..., None], 0.0, uv_HWC), 1.0)
