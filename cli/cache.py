@@ -1,12 +1,13 @@
 """`flowpipe cache`: ls, info, verify, export."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import byte_size, print_json, print_table, progress_line, say
+from .output import byte_size, counted, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.cache import Cache, Entry
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
 # A literal copy of flowpipe.cache.export.FORMATS, whose import costs --help half a second.
 FORMATS = ("tsn", "denseflow", "flo", "npy", "color-mp4", "color-png")
 SHORT_ID = 8
+# Likewise flowpipe.extraction's DEFAULT_RGB_QUALITY and flowpipe.cache.manifest's FAILURES_FILE.
+RGB_QUALITY = 95
+FAILURES_FILE = "failures.jsonl"
+# What people look for first; the rest follows as the file has it.
+FIRST = ("name", "label", "file", "bytes", "num_frames", "num_flows", "height", "width", "rgb")
 
 cache_argument = click.argument("path", metavar="CACHE", type=click.Path(path_type=Path))
 json_option = click.option(
@@ -40,6 +46,7 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     can be read, 1 some cannot.
     """
     from flowpipe.cache import open_cache
+    from flowpipe.cache.manifest import read_failures
 
     opened = open_cache(path, recipe=recipe)
     with progress_line("ls") as update:
@@ -57,13 +64,26 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"cache": str(path), "videos": records, "recipes": recipes})
     else:
+        header = ("name", "label", "recipe", "frames", "H×W", "size")
         rows = [_row(record) for record in records]
-        print_table("", ("name", "label", "frames", "H×W", "recipe", "size"), rows)
+        print_table("", header, rows, text_columns=3)
         told = [(r["id"], r["describe"], str(r["videos"])) for r in recipes]
-        print_table("", ("recipe", "values", "videos"), told)
+        print_table("", ("recipe", "values", "videos"), told, text_columns=2)
+    for record in records:
+        if record.get("partial"):
+            say(f"note: {record['name']}: {record['partial']}")
     broken = [record for record in records if record["problem"]]
     for record in broken:
         say(f"{record['name']}: {record['problem']}")
+    here = {(record["name"], record["recipe"]) for record in records}
+    failures = [
+        row
+        for row in read_failures(path)
+        if opened.recipe in (None, row.recipe) and (row.name, row.recipe) not in here
+    ]
+    if failures:
+        told_failures = counted(len(failures), "video has", "videos have")
+        say(f"{told_failures} no flow; {path / FAILURES_FILE} says why")
     click.get_current_context().exit(1 if broken else 0)
 
 
@@ -79,18 +99,27 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
     """
     from flowpipe.cache import open_cache
 
-    entry = open_cache(path, recipe=recipe)[name]
-    record = _full_record(entry)
+    opened = open_cache(path, recipe=recipe)
+    entry = opened[name]
+    row = [
+        row
+        for row in opened.rows()
+        if (row.name, row.recipe) == (entry.name, entry.recipe.id) and row.digest == entry.path.stem
+    ][-1]
+    record = _full_record(entry) | {"reproduce": _command(entry, row.path)}
     if as_json:
         print_json(record)
         return
-    for title, table in (
-        (f"{entry.name}: {entry.recipe.describe()}", record["entry"]),
-        (f"recipe {entry.recipe.id}", record["recipe"]),
-        ("source", record["source"]),
-        ("software", record["software"]),
-    ):
-        print_table(title, ("", "value"), [(key, _shown(table[key])) for key in table])
+    click.echo(f"{entry.name}: {entry.recipe.describe()}")
+    _print_section("entry", record["entry"])
+    _print_section("source", {"path": row.path, **record["source"]})
+    _print_section(f"recipe {entry.recipe.id}", record["recipe"])
+    _print_section("software", record["software"])
+    click.echo("\nto compute it again")
+    click.echo(f"  {record['reproduce']}")
+    if entry.recipe.rgb and entry.recipe.rgb_quality != RGB_QUALITY:
+        quality = entry.recipe.rgb_quality
+        say(f"note: rgb_quality={quality} is an argument of flowpipe.extract, in Python only")
 
 
 @cache.command()
@@ -101,8 +130,11 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
     """Check that every entry is what was written.
 
     Exit status: 0 all are well, 1 something is wrong: each problem is listed with its way out.
+    Files that are no part of the cache, or that a killed process left, are listed too; they do
+    no harm.
     """
     from flowpipe.cache import entry_path, open_cache
+    from flowpipe.cache.verify import left_over
     from flowpipe.cache.verify import verify as findings_of
 
     opened = open_cache(path)
@@ -112,23 +144,33 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
     with progress_line("verify") as update:
         for finding in findings_of(path, deep=deep):
             checked.add(finding.path)
-            update(min(1.0, len(checked) / max(1, len(wanted))), f"{len(checked)} entries")
+            told = counted(len(checked), "entry", "entries")
+            update(min(1.0, len(checked) / max(1, len(wanted))), told)
             if finding.problem:
                 problems.append(_problem(finding.path, wanted, finding.problem))
     for missing in sorted(set(wanted) - checked):
         told = f"{missing} is gone; extract the video again"
         problems.append(_problem(missing, wanted, told))
+    others = left_over(path)
+    unnamed = len(checked - set(wanted))
     if as_json:
-        print_json({"cache": str(path), "deep": deep, "checked": len(checked), "wrong": problems})
+        record = {"cache": str(path), "deep": deep, "checked": len(checked), "wrong": problems}
+        print_json(record | {"left_over": [str(finding.path) for finding in others]})
     else:
         for problem in problems:
             click.echo(f"{problem['name'] or 'no name'}: {problem['problem']}")
         how = "every byte" if deep else "headers; --deep reads every byte"
-        say(f"{len(checked)} entries checked ({how}), {len(problems)} wrong")
+        for finding in others:
+            say(f"note: {finding.problem}")
+        if unnamed:
+            told = counted(unnamed, "entry has", "entries have")
+            say(f"note: {told} no name; the next extract of the video gives it one")
+        told = counted(len(checked), "entry", "entries")
+        say(f"{told} checked ({how}), {len(problems)} wrong")
     if problems:
         say(
-            "An entry that is wrong: delete its file, then give the extract command again; what "
-            "is well is kept."
+            "For an entry that is wrong: delete its file, then give the extract command again; "
+            "what is well is kept."
         )
     click.get_current_context().exit(1 if problems else 0)
 
@@ -136,7 +178,7 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
 @cache.command()
 @cache_argument
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--format", "form", required=True, type=click.Choice(FORMATS), help="See below.")
+@click.option("--format", "form", required=True, type=click.Choice(FORMATS), help="See above.")
 @click.option(
     "--out",
     required=True,
@@ -185,8 +227,8 @@ def export(
     says how to read it.
     """
     from flowpipe.cache import open_cache
+    from flowpipe.cache.export import check_target, folder_of
     from flowpipe.cache.export import export as run
-    from flowpipe.cache.export import folder_of
     from flowpipe.errors import InvalidArgument
 
     opened = open_cache(path, recipe=recipe)
@@ -199,6 +241,8 @@ def export(
                 f'"{other}" and "{name}" would both become {out / folder_of(name)}; export them '
                 "one by one into different folders"
             )
+    for folder in folders:  # before the first is written
+        check_target(out / folder, options["overwrite"])
     records = []
     with progress_line("export") as update:
         for position, name in enumerate(folders.values()):
@@ -212,9 +256,10 @@ def export(
         return
     for record in records:
         click.echo(record["folder"])
-    families = {record["rounding_family"] for record in records} - {None}
-    told = f', rounding family "{", ".join(families)}", ±{options["bound_px"]:g} px'
-    say(f"{len(records)} videos as {form} in {out}{told if families else ', not rounded'}")
+    told = ""
+    if form in ("tsn", "denseflow") and records:
+        told = f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
+    say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{told}")
 
 
 def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
@@ -255,10 +300,10 @@ def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
 def _row(record: dict[str, Any]) -> tuple[str, ...]:
     identity = record["recipe"][:SHORT_ID]
     if record["problem"]:
-        return record["name"], record["label"] or "–", "damaged", "–", identity, "–"
+        return record["name"], record["label"] or "–", identity, "damaged", "–", "–"
     size = f"{record['height']}×{record['width']}"
     told = byte_size(record["bytes"])
-    return record["name"], record["label"] or "–", str(record["frames"]), size, identity, told
+    return record["name"], record["label"] or "–", identity, str(record["frames"]), size, told
 
 
 def _full_record(entry: "Entry") -> dict[str, Any]:
@@ -276,7 +321,38 @@ def _full_record(entry: "Entry") -> dict[str, Any]:
         "first_pts_s": float(entry.pts_s[0]),
         "last_pts_s": float(entry.pts_s[-1]),
     }
-    return {"entry": {**own, **attributes}, **nested}
+    table = {**own, **attributes}
+    ordered = {key: table[key] for key in (*FIRST, *(key for key in table if key not in FIRST))}
+    return {"entry": ordered, **nested}
+
+
+def _print_section(title: str, table: dict[str, Any]) -> None:
+    width = max(map(len, table), default=0)
+    click.echo(f"\n{title}")
+    for key, value in table.items():
+        click.echo(f"  {key:{width}}  {_shown(value)}")
+
+
+def _command(entry: "Entry", source: str) -> str:
+    """Give the command that computes an entry anew, into a cache of its own."""
+    recipe = entry.recipe
+    words = ["flowpipe", "extract", source, "--out", "again.cache", "--flow", recipe.flow]
+    for key, value in recipe.flow_parameters.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        words += ["--flow-arg", f"{key}={text}"]
+    if recipe.short_side is not None:
+        words += ["--short-side", str(recipe.short_side)]
+    if recipe.size is not None:
+        words += ["--size", f"{recipe.size[0]}x{recipe.size[1]}"]
+    if recipe.fps is not None:
+        words += ["--fps", repr(recipe.fps)]
+    words += ["--rgb" if recipe.rgb else "--no-rgb", "--storage", recipe.storage]
+    words += ["--codec", str(entry.attributes["codec"])]
+    if recipe.bound_px is not None:
+        words += ["--bound", repr(recipe.bound_px)]
+    if recipe.tolerance_px:
+        words += ["--tolerance", repr(recipe.tolerance_px)]
+    return shlex.join(words)
 
 
 def _opened(text: Any) -> dict[str, Any]:

@@ -9,7 +9,14 @@ from typing import Any
 import click
 
 from flowpipe import __version__
-from flowpipe.errors import ConfigError, FlowpipeError, InvalidArgument, UnknownName
+from flowpipe.errors import (
+    CacheNotFound,
+    ConfigError,
+    EntryNotFound,
+    FlowpipeError,
+    InvalidArgument,
+    UnknownName,
+)
 
 # Command → (module of this package, one line). Listing the commands imports none of them.
 COMMANDS = {
@@ -24,6 +31,7 @@ COMMANDS = {
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+MISUSES = (InvalidArgument, UnknownName, ConfigError, CacheNotFound, EntryNotFound)
 
 
 class LateGroup(click.Group):
@@ -86,8 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(
                 f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.", err=True
             )
-        misused = isinstance(error, InvalidArgument | UnknownName | ConfigError)
-        status = MISUSED if misused else FAILED
+        status = MISUSED if isinstance(error, MISUSES) else FAILED
     sys.exit(status if isinstance(status, int) else 0)
 
 

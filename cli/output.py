@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -19,15 +19,18 @@ def print_json(record: Any) -> None:
     click.echo(json.dumps(record, ensure_ascii=False, default=str))
 
 
-def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout; numbers (all but the first column) to the right."""
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+) -> None:
+    """Print a table on stdout; numbers (all but the first `text_columns`) to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for position, name in enumerate(header):
-        table.add_column(name, justify="left" if position == 0 else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if position < text_columns else "right"
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     width = None if sys.stdout.isatty() else 120
@@ -81,6 +84,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def counted(count: int, singular: str, plural: str) -> str:
+    """Give "1 entry", "2 entries"."""
+    return f"{count} {singular if count == 1 else plural}"
 
 
 def byte_size(count: float) -> str:

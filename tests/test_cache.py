@@ -87,6 +87,7 @@ def test_statistics_are_those_of_the_flow(tmp_path, form, write_entry):
     uv = np.zeros((2, 4, 5, 2), np.float32)
     uv[0, 0, 0] = 30, 0
     uv[1, 1] = 3, 4
+    uv[1, 2] = 1e-9, -1e-9  # zero when stored
     told = Entry(write_entry(tmp_path, uv, *form)).attributes
     beyond = np.count_nonzero(np.abs(uv) > quantiser.largest_px)
     assert told["clipped_share"] == pytest.approx(beyond / uv.size)

@@ -1,11 +1,16 @@
 """`verify`, and what reading says of files that are damaged, missing or of another kind."""
 
+import subprocess
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 
-from flowpipe.cache import Entry, schema
-from flowpipe.cache.verify import verify, verify_entry
-from flowpipe.errors import EntryCorrupt, EntryNotFound
+from flowpipe.cache import Entry, open_cache, schema
+from flowpipe.cache.verify import WAY_OUT, left_over, verify, verify_entry
+from flowpipe.cache.write import EntryWriter
+from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 from flowpipe.flow.quantise import Quantiser
 
 FORMS = [
@@ -71,28 +76,6 @@ def test_cut_file_is_noticed(tmp_path, kept, write_entry, smooth_flow):
     assert str(path) in finding.problem
 
 
-def test_verify_finds_the_one(tmp_path, write_entry, smooth_flow):
-    paths = [
-        write_entry(tmp_path, smooth_flow(3, 8, 8, seed), digest=f"{seed:064x}", name=f"{seed}.avi")
-        for seed in range(4)
-    ]
-    assert [finding.problem for finding in verify(tmp_path, deep=True)] == [""] * 4
-    offset = int(Entry(paths[2]).flow._chunks[1, 0])
-    data = bytearray(paths[2].read_bytes())
-    data[offset + 9] ^= 64
-    paths[2].write_bytes(data)
-    assert [bool(f.problem) for f in verify(tmp_path)] == [False] * 4  # headers are well
-    deep = {finding.path: finding.problem for finding in verify(tmp_path, deep=True)}
-    assert [bool(deep[path]) for path in paths] == [False, False, True, False]
-    assert "bytes of flow 1 are not what was written; delete the file" in deep[paths[2]]
-
-
-def test_entry_in_the_wrong_place_is_noticed(tmp_path, write_entry, smooth_flow):
-    path = write_entry(tmp_path, smooth_flow(3, 8, 8))
-    moved = path.replace(path.with_name("cd" * 32 + ".h5"))
-    assert "not the digest of its video" in verify_entry(moved).problem
-
-
 @pytest.mark.parametrize("content", [b"", b"no HDF5", b"\x89HDF\r\n\x1a\n" + bytes(500)])
 def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "x.h5"
@@ -120,3 +103,120 @@ def test_later_format_is_refused(tmp_path, write_entry, smooth_flow):
         file.attrs["format_version"] = 99
     with pytest.raises(EntryCorrupt, match="has format 99; this flowpipe reads 1"):
         Entry(path)
+
+
+@pytest.fixture
+def four(tmp_path, write_entry, smooth_flow):
+    """A cache of four videos, 0.avi to 3.avi, and their entry files."""
+    return [
+        write_entry(tmp_path, smooth_flow(3, 8, 8, seed), digest=f"{seed:064x}", name=f"{seed}.avi")
+        for seed in range(4)
+    ]
+
+
+def test_fast_and_deep_see_each_kind_of_damage(tmp_path, four):
+    cut, broken_chunk, foreign, well = four
+    cut.write_bytes(cut.read_bytes()[:-2000])
+    offset = int(Entry(broken_chunk).flow._chunks[1, 0])
+    broken_chunk.write_bytes(flipped(broken_chunk.read_bytes(), offset + 9, 6))
+    foreign.write_text("a list of things to do", encoding="utf-8")
+    fast = {finding.path: finding.problem for finding in verify(tmp_path)}
+    deep = {finding.path: finding.problem for finding in verify(tmp_path, deep=True)}
+    assert list(fast) == list(deep) == sorted(four)
+    assert fast[well] == deep[well] == fast[broken_chunk] == ""
+    for problems in (fast, deep):
+        for path in (cut, foreign):
+            assert problems[path].startswith(f"{path} is not an entry of a flowpipe cache")
+            assert problems[path].endswith("delete it and extract the video again")
+    assert f"{broken_chunk} (1.avi): the bytes of flow 1 are not what" in deep[broken_chunk]
+
+
+def test_entry_of_another_name_or_recipe(tmp_path, four):
+    renamed = four[0].replace(four[0].with_name("notes.h5"))
+    other = tmp_path / ("0" * 16) / "00"
+    other.mkdir(parents=True)
+    moved = four[1].replace(other / four[1].name)
+    problems = {finding.path: finding.problem for finding in verify(tmp_path)}
+    assert "its name is not the digest of its video; delete it" in problems[renamed]
+    assert "stands in the folder of another recipe; delete it" in problems[moved]
+    assert sorted(problems) == sorted([renamed, moved, *four[2:]])
+
+
+def test_missing_folder_and_empty_one(tmp_path):
+    with pytest.raises(CacheNotFound, match=r"no cache at .*none; flowpipe extract makes one"):
+        verify(tmp_path / "none")
+    assert list(verify(tmp_path, deep=True)) == []
+    assert left_over(tmp_path) == []
+
+
+def test_left_over_files_are_told_and_those_in_work_are_not(tmp_path, four):
+    assert left_over(tmp_path) == []
+    stray = four[0].with_name(f".{'ef' * 32}.123-00112233.part")
+    stray.write_bytes(b"\x89HDF")
+    notes = four[0].parent.parent / "notes.txt"
+    notes.write_text("mine", encoding="utf-8")
+    sizes = {"height": 8, "width": 8}
+    with EntryWriter(four[0].with_name("x.h5"), quantiser=FORMS[0][0], codec="zstd", **sizes):
+        found = {finding.path: finding.problem for finding in left_over(tmp_path)}
+    assert sorted(found) == sorted([stray, notes])
+    assert "left by a process that was killed; the next extract removes it" in found[stray]
+    assert "no part of a cache; move it elsewhere" in found[notes]
+    assert [finding.problem for finding in verify(tmp_path)] == [""] * 4
+    assert stray.exists()
+
+
+FAILING = """
+import json, os, signal, sys, time
+import flowpipe.cache.verify as module
+
+def open_badly(path):
+    if path.stem.endswith("1"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if path.stem.endswith("2"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+        time.sleep(60)
+    return entry(path)
+
+entry, module.Entry, module.HEADER_LIMIT_S = module.Entry, open_badly, 1
+module._answer(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGALRM")
+def test_crash_and_hang_cost_one_file_each(tmp_path, four, monkeypatch):
+    popen = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        assert command[1:3] == ["-m", "flowpipe.cache.verify"]
+        return popen([command[0], "-c", FAILING, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    problems = [finding.problem for finding in verify(tmp_path)]
+    assert [finding.path for finding in verify(tmp_path)] == four
+    assert problems[0] == problems[3] == ""
+    assert problems[1] == f"{four[1]}: HDF5 crashes (signal 11) on it; " + WAY_OUT
+    assert problems[2] == f"{four[2]}: HDF5 hangs on it; {WAY_OUT}"
+
+
+def test_checking_that_fails_blames_no_file(tmp_path, four, monkeypatch):
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda c, **o: popen([c[0], "-c", "raise SystemExit(3)"], **o)
+    )
+    with pytest.raises(CacheError, match="the process that verifies ended with status 3"):
+        list(verify(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda text: text.replace('"dis"', '"dos"'), "its id is not the name of its folder"),
+        (lambda text: text[:-20], "not a recipe that this flowpipe reads"),
+    ],
+    ids=["other", "cut"],
+)
+def test_damaged_recipe_file(tmp_path, four, change, match):
+    file = four[0].parent.parent / "recipe.json"
+    file.write_text(change(file.read_text("utf-8")), encoding="utf-8")
+    with pytest.raises(EntryCorrupt, match=f"{match}.*; delete it, and the next extract by this"):
+        open_cache(tmp_path)

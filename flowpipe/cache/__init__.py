@@ -4,6 +4,7 @@
 `manifest/*.jsonl`, `failures.jsonl`. See FORMAT.md.
 """
 
+import difflib
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,14 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.key import Recipe
+from flowpipe.cache.key import Recipe, recipe_id
 from flowpipe.cache.manifest import ManifestRow, read_manifest
 from flowpipe.cache.write import fsync_folder
-from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound, nearest_name
+from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 
 RECIPE_FILE = "recipe.json"
 OPEN_ENTRIES = 256
 SHOWN_CANDIDATES = 8
+SHOWN_NEAREST = 3
 
 
 def entry_path(cache: Path, recipe_id: str, digest: str) -> Path:
@@ -154,9 +156,21 @@ class Cache:
                 "of these"
             )
         raise EntryNotFound(
-            f'no video "{name}" in {self.path}{nearest_name(name, [*self._rows, *self._stems])}; '
-            "flowpipe cache ls lists the names"
+            f'no video "{name}" in {self.path}{self._nearest(name)}; flowpipe cache ls lists the '
+            "names"
         )
+
+    def _nearest(self, name: str) -> str:
+        """Give ' (did you mean "x" or "y"?)' for names that hold the text or resemble it."""
+        inside = [full for full in self.names() if name and name.lower() in full.lower()]
+        short = {short: names[0] for short, names in self._stems.items() if len(names) == 1}
+        known = [*self._rows, *short]
+        alike = difflib.get_close_matches(name, known, n=2 * SHOWN_NEAREST, cutoff=0.6)
+        found = [*inside, *(short.get(match, match) for match in alike)]
+        shown = [f'"{full}"' for full in dict.fromkeys(found)][:SHOWN_NEAREST]
+        if not shown:
+            return ""
+        return f" (did you mean {' or '.join(filter(None, [', '.join(shown[:-1]), shown[-1]]))}?)"
 
     def _find_recipe(self, start: str) -> str:
         found = [identity for identity in self.recipes if identity.startswith(start)]
@@ -188,10 +202,15 @@ def open_cache(path: str | os.PathLike[str], *, recipe: str | None = None) -> Ca
 
 
 def _read_recipe(file: Path) -> Recipe:
+    way_out = "delete it, and the next extract by this recipe writes it again"
     try:
-        return Recipe.from_json(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        recipe = Recipe.from_json(text)
     except (EntryCorrupt, UnicodeDecodeError) as error:
-        raise EntryCorrupt(f"{file}: {error}") from error
+        raise EntryCorrupt(f"{file}: {error}; {way_out}") from error
+    if recipe_id(text.removesuffix("\n")) != file.parent.name:
+        raise EntryCorrupt(f"{file}: its id is not the name of its folder; {way_out}")
+    return recipe
 
 
 def _some(items: list[str]) -> str:

@@ -16,6 +16,11 @@ from flowpipe.errors import EntryCorrupt
 RECIPE_VERSION = 1
 
 
+def recipe_id(text: str) -> str:
+    """Give the id of a recipe's canonical JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How the values of an entry come from the bytes of its video.
@@ -62,7 +67,7 @@ class Recipe:
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of `to_json()`."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+        return recipe_id(self.to_json())
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":

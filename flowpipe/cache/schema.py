@@ -46,7 +46,7 @@ ATTRIBUTES = {
     "bound_px": ("float", "displacements beyond ±bound were clipped; 0 for none"),
     "rounding": ("text", "rule from displacement to code"),
     "clipped_share": ("float", "share of components that were clipped"),
-    "zero_share": ("float", "share of vectors that are exactly zero as stored"),
+    "zero_share": ("float", "share of vectors whose codes are zero, before NEAR"),
     "mean_magnitude_px": ("float", "mean length of the vectors before they were coded"),
     "problem": ("text", "what was wrong with the video; empty for nothing"),
     "software": ("text", "JSON: versions of flowpipe and of the libraries that took part"),

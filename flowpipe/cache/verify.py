@@ -1,29 +1,73 @@
-"""Is every entry what was written? Header always; every chunk, and the whole file, with `deep`."""
+"""Is every entry what was written? Header always; every chunk, and the whole file, with `deep`.
+
+HDF5 may crash or hang on a malformed file, so entries are opened in processes of their own: that
+then costs the answer for one file only.
+"""
 
 import hashlib
+import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from flowpipe.cache import schema
+from flowpipe.cache import RECIPE_FILE, schema
 from flowpipe.cache.entry import Entry
-from flowpipe.errors import EntryCorrupt, FlowpipeError
+from flowpipe.cache.write import is_abandoned
+from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
 
 BATCH = 64
+HEADER_LIMIT_S = 60
+WAY_OUT = "delete it and extract the video again"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What verification says of one entry file: `problem` is empty where all is well."""
+    """What verification says of one file: `problem` is empty where all is well."""
 
     path: Path
     problem: str
 
 
-def verify_entry(path: Path, *, deep: bool = False) -> Finding:
-    """Check one entry file.
+def verify(cache: Path, *, deep: bool = False) -> Iterator[Finding]:
+    """Check all entry files of a cache, in the order of their paths.
+
+    Raises
+    ------
+    CacheNotFound
+        If there is no directory at `cache`.
+    CacheError
+        If the checking itself fails, which says nothing of the files.
+    """
+    if not cache.is_dir():
+        raise CacheNotFound(f"no cache at {cache}; flowpipe extract makes one")
+    paths = sorted(path for path in cache.glob("*/*/*.h5") if not path.name.startswith("."))
+    return _verify(paths, deep)
+
+
+def left_over(cache: Path) -> list[Finding]:
+    """Give the files in the recipes' folders that are neither entries nor being written.
+
+    They do no harm: nothing reads them.
+    """
+    found = []
+    for file in sorted(cache.glob(f"*/{RECIPE_FILE}")):
+        for path in sorted(path for path in file.parent.rglob("*") if path.is_file()):
+            if path.name.startswith(".") and path.suffix == ".part":
+                if is_abandoned(path):
+                    told = "left by a process that was killed; the next extract removes it"
+                    found.append(Finding(path, f"{path}: {told}"))
+            elif path != file and (path.suffix != ".h5" or path.parent.parent != file.parent):
+                found.append(Finding(path, f"{path}: no part of a cache; move it elsewhere"))
+    return found
+
+
+def verify_entry(
+    path: Path, *, deep: bool = False, open_entry: Callable[[Path], Entry] = Entry
+) -> Finding:
+    """Check one entry file, in this process.
 
     Parameters
     ----------
@@ -32,11 +76,11 @@ def verify_entry(path: Path, *, deep: bool = False) -> Finding:
         Also decode every field and frame and compare the digest of the whole file.
     """
     try:
-        entry = Entry(path)
+        entry = open_entry(path)
         if entry.path.stem != entry.attributes["source_sha256"]:
-            raise EntryCorrupt(f"{path}: its name is not the digest of its video")
+            raise EntryCorrupt(f"{path}: its name is not the digest of its video; {WAY_OUT}")
         if entry.path.parent.parent.name != entry.recipe.id:
-            raise EntryCorrupt(f"{path}: it stands in the folder of another recipe")
+            raise EntryCorrupt(f"{path}: it stands in the folder of another recipe; {WAY_OUT}")
         if deep:
             for row in range(entry.num_flows):
                 entry.flow.codes([row])
@@ -48,32 +92,57 @@ def verify_entry(path: Path, *, deep: bool = False) -> Finding:
     return Finding(path, "")
 
 
-def verify(cache: Path, *, deep: bool = False) -> Iterator[Finding]:
-    """Check all entry files of a cache, in processes of their own.
-
-    HDF5 may crash on a malformed file; that then costs the answer for this file only.
-    """
-    paths = sorted(path for path in cache.glob("*/*/*.h5") if not path.name.startswith("."))
+def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
     for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        told = _in_process(batch, deep)
-        for path in batch[len(told) :] if len(told) < len(batch) else ():
-            # The process died somewhere in this batch: ask again, one by one.
-            alone = _in_process([path], deep)
-            told += alone or [Finding(path, f"{path}: HDF5 crashed on it; delete it")]
-        yield from told
+        rest = paths[start : start + BATCH]
+        while rest:
+            done = 0
+            status = 0
+            for answer in _answers(rest, deep):
+                if isinstance(answer, int):
+                    status = answer
+                else:
+                    yield Finding(rest[done], answer)
+                    done += 1
+            if done < len(rest):  # the process died on this one
+                how = "hangs" if status == -_alarm() else f"crashes (signal {-status})"
+                yield Finding(rest[done], f"{rest[done]}: HDF5 {how} on it; {WAY_OUT}")
+                done += 1
+            rest = rest[done:]
 
 
-def _in_process(paths: list[Path], deep: bool) -> list[Finding]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flowpipe.cache.verify", *(["--deep"] if deep else []), "--"]
-        + [str(path) for path in paths],
+def _answers(paths: list[Path], deep: bool) -> Iterator[str | int]:
+    """Give each file's problem as it is found, then the status of the process."""
+    options = ["--deep"] if deep else []
+    with subprocess.Popen(
+        [sys.executable, "-m", "flowpipe.cache.verify", *options, "--", *map(str, paths)],
         stdout=subprocess.PIPE,
-        check=False,
         text=True,
-    )
-    answers = [line for line in done.stdout.split("\x1e") if line.endswith("\x1f")]
-    return [Finding(path, text[:-1]) for path, text in zip(paths, answers, strict=False)]
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.endswith("\n"):
+                yield str(json.loads(line))
+        status = process.wait()
+    if status > 0:
+        raise CacheError(f"the process that verifies ended with status {status}; see above")
+    yield status
+
+
+def _open_in_time(path: Path) -> Entry:
+    """Open an entry, or end this process: HDF5 gives Python no chance to interrupt it."""
+    if not _alarm():
+        return Entry(path)
+    signal.signal(_alarm(), signal.SIG_DFL)
+    signal.alarm(HEADER_LIMIT_S)
+    try:
+        return Entry(path)
+    finally:
+        signal.alarm(0)
+
+
+def _alarm() -> int:
+    return int(getattr(signal, "SIGALRM", 0))  # Windows has none
 
 
 def _check_trailer(path: Path) -> None:
@@ -87,9 +156,13 @@ def _check_trailer(path: Path) -> None:
             raise EntryCorrupt(f"{path}: the file is not what was written; extract it again")
 
 
-if __name__ == "__main__":
-    wanted = sys.argv[sys.argv.index("--") + 1 :]
-    for name in wanted:
-        finding = verify_entry(Path(name), deep="--deep" in sys.argv[: sys.argv.index("--")])
-        sys.stdout.write(finding.problem + "\x1f\x1e")
+def _answer(arguments: list[str]) -> None:
+    options, names = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
+    for name in names:
+        finding = verify_entry(Path(name), deep="--deep" in options, open_entry=_open_in_time)
+        sys.stdout.write(json.dumps(finding.problem) + "\n")
         sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _answer(sys.argv[1:])

@@ -112,6 +112,7 @@ class EntryWriter:
         self._height, self._width = height, width
         self._rgb_quality, self._level = rgb_quality, level
         self._dtype = stored_dtype(quantiser)
+        self._code_of_zero = quantiser.encode(0.0)
         self._crcs: list[int] = []
         self._rgb_crcs: list[int] = []
         self._rgb_offsets = [0]
@@ -173,7 +174,7 @@ class EntryWriter:
         components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
         codes = self._quantiser.encode(components)
         self._clipped += self._quantiser.clipped(components)
-        self._zero += int(np.count_nonzero((components == 0).all(axis=0)))
+        self._zero += int(np.count_nonzero((codes == self._code_of_zero).all(axis=0)))
         self._magnitude += float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64))
         chunk, mask = encode_field(
             to_stored(codes).reshape(2 * self._height, self._width),
@@ -387,12 +388,18 @@ def content_sha256(attributes: Mapping[str, Any], small: Mapping[str, NDArray[An
 def remove_abandoned(folder: Path) -> None:
     """Remove unfinished files whose writer is gone: it held a lock on each, which died with it."""
     for path in folder.glob("*/.*.part"):
-        try:
-            with path.open("rb+") as file:
-                if _lock(file.fileno()):
-                    path.unlink(missing_ok=True)
-        except OSError:
-            continue  # taken away, or not ours to touch
+        if is_abandoned(path):
+            with contextlib.suppress(OSError):  # not ours to touch
+                path.unlink(missing_ok=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether no process is writing this unfinished file; False where that cannot be known."""
+    try:
+        with path.open("rb+") as file:
+            return _lock(file.fileno())
+    except OSError:
+        return False
 
 
 def _lock(descriptor: int) -> bool:
