@@ -185,7 +185,7 @@ class Cache:
         told = [f"{row.recipe} ({self.recipes[row.recipe].describe()}) {row.path}" for row in rows]
         return (
             f'"{name}" stands for {len(rows)} entries of {self.path}: {_some(told)}; '
-            "open the cache with recipe=..., or give each source a cache of its own"
+            "open the cache with recipe=... (--recipe), or give each source a cache of its own"
         )
 
 
