@@ -9,6 +9,7 @@ import secrets
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,10 +28,67 @@ with contextlib.suppress(ImportError):  # absent on Windows
     import fcntl
 
 GROW_FIELDS = 256
+JPEG_LARGEST_SIDE = 65_500  # OpenCV's libjpeg
 RGB_SPOOL_BYTES = 32 * 2**20
 # HDF5 keeps more attributes than this in a heap without checksums, on which it can hang when a
 # bit is wrong; in the header of the group they are under its checksum.
 MOST_COMPACT_ATTRIBUTES = 1024
+
+
+@dataclass(frozen=True)
+class StoredField:
+    """A flow field as it stands in the file, and what is counted of it before it is coded."""
+
+    chunk: bytes
+    filter_mask: int
+    clipped: int
+    zero: int
+    magnitude_px: float
+
+
+class FieldCoder:
+    """Displacements → `StoredField`, in one form and codec."""
+
+    def __init__(self, quantiser: Quantiser, codec: str, level: int = ZSTD_LEVEL) -> None:
+        check_codec(quantiser, codec)
+        self._quantiser, self._codec, self._level = quantiser, codec, level
+        self._code_of_zero = quantiser.encode(0.0)
+
+    def __call__(self, uv_HWC: NDArray[np.float32]) -> StoredField:
+        components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
+        _, height, width = components.shape
+        codes = self._quantiser.encode(components)
+        chunk, mask = encode_field(
+            to_stored(codes).reshape(2 * height, width),
+            self._codec,
+            near=self._quantiser.near if self._codec == "jpegls" else 0,
+            level=self._level,
+        )
+        return StoredField(
+            chunk,
+            mask,
+            clipped=self._quantiser.clipped(components),
+            zero=int(np.count_nonzero((codes == self._code_of_zero).all(axis=0))),
+            magnitude_px=float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64)),
+        )
+
+
+def encode_jpeg(rgb_HWC: NDArray[np.uint8], quality: int) -> bytes:
+    """Give a frame as JPEG.
+
+    Raises
+    ------
+    InvalidArgument
+        If a side is longer than JPEG can hold.
+    """
+    height, width = rgb_HWC.shape[:2]
+    if max(height, width) > JPEG_LARGEST_SIDE:
+        raise InvalidArgument(
+            f"a frame of {height}×{width} px is too large for a JPEG, which ends at "
+            f"{JPEG_LARGEST_SIDE} px; give a smaller size or leave RGB out"
+        )
+    _, jpeg = cv2.imencode(".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return jpeg.tobytes()
 
 
 class _Aside:
@@ -41,7 +99,7 @@ class _Aside:
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("xb+")
+        self.file = create_locked(path)
         self.failure: OSError | None = None
         self._abandoned = False
 
@@ -107,12 +165,11 @@ class EntryWriter:
         rgb_quality: int = 0,
         level: int = ZSTD_LEVEL,
     ) -> None:
-        check_codec(quantiser, codec)
+        self._coder = FieldCoder(quantiser, codec, level)
         self._path, self._quantiser, self._codec = path, quantiser, codec
         self._height, self._width = height, width
         self._rgb_quality, self._level = rgb_quality, level
         self._dtype = stored_dtype(quantiser)
-        self._code_of_zero = quantiser.encode(0.0)
         self._crcs: list[int] = []
         self._rgb_crcs: list[int] = []
         self._rgb_offsets = [0]
@@ -129,7 +186,6 @@ class EntryWriter:
             with self._writing():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = _Aside(self._aside)
-                _lock(self._file.fileno())
                 self._hdf = _create_hdf(self._file)
                 self._flow = self._create_flow()
         except BaseException:
@@ -171,37 +227,33 @@ class EntryWriter:
 
     def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
         """Append one field in px."""
-        components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
-        codes = self._quantiser.encode(components)
-        self._clipped += self._quantiser.clipped(components)
-        self._zero += int(np.count_nonzero((codes == self._code_of_zero).all(axis=0)))
-        self._magnitude += float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64))
-        chunk, mask = encode_field(
-            to_stored(codes).reshape(2 * self._height, self._width),
-            self._codec,
-            near=self._quantiser.near if self._codec == "jpegls" else 0,
-            level=self._level,
-        )
+        self.add_stored(self._coder(uv_HWC))
+
+    def add_stored(self, field: StoredField) -> None:
+        """Append one field that is coded already, in this writer's form."""
         index = len(self._crcs)
         if index == self._flow.shape[0]:
             with self._writing():
                 self._flow.resize(index + GROW_FIELDS, axis=0)
         with self._writing():
-            self._flow.id.write_direct_chunk((index, 0, 0), chunk, filter_mask=mask)
-        self._crcs.append(zlib.crc32(chunk))
+            self._flow.id.write_direct_chunk(
+                (index, 0, 0), field.chunk, filter_mask=field.filter_mask
+            )
+        self._crcs.append(zlib.crc32(field.chunk))
+        self._clipped += field.clipped
+        self._zero += field.zero
+        self._magnitude += field.magnitude_px
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
         """Append one frame as JPEG."""
-        done, jpeg = cv2.imencode(
-            ".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._rgb_quality]
-        )
-        if not done:
-            raise CacheError(f"{self._path}: a frame of {rgb_HWC.shape} could not become a JPEG")
-        text = jpeg.tobytes()
+        self.add_jpeg(encode_jpeg(rgb_HWC, self._rgb_quality))
+
+    def add_jpeg(self, jpeg: bytes) -> None:
+        """Append one frame that is a JPEG already."""
         with self._writing():
-            self._rgb.write(text)
-        self._rgb_crcs.append(zlib.crc32(text))
-        self._rgb_offsets.append(self._rgb_offsets[-1] + len(text))
+            self._rgb.write(jpeg)
+        self._rgb_crcs.append(zlib.crc32(jpeg))
+        self._rgb_offsets.append(self._rgb_offsets[-1] + len(jpeg))
 
     def finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the file and rename it in.
@@ -260,6 +312,7 @@ class EntryWriter:
         shape = (1, 2 * self._height, self._width)
         plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         plist.set_chunk(shape)
+        plist.set_obj_track_times(False)
         for number in filters_of(self._codec, self._dtype.itemsize):
             if number == schema.FILTER_SHUFFLE:
                 plist.set_shuffle()
@@ -319,6 +372,7 @@ def _create_hdf(file: _Aside) -> Any:
     access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, file)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    creation.set_obj_track_times(False)  # so that the same entry has the same bytes
     creation.set_attr_phase_change(MOST_COMPACT_ATTRIBUTES, 0)
     return h5py.File(h5py.h5f.create(b"entry", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
 
@@ -391,6 +445,13 @@ def remove_abandoned(folder: Path) -> None:
         if is_abandoned(path):
             with contextlib.suppress(OSError):  # not ours to touch
                 path.unlink(missing_ok=True)
+
+
+def create_locked(path: Path) -> IO[bytes]:
+    """Create an unfinished file, which is not abandoned for as long as it stays open."""
+    file = path.open("xb+")
+    _lock(file.fileno())
+    return file
 
 
 def is_abandoned(path: Path) -> bool:
