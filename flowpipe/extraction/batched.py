@@ -26,8 +26,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.errors import DeviceError, FlowError
-from flowpipe.flow.method import BatchFlowMethod
+from flowpipe.cache import Recipe
+from flowpipe.errors import DeviceError, FlowError, InvalidArgument
+from flowpipe.flow import BATCHED, BatchFlowMethod, create_batched
 from flowpipe.video import Frame
 
 SLOTS = 2
@@ -43,6 +44,76 @@ SHARED_MEMORY = Path("/dev/shm")
 
 Address: TypeAlias = tuple[str, bytes, tuple[str, ...]]
 """Where a server listens, its key, and the folders for slots, the better first."""
+
+
+DEVICES = ("cpu", "cuda", "auto")
+
+TORCH_DEVICE = "cuda"
+"""On which the batched methods run; tests have it on the CPU."""
+
+
+def choose_device(flow: str, wanted: str) -> tuple[str, str]:
+    """Decide who computes a method.
+
+    Parameters
+    ----------
+    flow : str
+        Name of the method.
+    wanted : "cpu", "cuda" or "auto"
+
+    Returns
+    -------
+    device : "cpu" or "cuda"
+    reason : str
+        For a person who wanted "auto".
+
+    Raises
+    ------
+    InvalidArgument
+        For another word, and where "cuda" cannot be: no GPU, or the method has no form for it.
+    """
+    if wanted not in DEVICES:
+        raise InvalidArgument(f'device "{wanted}" must be one of {", ".join(DEVICES)}')
+    if wanted == "cpu":
+        return "cpu", "device cpu, as asked for"
+    hindrance = None
+    if flow not in BATCHED:
+        hindrance = f'flow "{flow}" has no form for a GPU, as {", ".join(BATCHED)} have'
+    elif (name := gpu_name()) is None:
+        hindrance = "PyTorch finds no CUDA GPU"
+    if hindrance is None:
+        return "cuda", f"device cuda: {name}"
+    if wanted == "cuda":
+        raise InvalidArgument(
+            f"device cuda: {hindrance}; give --device cpu, or auto to take a GPU where it can be"
+        )
+    return "cpu", f"device cpu: {hindrance}"
+
+
+def gpu_name() -> str | None:
+    """Give the name of the first CUDA GPU that PyTorch can use."""
+    import torch  # takes seconds: only who asks for a GPU shall pay
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def batched_method(flow: str, device: str, **parameters: Any) -> BatchFlowMethod:
+    """Make the batched form of a method for a recipe's device."""
+    if device != "cuda":
+        raise InvalidArgument(f'device "{device}" computes no batches; it must be cuda')
+    return create_batched(flow, TORCH_DEVICE, **parameters)
+
+
+@contextlib.contextmanager
+def serving(recipe: Recipe) -> "Iterator[FlowServer | None]":
+    """Run a server for a recipe of a GPU; none for one of the CPU."""
+    if recipe.device == "cpu":
+        yield None
+        return
+    parameters = dict(recipe.flow_parameters)
+    methods = [batched_method(recipe.flow, recipe.device, **parameters) for _ in range(2)]
+    with FlowServer(methods) as server:
+        yield server
 
 
 @dataclass
@@ -88,6 +159,8 @@ def flows_from_server(
     address: Address, frames: Iterator[Frame], seconds: dict[str, float]
 ) -> Iterator[tuple[Frame, NDArray[np.float32] | None]]:
     """Give each frame of a video with the field that leads to it (None for the first).
+
+    A field is good until the next is asked for.
 
     Parameters
     ----------
@@ -220,7 +293,7 @@ class _Customer:
 class _Request:
     """One filled slot of a worker."""
 
-    connection: Connection[Any, Any]
+    connection: "Connection[Any, Any]"
     lock: threading.Lock
     number: int
     frames_NHW: NDArray[np.uint8]
@@ -247,12 +320,14 @@ class FlowServer:
     failure : BaseException or None
         What ended the server: everything it is asked afterwards is refused.
     busy_s : float
-        Time spent in the methods.
+        Time in which at least one batch was in work.
     """
 
     methods: Sequence[BatchFlowMethod]
     failure: BaseException | None = None
     busy_s: float = 0.0
+    _in_work: int = 0
+    _since: float = 0.0
     _waiting: deque[_Request] = field(default_factory=deque)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _closing: bool = False
@@ -314,7 +389,7 @@ class FlowServer:
                 connection = self._listener.accept()
                 self._start(self._listen, connection)
 
-    def _listen(self, connection: Connection[Any, Any]) -> None:
+    def _listen(self, connection: "Connection[Any, Any]") -> None:
         lock = threading.Lock()
         slots: dict[int, Slot] = {}
         with contextlib.suppress(EOFError, OSError), connection:
@@ -364,12 +439,11 @@ class FlowServer:
             return taken
 
     def _compute(self, method: BatchFlowMethod, requests: list[_Request]) -> None:
-        started = time.perf_counter()
+        prev_BHW = np.concatenate([request.frames_NHW[:-1] for request in requests])
+        next_BHW = np.concatenate([request.frames_NHW[1:] for request in requests])
         try:
-            uv_BHWC = method.batch(
-                np.concatenate([request.frames_NHW[:-1] for request in requests]),
-                np.concatenate([request.frames_NHW[1:] for request in requests]),
-            )
+            with self._counting():
+                uv_BHWC = method.batch(prev_BHW, next_BHW)
         except FlowError as error:
             if len(requests) == 1:
                 requests[0].answer(str(error))
@@ -383,15 +457,27 @@ class FlowServer:
             for request in requests:
                 request.answer("the GPU failed")
             return
-        finally:
-            with self._changed:
-                self.busy_s += time.perf_counter() - started
         first = 0
         for request in requests:
             last = first + len(request.flow_NHWC)
             request.flow_NHWC[:] = uv_BHWC[first:last]
             first = last
             request.answer()
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Count the time as busy, once for batches that are in work together."""
+        with self._changed:
+            if self._in_work == 0:
+                self._since = time.perf_counter()
+            self._in_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_work -= 1
+                if self._in_work == 0:
+                    self.busy_s += time.perf_counter() - self._since
 
 
 @contextlib.contextmanager

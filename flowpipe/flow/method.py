@@ -49,6 +49,10 @@ class BatchFlowMethod(FlowMethod, Protocol):
         """Give `uv_BHWC` of B pairs of one size; a pair's field does not hang on the others."""
         ...
 
+    def on(self, device: str) -> "BatchFlowMethod":
+        """Give the same method on a device of PyTorch, such as "cuda"."""
+        ...
+
 
 class OpenCVFlow:
     """Checks and bookkeeping shared by the methods that OpenCV computes."""

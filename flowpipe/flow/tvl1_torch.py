@@ -12,11 +12,11 @@ frames N×H×W and pairs B×2 of indices into them, so that a frame of two pairs
 pyramid made, once.
 """
 
+import functools
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowpipe.errors import FlowError, InvalidArgument
-from flowpipe.flow.method import FlowMethod, checked_batch, checked_whole
+from flowpipe.errors import FlowError
+from flowpipe.flow import opencv_tvl1
+from flowpipe.flow.method import checked_batch, checked_whole
 
 LEAST_SIDE_PX = 16
 """Where the pyramid stops."""
@@ -69,26 +70,25 @@ class BatchTVL1:
     Parameters
     ----------
     name : str
-        Of the method whose parameters these are.
     parameters : dict
         Of the CPU solver, and `fixed_iterations`.
     device : str
         Of PyTorch.
     kernels : "auto", "torch" or "triton"
-        Who solves a level; by default Triton on a CUDA device that has it.
+        Who solves a level; by default Triton on a CUDA device, where it is installed.
     """
 
     version = 1
 
     def __init__(
-        self, name: str, parameters: Mapping[str, Any], device: str, *, kernels: str = "auto"
+        self, name: str, parameters: dict[str, Any], device: str = "cpu", kernels: str = "auto"
     ) -> None:
         self.name = name
-        self.parameters = dict(parameters)
-        # Its own code computes; versions of PyTorch and Triton are recorded beside the values.
+        self.parameters = parameters
+        # Nobody else's code computes here; caches outlive updates of PyTorch and Triton.
         self.libraries: dict[str, str] = {}
         self.device = torch.device(device)
-        p = self.parameters
+        p = parameters
         self.settings = Settings(
             most_update=p["attachment"] * p["tightness"],
             tightness=p["tightness"],
@@ -100,13 +100,17 @@ class BatchTVL1:
             stopping_threshold=p["stopping_threshold"],
             fixed_iterations=p["fixed_iterations"],
         )
+        on_gpu = self.device.type == "cuda"
         if kernels == "auto":
             has_triton = importlib.util.find_spec("triton") is not None
-            kernels = "triton" if self.device.type == "cuda" and has_triton else "torch"
+            kernels = "triton" if on_gpu and has_triton else "torch"
         self.kernels = kernels
-        on_gpu = self.device.type == "cuda"
         # Of its own, so that one batch is copied while another is computed.
         self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+
+    def on(self, device: str) -> "BatchTVL1":
+        """Give the same method on another device of PyTorch."""
+        return BatchTVL1(self.name, self.parameters, device)
 
     def __repr__(self) -> str:
         told = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
@@ -185,31 +189,68 @@ class BatchTVL1:
         return u.movedim(1, -1).contiguous()
 
 
-def build(method: FlowMethod, device: str, *, fixed_iterations: int = 0) -> BatchTVL1:
-    """Make the batched form of a TV-L1 method of the CPU.
+def build(
+    *,
+    time_step: float = 0.25,
+    attachment: float = 0.15,
+    tightness: float = 0.3,
+    scales: int = 5,
+    scale_step: float = 0.8,
+    warps: int = 5,
+    stopping_threshold: float = 0.01,
+    inner_iterations: int = 30,
+    outer_iterations: int = 10,
+    median_size: int = 5,
+    fixed_iterations: int = 0,
+) -> BatchTVL1:
+    """Make the batched form of `tvl1`; `on` gives it on a GPU.
 
     Parameters
     ----------
-    method : FlowMethod
-        `tvl1` or one of its presets; its parameters are taken over.
-    device : str
-        Of PyTorch, such as "cuda".
     fixed_iterations : int
-        0: every pair stops where the CPU solver stops. More: so many iterations after each warp,
-        for every pair, after one median; faster, and no longer quite the CPU's result.
+        0: every pair stops where the CPU solver stops. More: so many iterations after each warp
+        for every pair, after one median; faster, and not quite the CPU's result.
+    others
+        As `flowpipe.flow.opencv_tvl1.build` has them.
 
     Raises
     ------
     InvalidArgument
-        For a negative number, or a method with an illumination term.
+        For a value outside its rule.
     """
-    if method.parameters.get("illumination"):
-        raise InvalidArgument(
-            f"illumination {method.parameters['illumination']:g} has no form for {device}; "
-            "leave it out, or use the CPU"
-        )
-    fixed = checked_whole("fixed_iterations", fixed_iterations, 0, usual=30)
-    return BatchTVL1(method.name, {**method.parameters, "fixed_iterations": fixed}, device)
+    # OpenCV's own solver has the same parameters, under the same rules.
+    checked = opencv_tvl1.build(
+        time_step=time_step,
+        attachment=attachment,
+        tightness=tightness,
+        scales=scales,
+        scale_step=scale_step,
+        warps=warps,
+        stopping_threshold=stopping_threshold,
+        inner_iterations=inner_iterations,
+        outer_iterations=outer_iterations,
+        median_size=median_size,
+    ).parameters
+    parameters = {key: value for key, value in checked.items() if key != "illumination"}
+    fixed = checked_whole("fixed_iterations", fixed_iterations, 0, usual=0)
+    return BatchTVL1("tvl1", {**parameters, "fixed_iterations": fixed})
+
+
+def _preset(name: str, **changed: Any) -> Callable[..., BatchTVL1]:
+    """Give `build` with other defaults, under a name of its own."""
+
+    @functools.wraps(build)
+    def made(**parameters: Any) -> BatchTVL1:
+        method = build(**{**changed, **parameters})
+        method.name = name
+        return method
+
+    return made
+
+
+build_nomedian = _preset("tvl1-nomedian", median_size=1)
+build_fast = _preset("tvl1-fast", scale_step=0.5, scales=32)
+"""The presets of the CPU solver."""
 
 
 def _solver(kernels: str) -> Any:
@@ -263,7 +304,7 @@ def resize(image: Tensor, size: tuple[int, int], scale: float | None = None) -> 
     return across[..., rows, :] * (1 - share) + across[..., rows_after, :] * share
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def _linear_table(
     source: int, target: int, scale: float | None, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,6 @@ So a pair has exactly the iterations the CPU's rule gives it, whatever stands in
 it. Sums are integers of 2⁻²⁴ px², whose addition has no order: the result is the same in each run.
 """
 
-
 import torch
 import triton
 import triton.language as tl
