@@ -29,6 +29,9 @@ DATASETS = {
     "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
 }
 
+SMALL_DATASETS = {"flow_crc32": "<u4", "pts_s": "<f8", "rgb_offsets": "<u8", "rgb_crc32": "<u4"}
+"""Those that are read whole when an entry is opened, and their types."""
+
 ATTRIBUTES = {
     "format": ("text", f'"{FORMAT}"'),
     "format_version": ("integer", f"{FORMAT_VERSION}"),
