@@ -47,6 +47,8 @@ class Entry:
     ----------
     attributes : dict
         Everything that the file says about itself; see cache/FORMAT.md.
+    small : dict of arrays
+        `flow_crc32`, `pts_s`, and with RGB `rgb_offsets` and `rgb_crc32`; see cache/FORMAT.md.
     pts_s : array of N float64
         Times of the frames in seconds.
     flow : FlowFields
@@ -76,14 +78,15 @@ class Entry:
         index = index or _read_index(self.path)
         self.attributes: dict[str, Any] = index["attributes"]
         self.name = name or str(self.attributes["source_name"])
-        self.pts_s: NDArray[np.float64] = index["pts_s"]
+        self.small: dict[str, NDArray[Any]] = index["small"]
+        self.pts_s: NDArray[np.float64] = self.small["pts_s"]
         self.recipe: Recipe = index["recipe"]
         self.quantiser: Quantiser = index["quantiser"]
         self.height = int(self.attributes["height"])
         self.width = int(self.attributes["width"])
         self.num_frames = int(self.attributes["num_frames"])
         self.num_flows = self.num_frames - 1
-        self.flow = FlowFields(self, index["chunks"], index["flow_crc32"])
+        self.flow = FlowFields(self, index["chunks"], self.small["flow_crc32"])
         self._rgb_index = index["rgb"]
         self._descriptor: tuple[int, int] | None = None
 
@@ -196,7 +199,11 @@ class FlowFields:
             done[int(row)] = position
             self._checked(row, chunk)
             codec, mask = str(entry.attributes["codec"]), int(self._chunks[row, 2])
-            out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+            try:
+                out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+            except EntryCorrupt as error:
+                told = f"{entry.path} ({entry.name}): flow {row}: {error}; {entry._way_out}"
+                raise EntryCorrupt(told) from error
         return from_stored(out).reshape(len(rows), 2, entry.height, entry.width)
 
     def _checked(self, row: int, chunk: bytes | memoryview) -> bytes | memoryview:
@@ -352,8 +359,7 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
         "attributes": attributes,
         "recipe": recipe,
         "quantiser": quantiser,
-        "pts_s": small["pts_s"],
-        "flow_crc32": small["flow_crc32"],
+        "small": small,
         "chunks": chunks,
         "rgb": rgb,
     }
@@ -370,7 +376,7 @@ def _attributes(file: Any) -> dict[str, Any]:
             value = np.empty((), attribute.dtype)
             if attribute.shape == ():
                 attribute.read(value)
-                found[name] = value[()].decode("utf-8", "surrogateescape")
+                found[name] = bytes(value[()]).decode("utf-8", "surrogateescape")
                 continue
         found[name] = _plain(file.attrs[name])
     return found

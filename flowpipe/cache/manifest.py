@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,21 +58,25 @@ class ManifestWriter:
         self._path = self._folder / f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
 
     def add(self, row: ManifestRow) -> None:
+        self.add_all([row])
+
+    def add_all(self, rows: Iterable[ManifestRow]) -> None:
+        """Append several rows by one write."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        append_line(self._path, asdict(row))
+        append_lines(self._path, [asdict(row) for row in rows])
 
 
 def add_failure(cache: Path, row: FailureRow) -> None:
     """Append to failures.jsonl; one short append is whole or not there."""
-    append_line(cache / FAILURES_FILE, asdict(row))
+    append_lines(cache / FAILURES_FILE, [asdict(row)])
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line by a single write."""
-    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines by a single write."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, line)
+        os.write(handle, "".join(lines).encode("utf-8", "surrogateescape"))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -99,13 +103,16 @@ def read_failures(cache: Path) -> list[FailureRow]:
 
 
 def _records(file: Path, kind: type[Any]) -> Iterator[dict[str, Any]]:
-    if not file.is_file():
-        return
+    return records_of(file.read_bytes(), kind) if file.is_file() else iter(())
+
+
+def records_of(text: bytes, kind: type[Any]) -> Iterator[dict[str, Any]]:
+    """Give the lines that hold what `kind` needs."""
     known = set(kind.__dataclass_fields__)
-    for line in file.read_bytes().splitlines():
+    for line in text.splitlines():
         try:
             record = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the last line of a process that was killed while writing it
         if isinstance(record, dict) and known <= set(record):
             yield {key: record[key] for key in known}
