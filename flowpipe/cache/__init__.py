@@ -14,7 +14,13 @@ from typing import Any
 
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.key import Recipe, recipe_id
-from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
+from flowpipe.cache.manifest import (
+    FAILURES_FILE,
+    FailureRow,
+    ManifestRow,
+    failures_of,
+    read_manifest,
+)
 from flowpipe.cache.packed import PackedRows, PackFile
 from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
@@ -114,6 +120,10 @@ class Cache:
             return self._pack.text("failures")
         file = self.path / FAILURES_FILE
         return file.read_bytes() if file.is_file() else b""
+
+    def failures(self) -> list[FailureRow]:
+        """Give the videos that gave no entry, and why."""
+        return failures_of(self.failures_text())
 
     def entry_path(self, row: ManifestRow) -> Path:
         """Give the file in which a row's entry stands."""

@@ -62,8 +62,9 @@ class ManifestWriter:
 
     def add_all(self, rows: Iterable[ManifestRow]) -> None:
         """Append several rows by one write."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        append_lines(self._path, [asdict(row) for row in rows])
+        if records := [asdict(row) for row in rows]:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            append_lines(self._path, records)
 
 
 def add_failure(cache: Path, row: FailureRow) -> None:
@@ -86,7 +87,7 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
     """Give the rows that stand, oldest first: the last one for each (name, path, recipe)."""
     rows: list[ManifestRow] = []
     for file in sorted((cache / MANIFEST_FOLDER).glob("*.jsonl")):
-        rows.extend(ManifestRow(**record) for record in _records(file, ManifestRow))
+        rows.extend(ManifestRow(**record) for record in records_of(file.read_bytes(), ManifestRow))
     rows.sort(key=lambda row: row.time)
     standing: dict[tuple[str, str, str], ManifestRow] = {}
     for row in rows:
@@ -98,12 +99,14 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
 
 def read_failures(cache: Path) -> list[FailureRow]:
     """Give the failures, oldest first: the last one for each (path, digest, recipe)."""
-    rows = [FailureRow(**r) for r in _records(cache / FAILURES_FILE, FailureRow)]
+    file = cache / FAILURES_FILE
+    return failures_of(file.read_bytes() if file.is_file() else b"")
+
+
+def failures_of(text: bytes) -> list[FailureRow]:
+    """Give the failures of a text, the last one for each (path, digest, recipe)."""
+    rows = [FailureRow(**record) for record in records_of(text, FailureRow)]
     return list({(row.path, row.digest, row.recipe): row for row in rows}.values())
-
-
-def _records(file: Path, kind: type[Any]) -> Iterator[dict[str, Any]]:
-    return records_of(file.read_bytes(), kind) if file.is_file() else iter(())
 
 
 def records_of(text: bytes, kind: type[Any]) -> Iterator[dict[str, Any]]:
