@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import byte_size, counted, print_json, print_table, progress_line, say
+from .output import byte_size, counted, print_json, print_table, printable, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.cache import Cache, Entry
@@ -111,13 +111,13 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
-    click.echo(f"{entry.name}: {entry.recipe.describe()}")
+    click.echo(printable(f"{entry.name}: {entry.recipe.describe()}"))
     _print_section("entry", record["entry"])
     _print_section("source", {"path": row.path, **record["source"]})
     _print_section(f"recipe {entry.recipe.id}", record["recipe"])
     _print_section("software", record["software"])
     click.echo("\nto compute it again")
-    click.echo(f"  {record['reproduce']}")
+    click.echo(printable(f"  {record['reproduce']}"))
     if entry.recipe.rgb and entry.recipe.rgb_quality != RGB_QUALITY:
         quality = entry.recipe.rgb_quality
         say(f"note: rgb_quality={quality} is an argument of flowpipe.extract, in Python only")
@@ -162,7 +162,7 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
         print_json(record | {"left_over": [str(finding.path) for finding in others]})
     else:
         for problem in problems:
-            click.echo(f"{problem['name'] or 'no name'}: {problem['problem']}")
+            click.echo(printable(f"{problem['name'] or 'no name'}: {problem['problem']}"))
         how = "every byte" if deep else "headers; --deep reads every byte"
         for finding in others:
             say(f"note: {finding.problem}")
@@ -259,7 +259,7 @@ def export(
         print_json({"cache": str(path), "format": form, "exported": records})
         return
     for record in records:
-        click.echo(record["folder"])
+        click.echo(printable(record["folder"]))
     told = ""
     if form in ("tsn", "denseflow") and records:
         told = f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
@@ -377,7 +377,7 @@ def _print_section(title: str, table: dict[str, Any]) -> None:
     width = max(map(len, table), default=0)
     click.echo(f"\n{title}")
     for key, value in table.items():
-        click.echo(f"  {key:{width}}  {_shown(value)}")
+        click.echo(printable(f"  {key:{width}}  {_shown(value)}"))
 
 
 def _command(entry: "Entry", source: str) -> str:

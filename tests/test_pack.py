@@ -1,8 +1,11 @@
 """`pack` and `unpack`: the same values from one file, and back to the same bytes."""
 
+import importlib
+import json
 import pickle
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import h5py
@@ -166,7 +169,7 @@ def test_flipped_bits_of_a_pack_are_never_read_silently(directory, packed, tmp_p
 def test_a_cut_pack_is_refused(packed, tmp_path, share):
     path = tmp_path / "c.h5"
     path.write_bytes(packed.read_bytes()[: int(share * packed.stat().st_size)])
-    with pytest.raises(EntryCorrupt, match=r"c\.h5"):
+    with pytest.raises((EntryCorrupt, CacheNotFound), match=r"c\.h5"):
         open_cache(path)
 
 
@@ -247,3 +250,53 @@ def test_misuse(directory, packed, tmp_path):
 def test_format_tells_the_tables_of_a_pack():
     text = (Path(schema.__file__).with_name("FORMAT.md")).read_text("utf-8")
     assert schema.pack_table() in text
+
+
+def command(*words):
+    """Give (status, stdout, stderr) of `flowpipe cache ...` in this process."""
+    from click.testing import CliRunner
+
+    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
+    group = importlib.import_module(script.module).app
+    done = CliRunner().invoke(group, ["cache", *map(str, words)])
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_commands_take_a_packed_file(directory, packed, tmp_path):
+    out = tmp_path / "x.h5"
+    status, told, _ = command("pack", directory, "--out", out, "--json")
+    assert status == 0
+    assert json.loads(told)["entries"] == 6
+    assert out.read_bytes() == packed.read_bytes()
+    status, told, _ = command("ls", packed, "--json")
+    listed = {record["name"]: record for record in json.loads(told)["videos"]}
+    assert status == 0
+    assert sorted(listed) == open_cache(directory).names()
+    assert (listed["i16.avi"]["frames"], listed["one.avi"]["partial"]) == (5, "one frame")
+    status, told, _ = command("info", packed, "i16.avi", "--json")
+    assert json.loads(told)["entry"]["bytes"] == open_cache(packed)["i16.avi"].num_bytes
+    status, _, told = command("verify", packed, "--deep")
+    assert (status, "6 entries checked (every byte), 0 wrong" in told) == (0, True)
+    status, _, _ = command("export", packed, "i16.avi", "--format", "npy", "--out", tmp_path / "e")
+    assert status == 0
+    uv = np.load(tmp_path / "e" / "i16" / "flow.npy")
+    np.testing.assert_array_equal(uv, open_cache(directory)["i16.avi"].flow[:])
+    status, told, _ = command("unpack", packed, "--out", tmp_path / "again")
+    assert (status, "6 entries, 19 flows" in told) == (0, True)
+
+
+def test_verify_names_what_is_wrong_in_a_pack(packed, tmp_path):
+    path = tmp_path / "c.h5"
+    content = bytearray(packed.read_bytes())
+    content[int(open_cache(packed)["i16.avi"].flow._chunks[2, 0]) + 5] ^= 8
+    path.write_bytes(content)
+    assert command("verify", path)[0] == 0
+    status, told, _ = command("verify", path, "--deep", "--json")
+    assert status == 1
+    wrong = json.loads(told)["wrong"]
+    assert [finding["name"] for finding in wrong] == ["i16.avi", ""]
+    assert "flow 2 are not what was written; pack the cache again" in wrong[0]["problem"]
+    assert "the file is not what was written" in wrong[1]["problem"]
+    path.write_bytes(packed.read_bytes()[:-1])
+    assert command("verify", path, "--deep")[0] == 1

@@ -22,7 +22,9 @@ from flowpipe.cache.entry import PACK_DAMAGED, Entry
 from flowpipe.cache.header import checked_chunks, checked_header, checked_offsets
 from flowpipe.cache.key import Recipe, recipe_id
 from flowpipe.cache.manifest import ManifestRow
-from flowpipe.errors import CacheError, EntryCorrupt
+from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt
+
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 class PackFile:
@@ -40,8 +42,10 @@ class PackFile:
 
     Raises
     ------
+    CacheNotFound
+        If the file is no HDF5.
     CacheError
-        If the file may not be read.
+        If it may not be read.
     EntryCorrupt
         If it is no pack, of another version, or not what was written.
     """
@@ -49,13 +53,18 @@ class PackFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            with path.open("rb") as plain:
+                if plain.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+                    raise CacheNotFound(
+                        f"no cache at {path}: it is neither a directory nor a packed cache"
+                    )
             with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
                 places = self._places(file)
             with path.open("rb") as plain:
                 self._bytes = mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ)
         except PermissionError as error:
             raise CacheError(f"{path} cannot be read: {error.strerror}") from error
-        except EntryCorrupt:
+        except (EntryCorrupt, CacheNotFound):
             raise
         except (OSError, LookupError, RuntimeError, ValueError, TypeError) as error:
             raise EntryCorrupt(f"{path} is no packed cache, or a damaged one ({error})") from error
