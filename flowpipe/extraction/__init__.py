@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowpipe.cache import Recipe, entry_path, write_recipe
 from flowpipe.cache.manifest import (
@@ -26,7 +27,15 @@ from flowpipe.cache.write import check_codec, remove_abandoned
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.extraction.pool import kill_workers, run_tasks
 from flowpipe.extraction.sources import Given, Source, find_sources
-from flowpipe.extraction.worker import Outcome, Task, present_entry, process_video
+from flowpipe.extraction.split import plan
+from flowpipe.extraction.worker import (
+    WHOLE,
+    Outcome,
+    Task,
+    open_journal,
+    present_entry,
+    process_video,
+)
 from flowpipe.flow import create
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
@@ -48,7 +57,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an extraction is; bytes are those of the videos, the best guess of what is left."""
+    """How far an extraction is.
+
+    Bytes are those of the videos, the best guess of what is left; of a video in work, the share
+    that is done counts.
+    """
 
     videos: int
     finished: int
@@ -259,13 +272,13 @@ class _Run:
             for row in (read_failures(cache) if not retry_failed else [])
             if row.recipe == recipe.id and row.digest
         }
-        self._sizes = [_size(source.path) for source in sources]
-        self._bytes_finished = 0
+        self._bytes_skipped = 0
 
     def skip_present(self, *, dry_run: bool) -> None:
         """Take out the videos whose entries the manifest knows; the others become tasks."""
         for index, source in enumerate(self.sources):
             task = Task(
+                index,
                 index,
                 source.path,
                 source.name,
@@ -274,6 +287,7 @@ class _Run:
                 self.codec,
                 journal=Path(),
                 num_tasks=len(self.sources),
+                num_bytes=_size(source.path),
                 known_failures=self._failed_before,
                 import_path=tuple(sys.path) if ":" in self.recipe.flow else (),
             )
@@ -282,7 +296,8 @@ class _Run:
             if row is not None and (row.size, row.mtime_ns) == _stat(source.path):
                 outcome = present_entry(task, row.digest)
             if outcome is not None:
-                self._take(outcome, row)
+                self._take(source, outcome, row)
+                self._bytes_skipped += task.num_bytes
             else:
                 self.tasks.append(task)
         self.result.to_do = len(self.tasks) if dry_run else 0
@@ -293,17 +308,28 @@ class _Run:
             return
         write_recipe(self.cache, self.recipe)
         remove_abandoned(self.cache / self.recipe.id)
-        with (
-            tempfile.TemporaryDirectory(prefix="flowpipe-") as folder,
-            self._reporting(Path(folder) / "journal", on_progress) as tasks,
-        ):
+        planned, splits = plan(self.tasks, workers)
+        with tempfile.TemporaryDirectory(prefix="flowpipe-") as folder:
+            journal = Path(folder) / "journal"
+            tasks = [
+                replace(task, index=index, journal=journal, num_tasks=len(planned))
+                for index, task in enumerate(planned)
+            ]
             try:
-                for outcome in run_tasks(tasks, min(workers, len(tasks))):
-                    self._take(outcome, None)
+                with self._reporting(tasks, on_progress) as taken:
+                    for outcome in run_tasks(tasks, min(workers, len(tasks))):
+                        task = tasks[outcome.index]
+                        split = splits.get(task.source)
+                        told = outcome if split is None else split.take(task, outcome)
+                        taken[task.index] = True
+                        if told is not None:
+                            self._take(self.sources[task.source], told, None)
             except BaseException:
                 kill_workers()
                 raise
             finally:
+                for split in splits.values():
+                    split.close()
                 remove_abandoned(self.cache / self.recipe.id)
 
     def fail(self, source: Source, digest: str, reason: str, *, earlier: bool = False) -> None:
@@ -326,9 +352,8 @@ class _Run:
         result.failures.sort(key=lambda failure: failure.name)
         return result
 
-    def _take(self, outcome: Outcome, row: ManifestRow | None) -> None:
-        source, result = self.sources[outcome.index], self.result
-        self._bytes_finished += self._sizes[outcome.index]
+    def _take(self, source: Source, outcome: Outcome, row: ManifestRow | None) -> None:
+        result = self.result
         if outcome.cache_failure:
             raise CacheError(f"{self.cache}: {outcome.cache_failure}; what was done is kept")
         if outcome.failure:
@@ -363,22 +388,24 @@ class _Run:
 
     @contextmanager
     def _reporting(
-        self, journal_file: Path, on_progress: Callable[[Progress], None] | None
-    ) -> Iterator[list[Task]]:
-        """Give tasks with a journal; report from it until the end, from a thread."""
-        journal: Any = np.memmap(journal_file, np.int64, "w+", shape=(len(self.sources), 2))
-        tasks = [Task(**{**task.__dict__, "journal": journal_file}) for task in self.tasks]
+        self, tasks: Sequence[Task], on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[NDArray[np.bool_]]:
+        """Report from the journal until the end, from a thread; tasks taken are to be noted."""
+        journal = open_journal(tasks[0].journal, len(tasks), "w+")
+        sizes = np.array([task.num_bytes for task in tasks])
+        taken = np.zeros(len(tasks), bool)
         ended = threading.Event()
 
         def report() -> None:
             result = self.result
+            shares = np.where(taken, 1.0, journal[:, 2] / WHOLE)
             progress = Progress(
                 len(self.sources),
                 result.done + result.skipped + result.failed,
                 result.failed,
                 int(journal[:, 1].sum()),
-                self._bytes_finished,
-                sum(self._sizes),
+                self._bytes_skipped + round(float((shares * sizes).sum())),
+                self._bytes_skipped + int(sizes.sum()),
                 time.perf_counter() - self.started,
             )
             if on_progress is not None:
@@ -392,7 +419,7 @@ class _Run:
         if on_progress is not None:
             thread.start()
         try:
-            yield tasks
+            yield taken
         finally:
             ended.set()
             if on_progress is not None:
