@@ -7,6 +7,7 @@ process of its own, and only the one that kills its process is given up.
 
 import contextlib
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -69,7 +70,14 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     )
     with _interrupts_held():
         outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
-    yield from outcomes
+    try:
+        for outcome in outcomes:  # noqa: UP028 — `yield from` would close it before `finally`
+            yield outcome
+    finally:
+        with warnings.catch_warnings():
+            # That tasks were left undone is no news to who ended the run.
+            warnings.simplefilter("ignore", UserWarning)
+            outcomes.close()
 
 
 @contextlib.contextmanager
