@@ -89,6 +89,7 @@ def test_torch_is_imported_where_it_is_needed_only():
         ("import flowpipe", ("torch", "cv2", "numpy", "h5py", "av")),
         ("import flowpipe.extraction", ("torch", "matplotlib", "sklearn")),
         ("flowpipe.extract, flowpipe.open_cache, flowpipe.fuse", ("torch", "matplotlib")),
+        ("flowpipe.flow.create('dis')", ("torch", "matplotlib")),
         ("import flowpipe.cli.main; flowpipe.cli.main.main(['extract', '--help'])",
          ("torch", "cv2", "numpy", "h5py", "av", "matplotlib")),
         ("import flowpipe.cli.main; flowpipe.cli.main.main(['--help'])", ("torch", "cv2", "numpy")),
