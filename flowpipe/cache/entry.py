@@ -163,7 +163,7 @@ class FlowFields:
                     "written; delete the file and extract the video again"
                 )
             codec, mask = str(entry.attributes["codec"]), int(self._chunks[row, 2])
-            out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+            decode_field(chunk, codec, mask, out[position])
         return from_stored(out).reshape(len(rows), 2, entry.height, entry.width)
 
     def _stored(self, rows: NDArray[np.int64]) -> list[bytes | memoryview]:

@@ -175,7 +175,7 @@ class EntryWriter:
         codes = self._quantiser.encode(components)
         self._clipped += self._quantiser.clipped(components)
         self._zero += int(np.count_nonzero((codes == self._code_of_zero).all(axis=0)))
-        self._magnitude += float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64))
+        self._magnitude += cv2.mean(cv2.magnitude(*components))[0]
         chunk, mask = encode_field(
             to_stored(codes).reshape(2 * self._height, self._width),
             self._codec,
@@ -192,9 +192,8 @@ class EntryWriter:
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
         """Append one frame as JPEG."""
-        done, jpeg = cv2.imencode(
-            ".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._rgb_quality]
-        )
+        bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
+        done, jpeg = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, self._rgb_quality])
         if not done:
             raise CacheError(f"{self._path}: a frame of {rgb_HWC.shape} could not become a JPEG")
         text = jpeg.tobytes()
