@@ -17,10 +17,13 @@ def main() -> None:
         raise SystemExit(f"{result.failed} videos failed: {result.failures[0].reason}")
     if options.get("workers", 1) > 1:
         get_reusable_executor().shutdown(wait=True)  # a child counts in rusage when it has ended
-    numbers = {key: getattr(result, key) for key in ("flows", "seconds", "bytes")}
+    numbers: dict[str, float] = {key: getattr(result, key) for key in ("flows", "seconds", "bytes")}
     numbers |= {f"{stage}_s": seconds for stage, seconds in result.stage_seconds.items()}
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(json.dumps({**numbers, "worker_peak_mb": usage.ru_maxrss / 1024}))
+    for who, whose in (("worker", resource.RUSAGE_CHILDREN), ("own", resource.RUSAGE_SELF)):
+        usage = resource.getrusage(whose)
+        numbers[f"{who}_peak_mb"] = usage.ru_maxrss / 1024
+        numbers[f"{who}_cpu_s"] = usage.ru_utime + usage.ru_stime
+    print(json.dumps(numbers))
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def summed(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     for part in parts[1:]:
         for name, numbers in part.items():
             for key, value in numbers.items():
-                join = max if key == "worker_peak_mb" else operator.add
+                join = max if key.endswith("_peak_mb") else operator.add
                 total[name][key] = join(total[name][key], value)
     return total
 
