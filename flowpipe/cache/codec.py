@@ -74,17 +74,18 @@ def decode_field(
         if filter_mask:
             raw: Any = chunk
         elif codec == "jpegls":
-            image: NDArray[Any] = imagecodecs.jpegls_decode(bytes(chunk))
-            if image.shape != out_RW.shape or image.dtype != out_RW.dtype:
-                raise EntryCorrupt(
-                    f"a chunk holds {image.shape} {image.dtype}, not {out_RW.shape} {out_RW.dtype}"
-                )
-            out_RW[:] = image
+            # Into an array of our own: a chunk may claim any size.
+            imagecodecs.jpegls_decode(bytes(chunk), out=out_RW)
             return
         else:
+            told = zstandard.frame_content_size(chunk)
+            if told not in (-1, out_RW.nbytes):
+                raise EntryCorrupt(f"a chunk claims {told} bytes, not {out_RW.nbytes}")
             decompressor = _thread_object("decompressor", zstandard.ZstdDecompressor)
             raw = decompressor.decompress(chunk, max_output_size=out_RW.nbytes)
-    except (zstandard.ZstdError, imagecodecs.JpeglsError) as error:
+    except (zstandard.ZstdError, imagecodecs.JpeglsError, ValueError) as error:
+        if isinstance(error, EntryCorrupt):
+            raise
         raise EntryCorrupt(f"a chunk does not decode ({error})") from error
     if len(raw) != out_RW.nbytes:
         raise EntryCorrupt(f"a chunk decodes to {len(raw)} bytes, not {out_RW.nbytes}")
