@@ -437,10 +437,12 @@ def to_stored(codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def from_stored(stored: NDArray[Any]) -> NDArray[Any]:
-    """Undo `to_stored`."""
+    """Undo `to_stored`, in place: a second array of a clip's size would go back to the system at
+    once, and its pages cost more than the decoding."""
     if stored.dtype != np.uint16:
         return stored
-    return (stored ^ np.uint16(0x8000)).view(np.int16)
+    stored ^= np.uint16(0x8000)
+    return stored.view(np.int16)
 
 
 def code_rule(quantiser: Quantiser) -> tuple[int, float]:
