@@ -59,9 +59,8 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
     u[0, ..., :width] = u_B2HW
     filtered, linear = zeros((batch, 2, height, stride)), zeros((batch, 3, height, stride))
     plan = slots(s)
-    integers = {"dtype": torch.int32, "device": u.device}
-    start = torch.zeros(batch, **integers)
-    runs, buffers = (torch.zeros((len(plan) + 1, batch), **integers) for _ in range(2))
+    start = torch.zeros(batch, dtype=torch.int32, device=u.device)
+    runs, buffers = torch.zeros((2, len(plan), batch), dtype=torch.int32, device=u.device)
     sums = torch.zeros((len(plan), batch, SUMS), dtype=torch.int64, device=u.device)
     limit = int(s.stopping_threshold**2 * height * width * UNIT)
     checked = not s.fixed_iterations
@@ -92,7 +91,7 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
                 num_warps=TILE_WARPS,
             )  # fmt: skip
             planned_before, median_before = planned, wants_median
-        start = buffers[len(plan) - 1] ^ (runs[len(plan) - 1] != 0).int()
+        start = buffers[-1] ^ (runs[-1] != 0).int()
         books = (start, runs, buffers, sums)
         sums.zero_()
     result = torch.where((start == 0)[:, None, None, None], u[0], u[1])
