@@ -9,7 +9,9 @@ from flowpipe.flow.method import BatchFlowMethod, FlowMethod, checked_method
 from flowpipe.registry import resolve
 
 FLOWS = {
-    "tvl1": "flowpipe.flow.opencv_tvl1:build_tvl1",
+    "tvl1": "flowpipe.flow.tvl1:build",
+    "tvl1-nomedian": "flowpipe.flow.tvl1:build_nomedian",
+    "tvl1-fast": "flowpipe.flow.tvl1:build_fast",
     "opencv-tvl1": "flowpipe.flow.opencv_tvl1:build",
     "farneback": "flowpipe.flow.farneback:build",
     "dis": "flowpipe.flow.dis:build",
