@@ -2,8 +2,13 @@
 
 import importlib
 import itertools
+import json
 import os
+import runpy
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,6 +32,8 @@ from flowpipe.video import VideoReader
 if not torch.cuda.is_available():
     # Before Triton is imported: its own functions are interpreted too, or nothing is.
     os.environ["TRITON_INTERPRET"] = "1"
+
+BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "tvl1_gpu.py"
 
 SETTINGS = Settings(
     most_update=0.045,
@@ -136,14 +143,17 @@ def test_batched_forms_have_the_parameters_of_the_methods_they_stand_for(name):
     assert (method.name, method.version, method.libraries) == (name, on_cpu.version, {})
 
 
-def test_flow_is_opencvs():
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_flow_is_opencvs(size):
     frames = moving(2, 64, 80)
-    wanted = create("opencv-tvl1")(frames[0], frames[1])
-    ours = create_batched("tvl1", "cpu")(frames[0], frames[1])
+    parameters = {"scales": 2, "warps": 3, "median_size": size}
+    wanted = create("opencv-tvl1", **parameters)(frames[0], frames[1])
+    ours = create_batched("tvl1", "cpu", **parameters)(frames[0], frames[1])
     assert ours.dtype == np.float32
-    difference = difference_px(ours, wanted)
-    assert difference.mean() < 0.003
-    assert (difference < 0.1).mean() > 0.99
+    # A first difference of one rounding can grow, as OpenCV's from itself does.
+    assert difference_px(ours, wanted).mean() < 1e-3
+    ours, wanted = create_batched("tvl1", "cpu")(*frames), create("opencv-tvl1")(*frames)
+    assert difference_px(ours, wanted).mean() < 0.03
     inside = (slice(10, -10), slice(10, -10))
     np.testing.assert_allclose(np.median(ours[inside], (0, 1)), [1.5, -0.5], atol=0.1)
 
@@ -151,9 +161,9 @@ def test_flow_is_opencvs():
 def test_flow_is_that_of_the_projects_cpu_solver():
     frames = moving(2, 48, 64, seed=5)
     for name in BATCHED:
-        wanted = create(name)(frames[0], frames[1])
-        ours = create_batched(name, "cpu")(frames[0], frames[1])
-        assert difference_px(ours, wanted).mean() < 0.005, name
+        wanted = create(name, scales=2)(frames[0], frames[1])
+        ours = create_batched(name, "cpu", scales=2)(frames[0], frames[1])
+        assert difference_px(ours, wanted).mean() < 1e-3, name
 
 
 def test_pairs_alone_and_in_a_batch_are_equal():
@@ -325,3 +335,43 @@ def test_levels_by_triton_are_those_of_torch(kernels, changes):
     np.testing.assert_allclose(ours, solve_level(*given, settings), atol=1e-4)
     alone = kernels.solve_level(given[0], given[1][1:2], given[2][1:2], settings)
     np.testing.assert_array_equal(alone[0], ours[1])
+
+
+# The benchmark.
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_without_numba_and_pyav(tmp_path):
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['numba', 'av'])\n"
+        "import runpy; sys.argv[0] = 'tvl1_gpu.py'\n"
+        f"runpy.run_path({str(BENCHMARK)!r}, run_name='__main__')"
+    )
+    arguments = ["--device", "cpu", "--size", "32x40", "--batch", "2", "--compared", "2"]
+    arguments += ["--seconds", "0", "--frames", str(tmp_path), "--json", str(tmp_path / "b.json")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "b.json").read_text())
+    assert record["reference"] == "PyTorch version on the CPU"
+    assert record["modes"]["exact"]["mean difference px"] == 0
+    assert record["modes"]["fixed 30"]["pairs/s"]["2"]["with copies"] > 0
+
+
+def test_the_benchmark_counts_what_is_done(kernels):
+    counts = runpy.run_path(str(BENCHMARK))["counts"]
+    parameters = {
+        **create_batched("tvl1", "cpu").parameters,
+        **{"scales": 1, "warps": 2, "median_size": 1, "fixed_iterations": 7},
+    }
+    method = BatchTVL1("tvl1", parameters, kernels="triton")
+    frames = torch.from_numpy(moving(2, 16, 60))
+    count = counts(method, frames, torch.tensor([[0, 1]]))
+    pixels, tile_pixels = 16 * 60, 2 * 64**2
+    assert count == {
+        "useful": 2 * 7 * pixels,
+        "done": 2 * 7 * tile_pixels,
+        # Two slots a warp, of 6 iterations and 1.
+        "bytes": 2 * (2 * (36 * tile_pixels + 24 * pixels) + 28 * pixels),
+        "operations": 2 * 7 * tile_pixels * 56,
+        "iterations per warp": 7,
+    }

@@ -13,6 +13,7 @@ pyramid made, once.
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import math
 from collections.abc import Callable
@@ -105,6 +106,11 @@ class BatchTVL1:
             has_triton = importlib.util.find_spec("triton") is not None
             kernels = "triton" if on_gpu and has_triton else "torch"
         self.kernels = kernels
+        self.software = {"torch": str(torch.__version__)}
+        if on_gpu:
+            self.software["gpu"] = torch.cuda.get_device_name(self.device)
+        if kernels == "triton":
+            self.software["triton"] = importlib.metadata.version("triton")
         # Of its own, so that one batch is copied while another is computed.
         self._stream: Any = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
 

@@ -22,6 +22,8 @@ So a pair has exactly the iterations the CPU's rule gives it, whatever stands in
 it. Sums are integers of 2⁻²⁴ px², whose addition has no order: the result is the same in each run.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -49,8 +51,18 @@ MEDIAN_COLUMNS, MEDIAN_ROWS = 128, 32
 WARP_PIXELS = 256
 
 
-def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Settings) -> Tensor:
-    """Solve one level of the pyramid; arguments and result as `tvl1_torch.solve_level`."""
+def solve_level(
+    frames_NHW: Tensor,
+    pairs_B2: Tensor,
+    u_B2HW: Tensor,
+    s: Settings,
+    note: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Solve one level of the pyramid; arguments and result as `tvl1_torch.solve_level`.
+
+    `note` is given, after each warp, the iterations of each pair in each slot (negative where
+    a block was done again), on the device.
+    """
     batch, _, height, width = u_B2HW.shape
     stride = -(-width // ROW_ALIGNMENT) * ROW_ALIGNMENT
     zeros = u_B2HW.new_zeros
@@ -94,6 +106,8 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
         start = buffers[-1] ^ (runs[-1] != 0).int()
         books = (start, runs, buffers, sums)
         sums.zero_()
+        if note is not None:
+            note(runs.clone())
     result = torch.where((start == 0)[:, None, None, None], u[0], u[1])
     return result[..., :width]
 
