@@ -317,23 +317,31 @@ def test_a_level_by_triton_without_median_is_that_of_torch(kernels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "runs"),
     [
-        {"warps": 2},
-        {"median_size": 3, "inner_iterations": 6},
-        {"fixed_iterations": 9},
-        # Pairs converge in the last slot, and in the last iteration of one.
-        {"median_size": 1, "outer_iterations": 1, "stopping_threshold": 0.05},
-        {"median_size": 1, "inner_iterations": 3, "stopping_threshold": 0.08},
+        # A pair goes too far in the first slot: again, 3 iterations; one stops with a slot's end.
+        ({"median_size": 1, "stopping_threshold": 0.21}, [[6, -3, 0, 0, 0], [6, 0, 0, 0, 0]]),
+        ({"median_size": 1, "stopping_threshold": 0.12}, [[6, 2, 0, 0, 0], [6, 2, 6, -3, 0]]),
+        # Done again in the slot that is there for it.
+        ({"median_size": 1, "stopping_threshold": 0.085}, [[6, 2, 6, -5, 0], [6, 2, 6, 2, -1]]),
+        # Done again from what the median gave.
+        ({"stopping_threshold": 0.2}, [[6, -4, 0, 0, 0], [6, -5, 0, 0, 0]]),
+        # The same where the next outer iteration begins, whose median must leave that pair alone.
+        ({"inner_iterations": 3, "stopping_threshold": 0.3}, [[3, -2, 0], [3, 0, 0]]),
+        ({"stopping_threshold": 0.15}, [[6, 0, 0, 0, 0], [6, 2, -1, 0, 0]]),
+        ({"median_size": 3, "warps": 2, "stopping_threshold": 0.1}, None),
+        ({"fixed_iterations": 9}, [[6, 3], [6, 3]]),
     ],
 )
-def test_levels_by_triton_are_those_of_torch(kernels, changes):
+def test_levels_by_triton_are_those_of_torch(kernels, changes, runs):
     settings = replace(SETTINGS, **changes)
-    # Two tiles.
-    given = level(20, 57, 2)
-    ours = kernels.solve_level(*given, settings)
+    given, notes = level(20, 57, 2), []  # two tiles
+    ours = kernels.solve_level(*given, settings, note=notes.append)
     np.testing.assert_allclose(ours, solve_level(*given, settings), atol=1e-4)
-    alone = kernels.solve_level(given[0], given[1][1:2], given[2][1:2], settings)
+    assert len(notes) == settings.warps
+    if runs is not None:
+        np.testing.assert_array_equal(notes[0].T, runs)
+    alone = kernels.solve_level(given[0], given[1][1:], given[2][1:], settings)
     np.testing.assert_array_equal(alone[0], ours[1])
 
 
