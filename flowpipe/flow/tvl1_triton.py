@@ -226,9 +226,9 @@ def _iterate(
         v += dv
         if CHECKED:
             squares = tl.sum(tl.where(mine & inside & (x < width), du * du + dv * dv, 0.0))
-            tl.atomic_add(
-                sums + (slot * batch + pair) * SUMS + iteration, (squares * UNIT).to(tl.int64)
-            )
+            total = sums + (slot * batch + pair) * SUMS + iteration
+            # Relaxed: nobody reads it before the next launch.
+            tl.atomic_add(total, (squares * UNIT).to(tl.int64), sem="relaxed")
         ux, uy = _ascend(ux, uy, tl.gather(u, right, 1) - u, tl.gather(u, below, 0) - u, dual_step)
         vx, vy = _ascend(vx, vy, tl.gather(v, right, 1) - v, tl.gather(v, below, 0) - v, dual_step)
 
