@@ -44,6 +44,7 @@ setup(
             "mypy>=1.15",
             "ruff>=0.12",
             "setuptools>=77",
+            "triton>=3.6; sys_platform == 'linux'",
         ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},

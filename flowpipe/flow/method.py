@@ -41,7 +41,15 @@ class FlowMethod(Protocol):
 
 @runtime_checkable
 class BatchFlowMethod(FlowMethod, Protocol):
-    """A method that computes many pairs at once, as on a GPU."""
+    """A method that computes many pairs at once, as on a GPU.
+
+    Attributes
+    ----------
+    software : dict
+        Name of the device and versions of what computes; recorded, but not part of the recipe.
+    """
+
+    software: dict[str, str]
 
     def batch(
         self, prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
