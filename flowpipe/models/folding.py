@@ -58,7 +58,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
     for convolution, normalisation in pairs.items():
         once = times_run[convolution] == times_run[normalisation] == readers[convolution] == 1
         if once and type(convolution) in _CONVOLUTIONS:
-            fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[arg-type]
+            fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[arg-type,type-var]
             folded.set_submodule(names[convolution], fused)
             folded.set_submodule(names[normalisation], nn.Identity())
     with torch.inference_mode():
