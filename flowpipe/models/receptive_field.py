@@ -116,7 +116,7 @@ def clip_field(clip_shape: Sequence[int], layout: str) -> Field:
     return Field(tuple(ends), tuple(ends), (1, 1, 1))
 
 
-class Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follow the fields of all tensors that depend on a clip, and count multiply-adds.
 
     Parameters
@@ -139,7 +139,7 @@ class Tracer(TorchDispatchMode):
     def __init__(
         self, clip: Tensor, clip_shape: Sequence[int], layout: str, on_operation: OnOperation
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._fields = WeakTensorKeyDictionary()
         self._fields[clip] = clip_field(clip_shape, layout)
         self._ends = [size - 1 for size in clip_shape[1:]]
@@ -148,7 +148,8 @@ class Tracer(TorchDispatchMode):
 
     def field(self, value: object) -> Field | None:
         """Give the field of a tensor; None where it does not depend on the clip."""
-        found: Field | None = self._fields.get(value) if isinstance(value, Tensor) else None
+        known = isinstance(value, Tensor) and value in self._fields
+        found: Field | None = self._fields[value] if known else None
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -265,9 +266,7 @@ class Tracer(TorchDispatchMode):
             if base is not None:
                 self.unknown.add("copy_ into a part")
                 earlier = self.field(base) or _nothing(base.shape)
-                self._fields[base] = _union(
-                    [earlier, self._whole(terms, base.shape)], base.shape
-                )
+                self._fields[base] = _union([earlier, self._whole(terms, base.shape)], base.shape)
         return _union(terms, shape)
 
     def _joined(self, field: Field, dims: Sequence[int]) -> Field:
@@ -311,13 +310,12 @@ class Tracer(TorchDispatchMode):
         rank = len(kernel) if name == "convolution" else int(name.split("pool")[1][0])
         for number in range(rank):
             dim = value.dim() - rank + number
-            window = _Window(
-                *(
-                    values[number] if len(values) > 1 else values[0]
-                    for values in (kernel, steps, paddings, dilations)
-                ),
-                shape[dim],
+            numbers = (
+                values[number] if len(values) > 1 else values[0]
+                for values in (kernel, steps, paddings, dilations)
             )
+            size, step, padding, dilation = numbers
+            window = _Window(size, step, padding, dilation, shape[dim])
             field = self._slid(field, dim, window)
         return _union([field], shape)
 
@@ -509,10 +507,11 @@ def _kept_shape(args: Any, kwargs: Any) -> Shape:
 
 
 def _multiply_adds(name: str, args: Any, outputs: Sequence[Tensor]) -> int:
+    count = 0
     if name == "convolution":
         positions = args[0] if args[6] else outputs[0]  # args[6]: transposed
-        return positions.numel() * math.prod(args[1].shape[1:])
-    if name in PRODUCTS:
+        count = positions.numel() * math.prod(args[1].shape[1:])
+    elif name in PRODUCTS:
         left = args[1] if name in ("addmm", "baddbmm") else args[0]
-        return outputs[0].numel() * int(left.shape[-1])
-    return 0
+        count = outputs[0].numel() * left.shape[-1]
+    return count
