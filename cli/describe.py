@@ -30,7 +30,7 @@ def describe(
     """
     from flowpipe.config import parse_value
     from flowpipe.errors import InvalidArgument
-    from flowpipe.models.facts import FACTS
+    from flowpipe.models import FACTS
     from flowpipe.models.summary import describe as describe_model
 
     given = dict(item.partition("=")[::2] for item in parameters)

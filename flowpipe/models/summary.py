@@ -8,6 +8,7 @@ nor field and have no parameter (ReLU, dropout) have no row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import FlowpipeError, InvalidArgument
-from flowpipe.models import FACTS, build_for_clip, input_layout
+from flowpipe.models import FACTS, MODELS, build_for_clip, input_layout
 from flowpipe.models.receptive_field import Field, Tracer
 
 
@@ -396,3 +397,27 @@ def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
         if sizes[1] > 1 and stride[1] != 0 and (stride[2] == 0 or sizes[2] == 1):
             return (rest[1], rest[0], *rest[2:])
     return tuple(rest)
+
+
+def measure_costs() -> dict[str, tuple[int, int]]:
+    """Parameters and multiply-adds of every row of `MODELS` at its published input."""
+    costs = {}
+    for name in MODELS:
+        facts = FACTS[name]
+        summary = describe(name, num_classes=facts.num_classes, clip=facts.clip_CTHW)
+        costs[name] = (summary.parameters, summary.macs)
+    return costs
+
+
+if __name__ == "__main__":
+    # python -m flowpipe.models.summary writes the table that `flowpipe models` reads.
+    lines = [f'    "{name}": ({p:_}, {m:_}),' for name, (p, m) in measure_costs().items()]
+    Path(__file__).with_name("costs.py").write_text(
+        '"""Parameters and multiply-adds of each network at its published input; generated.\n\n'
+        "`python -m flowpipe.models.summary` writes this file, and a test compares it with the\n"
+        'networks. It spares `flowpipe models` the import of torch.\n"""\n\n'
+        "from collections.abc import Mapping\n\n"
+        "# Name → (parameters, multiply-adds).\n"
+        "COSTS: Mapping[str, tuple[int, int]] = {\n" + "\n".join(lines) + "\n}\n",
+        encoding="utf-8",
+    )
