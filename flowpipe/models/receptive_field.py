@@ -54,6 +54,10 @@ ADAPTIVE_POOLS = (
     "adaptive_max_pool3d",
 )
 COPIES = ("clone", "_to_copy", "detach", "alias", "lift_fresh", "native_dropout")
+CONSTANTS = (
+    "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full",
+    "new_empty",
+)  # fmt: skip
 # Operations that give values another place and leave them as they are.
 MOVES = (
     "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "slice",
@@ -186,6 +190,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return fields
         if name in PRODUCTS:
             return [self._product(name, args, shape)]
+        if name in CONSTANTS:
+            return [_nothing(shape)]
         if own is None or name in ("copy_", "where"):
             pass
         elif name in COPIES or "batch_norm" in name:
@@ -287,13 +293,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         scalars = []
         for term in terms:
             flat = self._joined(term, range(term.first[0].dim()))
-            scalars.append(
-                Field(
-                    tuple(e.reshape(()) for e in flat.first),
-                    tuple(e.reshape(()) for e in flat.last),
-                    term.jump,
-                )
-            )
+            pairs = [
+                _clamped(first.reshape(()), last.reshape(()), end)
+                for first, last, end in zip(flat.first, flat.last, self._ends, strict=True)
+            ]
+            firsts, lasts = zip(*pairs, strict=True)
+            scalars.append(Field(firsts, lasts, term.jump))
         return _union(scalars, shape)
 
     def _windowed(self, field: Field, name: str, args: Any, shape: Sequence[int]) -> Field:
@@ -474,10 +479,12 @@ def _jump(first: Tensor, otherwise: int) -> int:
 
 def _clamped(first: Tensor, last: Tensor, end: int) -> tuple[Tensor, Tensor]:
     """Cut at the input's ends; what depends on nothing stays so."""
-    nothing = first > last
+    shape = torch.broadcast_shapes(first.shape, last.shape)
+    low, high = _core(first), _core(last)
+    nothing = low > high
     return (
-        torch.where(nothing, first, first.clamp(0, end)),
-        torch.where(nothing, last, last.clamp(0, end)),
+        torch.where(nothing, low, low.clamp(0, end)).expand(shape),
+        torch.where(nothing, high, high.clamp(0, end)).expand(shape),
     )
 
 

@@ -391,6 +391,8 @@ def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
     batch, *rest = shape
     if batch > 1:
         return (rest[0], batch, *rest[1:]) if rest else (batch,)
+    if len(rest) == 2 and rest[0] == 1:
+        return (rest[1],)
     if field is not None and len(rest) in (2, 4):
         sizes = field.first[0].shape
         stride = field.first[0].stride()
