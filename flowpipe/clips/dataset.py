@@ -111,8 +111,14 @@ class _Clips(Dataset[Sample]):
         stop = min(stop for _, stop in ranges)
         return first, max(stop, first + 1)
 
-    def _read(self, entry: EntryLike, stream: StreamInput, centre: int) -> NDArray[Any]:
+    def _read(
+        self, record: VideoRecord, entry: EntryLike, stream: StreamInput, centre: int
+    ) -> NDArray[Any]:
         indices = stream_indices(stream, entry, centre, self.short)
+        if stream.stacking == "bidirectional":
+            half = stream.frames // 2
+            past = self.cache.backward(record.id).flow.codes(indices[:half])
+            return np.concatenate([past, entry.flow.codes(indices[half:])])
         wanted = np.union1d(indices, indices + 1) if stream.input == "rgbdiff" else indices
         # A short clip repeats indices; each frame is read once.
         unique = np.unique(wanted)
@@ -233,7 +239,9 @@ class ClipDataset(_Clips):
         centre = int(rng.integers(first, stop)) if self.training else (first + stop - 1) // 2
         view = self._draw_view((entry.height, entry.width), rng)
         sample: Sample = {
-            stream.name: self._tensor(self._read(entry, stream, centre), view, stream)
+            stream.name: self._tensor(
+                self._read(self.records[position], entry, stream, centre), view, stream
+            )
             for stream in self.streams
         }
         return sample | {"label": int(self.record_labels[position]), "index": position}
@@ -328,7 +336,7 @@ class TestClips(_Clips):
         views = self._views((entry.height, entry.width))
         sample: Sample = {}
         for stream in self.streams:
-            codes = self._read(entry, stream, centre)
+            codes = self._read(self.records[position], entry, stream, centre)
             sample[stream.name] = torch.stack([self._tensor(codes, view, stream) for view in views])
         label = int(self.record_labels[position])
         return sample | {"label": label, "index": position, "clip": clip}
@@ -340,8 +348,8 @@ def to_network_input(
     """Turn the codes of one stream into the network's float32 input, on the codes' device.
 
     RGB is normalised by `stream.rgb_range`; differences are divided by 255 · 0.226; flow is
-    decoded to pixels, freed of each field's mean if the stream says so, and divided by
-    `stream.flow_scale_px`.
+    decoded to pixels, read along trajectories if the stream stacks them, freed of each field's
+    mean if the stream says so, and divided by `stream.flow_scale_px`.
 
     Parameters
     ----------
@@ -376,6 +384,8 @@ def to_network_input(
             )
         zero, step_px = _code_scale(quantiser)
         values = (values - zero) * step_px
+        if stream.stacking == "trajectory":
+            values = follow_trajectories(values, stream.layout)
         if stream.mean_subtraction:
             values = values - values.mean(dim=(-2, -1), keepdim=True)
         return values / stream.flow_scale_px
@@ -388,6 +398,52 @@ def to_network_input(
     mean = torch.tensor(IMAGENET_MEAN * repeats, device=codes.device).reshape(-1, *trailing)
     deviation = torch.tensor(IMAGENET_STD * repeats, device=codes.device).reshape(-1, *trailing)
     return (values / 255.0 - mean) / deviation
+
+
+def follow_trajectories(flow: torch.Tensor, layout: transforms.Layout = "TCHW") -> torch.Tensor:
+    """Read each field where the fields before it have moved every point of the first frame to.
+
+    p₁ = p, p_{k+1} = p_k + d_k(p_k); the k-th output at p is d_k(p_k), read bilinearly, and at
+    the border where a path leaves the picture.
+
+    Parameters
+    ----------
+    flow : (…, T, 2, H, W), (…, 2, T, H, W) or (…, 2·T, H, W) tensor
+        Consecutive fields in px, in the given layout.
+    layout : {"TCHW", "CTHW", "CHW"}
+
+    Returns
+    -------
+    Tensor of the same shape
+
+    References
+    ----------
+    Simonyan and Zisserman (2014), section 3.1, "trajectory stacking", arXiv:1406.2199.
+    """
+    if layout == "CHW":
+        fields = flow.unflatten(-3, (-1, 2))  # type: ignore[no-untyped-call]
+        return follow_trajectories(fields).flatten(-4, -3)
+    if layout == "CTHW":
+        return follow_trajectories(flow.transpose(-4, -3)).transpose(-4, -3)
+    height, width = flow.shape[-2:]
+    fields_NTCHW = flow.reshape(-1, *flow.shape[-4:])
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=flow.dtype, device=flow.device),
+        torch.arange(width, dtype=flow.dtype, device=flow.device),
+        indexing="ij",
+    )
+    points_N2HW = torch.stack([columns, rows]).expand(len(fields_NTCHW), 2, height, width)
+    # grid_sample wants −1 and 1 at the centres of the first and last pixels.
+    half = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=flow.device) / 2
+    found = []
+    for field_N2HW in fields_NTCHW.unbind(1):
+        grid_NHW2 = points_N2HW.permute(0, 2, 3, 1) / half - 1
+        moved = torch.nn.functional.grid_sample(
+            field_N2HW, grid_NHW2, padding_mode="border", align_corners=True
+        )
+        found.append(moved)
+        points_N2HW = points_N2HW + moved
+    return torch.stack(found, 1).reshape(flow.shape)
 
 
 def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:

@@ -61,6 +61,9 @@ class CacheLike(Protocol):
     """Video ids to entries; must be picklable for workers."""
 
     def __getitem__(self, name: str, /) -> EntryLike: ...
+    def backward(self, name: str, /) -> EntryLike:
+        """Needed for bi-directional stacking only."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,10 @@ class StreamInput:
         (height, width) of the network's input.
     layout : {"CHW", "CTHW", "TCHW"}
         How the network takes a clip; see `transforms.to_layout`.
+    stacking : {"plain", "bidirectional", "trajectory"}
+        Flow only. "bidirectional": of L fields the earlier half are backward ones, from the
+        centre's frame to the past, and the later half forward ones. "trajectory": each field is
+        read where the fields before it have moved a point to (`dataset.follow_trajectories`).
     mean_subtraction : bool
         Flow only: subtract each field's mean displacement.
     fps : float, optional
@@ -97,6 +104,7 @@ class StreamInput:
     stride: int = 1
     crop_size: tuple[int, int] = (224, 224)
     layout: Layout = "CHW"
+    stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
     mean_subtraction: bool = False
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
@@ -129,6 +137,19 @@ class StreamInput:
             raise InvalidArgument(
                 f'stream "{self.name}": fps {self.fps} must be > 0 and takes the place of stride '
                 f"(here {self.stride}); give one of them"
+            )
+        self._check_choice("stacking", self.stacking, ("plain", "bidirectional", "trajectory"))
+        if self.stacking != "plain" and (
+            self.input != "flow" or self.stride != 1 or self.fps is not None
+        ):
+            raise InvalidArgument(
+                f'stream "{self.name}": stacking {self.stacking} is for consecutive fields of flow '
+                f"(here {self.input}, stride {self.stride}, fps {self.fps})"
+            )
+        if self.stacking == "bidirectional" and self.frames % 2:
+            raise InvalidArgument(
+                f'stream "{self.name}": bidirectional stacking needs an even number of fields, not '
+                f"{self.frames}; half of them are backward"
             )
         if not self.flow_scale_px > 0:
             raise InvalidArgument(

@@ -199,7 +199,8 @@ def extract_arguments(settings: Settings) -> dict[str, Any]:
     wanted = settings.extract
     options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
     options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
-    return {**options, "rgb": True}
+    backward = any(stream.stacking == "bidirectional" for stream in settings.streams.values())
+    return {**options, "rgb": True, "backward": backward}
 
 
 class RecordCache:
@@ -217,6 +218,9 @@ class RecordCache:
 
     def __getitem__(self, record_id: str) -> Any:
         return self._cache[self._names[record_id]]
+
+    def backward(self, record_id: str) -> Any:
+        return self._cache.backward(self._names[record_id])
 
 
 def run_experiment(

@@ -66,8 +66,10 @@ class StreamSettings:
     stride: int = 1
     fps: float | None = None
     crop_size: tuple[int, ...] = (112, 112)
+    stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
     mean_subtraction: bool = False
     flow_scale_px: float = 9.0
+    rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
     epochs: int | None = None
     learning_rate: float | None = None
     clips_per_video: int | None = None
@@ -167,9 +169,11 @@ class Settings:
             stride=stream.stride,
             crop_size=(stream.crop_size[0], stream.crop_size[-1]),
             layout=input_layout(stream.model, **stream.model_parameters),
+            stacking=stream.stacking,
             mean_subtraction=stream.mean_subtraction,
             fps=stream.fps,
             flow_scale_px=stream.flow_scale_px,
+            rgb_range=stream.rgb_range,
         )
 
     def only(self, stream: str | None) -> "Settings":
