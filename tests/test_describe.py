@@ -253,12 +253,57 @@ def test_values_written_into_a_part_count_for_the_whole():
     assert row.receptive_field == CLIP[1:]
 
 
+LECTURE = {
+    "lecture-late": [
+        ("conv1", "12×20×64×64", "1×3×3"),
+        ("pool", "12×20×16×16", "1×6×6"),
+        ("conv2", "24×20×16×16", "1×14×14"),
+        ("mean", "24×1×1×1", "20×64×64"),
+    ],
+    "lecture-early": [
+        ("conv1", "12×64×64", "20×3×3"),
+        ("pool", "12×16×16", "20×6×6"),
+        ("conv2", "24×16×16", "20×14×14"),
+        ("mean", "24×1×1", "20×64×64"),
+    ],
+    "lecture-3d": [
+        ("conv1", "12×20×64×64", "3×3×3"),
+        ("pool", "12×5×16×16", "6×6×6"),
+        ("conv2", "24×5×16×16", "14×14×14"),
+        ("mean", "24×1×1×1", "20×64×64"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", LECTURE)
+def test_the_tables_of_the_lecture(name):
+    summary = describe(name, num_classes=10, clip=(3, 20, 64, 64))
+    *body, classifier = summary.layers
+    rows = [
+        (row.name, "×".join(map(str, row.output)), "×".join(map(str, row.receptive_field)))
+        for row in body
+    ]
+    assert rows == LECTURE[name]
+    parameters = {"lecture-late": 2952, "lecture-early": 9108, "lecture-3d": 8784}[name]
+    assert sum(row.parameters for row in body) == parameters
+    assert (classifier.kind, classifier.output, classifier.parameters) == ("Linear", (10,), 250)
+
+
 # GMAC of the reference to the digits that it gives; (classes, clip) → GMAC.
 GMAC = [
     ("resnet18", 1000, (3, 1, 224, 224), "1.814"),
     ("resnet50", 1000, (3, 1, 224, 224), "4.089"),
     ("c3d", 487, (3, 16, 112, 112), "38.549"),
     ("c3d-lecture", 487, (3, 16, 112, 112), "38.53"),
+    ("r3d-18", 400, (3, 16, 112, 112), "40.697"),
+    ("i3d", 400, (3, 64, 224, 224), "111.15"),
+    ("i3d", 400, (2, 64, 224, 224), "102.34"),
+    ("i3d-resnet50", 400, (3, 8, 256, 256), "37.1"),
+    ("c2d-resnet50", 400, (3, 8, 256, 256), "25.46"),
+    ("slow-r50", 400, (3, 8, 256, 256), "54.52"),
+    ("slowfast-4x16-r50", 400, (3, 32, 256, 256), "36.10"),
+    ("slowfast-4x16-r50", 400, (3, 32, 224, 224), "27.64"),
+    ("slowfast-8x8-r50", 400, (3, 32, 256, 256), "65.71"),
 ]
 
 

@@ -31,9 +31,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Shape: TypeAlias = tuple[int, ...]
-# Name of the operation, its multiply-adds, its output, and the output's shape with every axis
-# that it joined kept at length 1.
-OnOperation: TypeAlias = Callable[[str, int, Tensor, Shape], None]
+# Name of the operation, its multiply-adds, its output, the output's shape with every axis that it
+# joined kept at length 1, and the field that came in.
+OnOperation: TypeAlias = Callable[[str, int, Tensor, Shape, "Field | None"], None]
 
 # Ends of what depends on nothing, first > last: no union keeps them.
 NOTHING = 2**28
@@ -169,9 +169,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         macs = _multiply_adds(name, args, outputs)
         slides = name == "convolution" or name in POOLS or name in ADAPTIVE_POOLS
         if macs or slides:
-            self._on_operation(name, macs, outputs[0], tuple(outputs[0].shape))
+            shape = tuple(outputs[0].shape)
+            self._on_operation(name, macs, outputs[0], shape, self.field(args[0]))
         elif name in REDUCTIONS and terms:
-            self._on_operation(name, 0, outputs[0], _kept_shape(args, kwargs))
+            shape = _kept_shape(args, kwargs)
+            self._on_operation(name, 0, outputs[0], shape, self.field(args[0]))
         return out
 
     def _follow(

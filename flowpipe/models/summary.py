@@ -268,7 +268,14 @@ class _Rows:
         if left:
             self.layers.append(Layer("(not run)", "parameters", (), (0, 0, 0), left, 0, 0))
 
-    def on_operation(self, name: str, macs: int, output: Tensor, shape: tuple[int, ...]) -> None:
+    def on_operation(
+        self,
+        name: str,
+        macs: int,
+        output: Tensor,
+        shape: tuple[int, ...],
+        arrived: Field | None,
+    ) -> None:
         call = self._running[-1]
         if not list(call.module.children()) and len(self._running) > 1:
             call.macs += macs
@@ -280,7 +287,7 @@ class _Rows:
         self._add(
             f"{call.name}.{kind}".lstrip("."),
             kind,
-            _clip_shape(shape, _with_shape(field, shape)),
+            _clip_shape(shape, arrived),
             field,
             self._own_parameters(call.module) if macs else 0,
             macs,
@@ -375,13 +382,10 @@ KINDS = {
 }
 
 
-def _with_shape(field: Field, shape: Sequence[int]) -> Field | None:
-    """The field, if it has this shape (not where joined axes were dropped)."""
-    return field if tuple(field.first[0].shape) == tuple(shape) else None
-
-
 def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
     """Turn a tensor's shape into C×T×H×W: frames may stand in the batch or before the channels.
+
+    `field` tells the latter: where the frames that a value depends on change along axis 1.
 
     ::
 
@@ -393,10 +397,10 @@ def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
         return (rest[0], batch, *rest[1:]) if rest else (batch,)
     if len(rest) == 2 and rest[0] == 1:
         return (rest[1],)
-    if field is not None and len(rest) in (2, 4):
-        sizes = field.first[0].shape
-        stride = field.first[0].stride()
-        if sizes[1] > 1 and stride[1] != 0 and (stride[2] == 0 or sizes[2] == 1):
+    if field is not None and len(rest) in (2, 4) and field.first[0].dim() == len(shape):
+        sizes, strides = field.first[0].shape, field.first[0].stride()
+        varies = [size > 1 and stride != 0 for size, stride in zip(sizes, strides, strict=True)]
+        if varies[1] and not varies[2]:
             return (rest[1], rest[0], *rest[2:])
     return tuple(rest)
 
