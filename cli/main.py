@@ -30,6 +30,8 @@ COMMANDS = {
     "fuse": ("fuse", "Fuse score files of several streams."),
     "predict": ("predict", "Name the actions in new videos."),
     "report": ("report", "Write the page of a run."),
+    "models": ("models", "List the networks."),
+    "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),
     "inflate-check": ("inflate_check", "Show that an inflated network is the 2D one when still."),
 }
 
