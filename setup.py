@@ -37,6 +37,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
+        "tensorboard": ["tensorboard>=2.18"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -44,6 +45,8 @@ setup(
             "mypy>=1.15",
             "ruff>=0.12",
             "setuptools>=77",
+            "triton>=3.6; sys_platform == 'linux'",
+            "tensorboard>=2.18",
         ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},
