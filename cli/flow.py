@@ -108,7 +108,7 @@ def bench(
 def _generated(folder: Path) -> Path:
     from flowpipe.synthetic import write_videos
 
-    write_videos(folder, clips=9)
+    write_videos(folder, clips=18)
     return next(iter(sorted(folder.rglob("*.mp4"))))
 
 
