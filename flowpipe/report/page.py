@@ -251,7 +251,7 @@ def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
             if kind is not None and isinstance(value, int | float):
                 panels.setdefault(kind, {}).setdefault(key, []).append((epoch, float(value)))
     drawings = "".join(
-        f"<div><h4>{kind}</h4>{curves_svg(panels[kind], logarithmic=kind == 'learning rate')}</div>"
+        f"<div><h4>{kind}</h4>{curves_svg(panels[kind])}</div>"
         for kind in dict.fromkeys(CURVES.values())
         if kind in panels
     )
