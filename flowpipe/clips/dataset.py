@@ -113,7 +113,7 @@ class _Clips(Dataset[Sample]):
         place = np.searchsorted(unique, indices)
         if stream.input == "flow":
             codes: NDArray[Any] = entry.flow.codes(unique)
-            return codes[place]
+            return codes if np.array_equal(unique, indices) else codes[place]
         rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
         if stream.input == "rgb":
             return rgb_TCHW[place]
