@@ -99,7 +99,7 @@ def write_report(
     notes : sequence of str
         Sentences below the headline.
     factors : mapping of str to float, optional
-        Further numbers, shown as they are.
+        Accuracy of a stream on the factor of the classes that it can see.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def write_report(
     sections = [
         ("Results", _results_html(results_table(streams, fused))),
         ("Folds", _folds_html(folds or ())),
-        ("Numbers", _pairs_html({name: f"{value:.4g}" for name, value in (factors or {}).items()})),
+        ("Own factors", _pairs_html({name: _number(v) for name, v in (factors or {}).items()})),
         ("Frames and their flow", _box("samples", map(_sample_html, samples))),
         ("Learning curves", "".join(_history_html(name, log) for name, log in history.items())),
         (
