@@ -37,6 +37,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
+        "tensorboard": ["tensorboard>=2.18"],
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.5",
@@ -45,6 +46,7 @@ setup(
             "ruff>=0.12",
             "setuptools>=77",
             "triton>=3.6; sys_platform == 'linux'",
+            "tensorboard>=2.18",
         ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},

@@ -122,7 +122,7 @@ def serving(recipe: Recipe) -> "Iterator[FlowServer | None]":
         return
     parameters = dict(recipe.flow_parameters)
     methods = [batched_method(recipe.flow, recipe.device, **parameters) for _ in range(2)]
-    with FlowServer(methods) as server:
+    with FlowServer(methods, backward=recipe.backward) as server:
         yield server
 
 
@@ -324,6 +324,8 @@ class FlowServer:
     methods : sequence of BatchFlowMethod
         One for each batch that may be in work at once: with two, one batch is copied while the
         other is computed. Each is used by one thread.
+    backward : bool
+        Compute the field from the later frame to the earlier one.
 
     Attributes
     ----------
@@ -334,6 +336,7 @@ class FlowServer:
     """
 
     methods: Sequence[BatchFlowMethod]
+    backward: bool = False
     failure: BaseException | None = None
     busy_s: float = 0.0
     _in_work: int = 0
@@ -455,7 +458,9 @@ class FlowServer:
         next_BHW = np.concatenate([request.frames_NHW[1:] for request in requests])
         try:
             with self._counting():
-                uv_BHWC = method.batch(prev_BHW, next_BHW)
+                uv_BHWC = method.batch(
+                    *((next_BHW, prev_BHW) if self.backward else (prev_BHW, next_BHW))
+                )
         except FlowError as error:
             if len(requests) == 1:
                 requests[0].answer(str(error))

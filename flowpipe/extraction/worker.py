@@ -199,7 +199,10 @@ def _flows(
     clock = time.perf_counter()
     for frame in frames:
         decoded = time.perf_counter()
-        uv_HWC = None if previous_HW is None else method(previous_HW, frame.grey_HW)
+        uv_HWC = None
+        if previous_HW is not None:
+            pair = (previous_HW, frame.grey_HW)
+            uv_HWC = method(*(reversed(pair) if recipe.backward else pair))
         previous_HW = frame.grey_HW
         seconds["decode"] += decoded - clock
         seconds["flow"] += time.perf_counter() - decoded
