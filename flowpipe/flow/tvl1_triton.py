@@ -113,7 +113,7 @@ def solve_level(
 
 def tiles_along(side: int) -> int:
     """Give how many tiles cover a side; at the ends of the image they need no border."""
-    return max(1, triton.cdiv(side - 2 * BLOCK, TILE - 2 * BLOCK))
+    return max(1, -(-(side - 2 * BLOCK) // (TILE - 2 * BLOCK)))
 
 
 def slots(s: Settings) -> list[tuple[int, bool]]:
