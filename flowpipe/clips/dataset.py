@@ -76,9 +76,15 @@ class _Clips(Dataset[Sample]):
         self.short: sampling.ShortRule = short
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.record_labels = np.array(
-            [_label_number(record, numbers) for record in self.records], dtype=np.int64
+            [_label_number(record.label, record.id, numbers) for record in self.records],
+            dtype=np.int64,
         )
         self._quantiser: QuantiserLike | None = None
+
+    @property
+    def record_targets(self) -> NDArray[np.bool_] | None:
+        """Which classes each record has, N×K; None where none has several labels."""
+        return label_matrix(self.records, self.classes)
 
     @property
     def quantiser(self) -> QuantiserLike:
@@ -119,7 +125,7 @@ class _Clips(Dataset[Sample]):
         place = np.searchsorted(unique, indices)
         if stream.input == "flow":
             codes: NDArray[Any] = entry.flow.codes(unique)
-            return codes[place]
+            return codes if np.array_equal(unique, indices) else codes[place]
         rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
         if stream.input == "rgb":
             return rgb_TCHW[place]
@@ -474,12 +480,26 @@ def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
     return float(zero), float(decoded[0]) / reach
 
 
-def _label_number(record: VideoRecord, numbers: Mapping[str, int]) -> int:
-    if record.label is None:
+def label_matrix(
+    records: Sequence[VideoRecord], classes: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """Give which classes each record has, N×K; None where no record has several labels."""
+    if not any(record.more_labels for record in records):
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    targets_NK = np.zeros((len(records), len(classes)), dtype=np.bool_)
+    for row, record in enumerate(records):
+        for label in record.labels:
+            targets_NK[row, _label_number(label, record.id, numbers)] = True
+    return targets_NK
+
+
+def _label_number(label: str | None, record_id: str, numbers: Mapping[str, int]) -> int:
+    if label is None:
         return -1
-    if record.label not in numbers:
+    if label not in numbers:
         raise AnnotationError(
-            f'"{record.id}": label "{record.label}" is not among the {len(numbers)} '
-            f"classes{nearest_name(record.label, numbers)}"
+            f'"{record_id}": label "{label}" is not among the {len(numbers)} '
+            f"classes{nearest_name(label, numbers)}"
         )
-    return numbers[record.label]
+    return numbers[label]
