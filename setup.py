@@ -44,6 +44,8 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.15",
             "ruff>=0.12",
+            "setuptools>=77",
+            "triton>=3.6; sys_platform == 'linux'",
             "tensorboard>=2.18",
         ],
     },

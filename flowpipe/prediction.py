@@ -97,7 +97,7 @@ def predict_scores(
         flip=flip,
     )
     target = torch.device(choose_device(device))
-    quantiser = dataset.quantiser if stream.input == "flow" else None
+    quantiser = dataset.quantiser if stream.has_flow else None
     loader = DataLoader(
         dataset,
         batch_size=batch_size,

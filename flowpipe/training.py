@@ -458,7 +458,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     model.train()
     stream = dataset.streams[0]
-    quantiser = dataset.quantiser if stream.input == "flow" else None
+    quantiser = dataset.quantiser if stream.has_flow else None
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
     for number, batch in enumerate(loader):
         rate = rate_at((number + 0.5) / len(loader))

@@ -95,7 +95,7 @@ class _Clips(Dataset[Sample]):
 
     def _open(self, record: VideoRecord) -> EntryLike:
         entry = self.cache[record.id]
-        if any(stream.input == "flow" for stream in self.streams):
+        if any(stream.has_flow for stream in self.streams):
             mine, first = entry.quantiser, self.quantiser
             if mine != first:
                 raise CacheError(
@@ -125,14 +125,33 @@ class _Clips(Dataset[Sample]):
         place = np.searchsorted(unique, indices)
         if stream.input == "flow":
             codes: NDArray[Any] = entry.flow.codes(unique)
-            return codes[place]
+            return codes if np.array_equal(unique, indices) else codes[place]
         rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
         if stream.input == "rgb":
             return rgb_TCHW[place]
         following = np.searchsorted(unique, indices + 1)
         return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
 
+    def _clips(
+        self,
+        record: VideoRecord,
+        entry: EntryLike,
+        stream: StreamInput,
+        centre: int,
+        views: Sequence[View],
+    ) -> torch.Tensor:
+        """Give one clip under several views, read once."""
+        parts = []
+        for part in stream.parts:
+            codes = self._read(record, entry, part, centre)
+            parts.append(torch.stack([self._tensor(codes, view, part) for view in views]))
+        # Frames and flow may be stored in different types; float32 holds either's codes.
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part.float() for part in parts], stream.channel_axis)
+
     def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
+        assert stream.input != "rgb+flow"  # it comes in parts
         seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
         return torch.from_numpy(np.ascontiguousarray(transforms.to_layout(seen, stream.layout)))
 
@@ -239,9 +258,7 @@ class ClipDataset(_Clips):
         centre = int(rng.integers(first, stop)) if self.training else (first + stop - 1) // 2
         view = self._draw_view((entry.height, entry.width), rng)
         sample: Sample = {
-            stream.name: self._tensor(
-                self._read(self.records[position], entry, stream, centre), view, stream
-            )
+            stream.name: self._clips(self.records[position], entry, stream, centre, [view])[0]
             for stream in self.streams
         }
         return sample | {"label": int(self.record_labels[position]), "index": position}
@@ -334,10 +351,10 @@ class TestClips(_Clips):
         first, stop = self._centres(entry)
         centre = first + int(sampling.test_starts(stop - first, 1, self.clips)[clip])
         views = self._views((entry.height, entry.width))
-        sample: Sample = {}
-        for stream in self.streams:
-            codes = self._read(self.records[position], entry, stream, centre)
-            sample[stream.name] = torch.stack([self._tensor(codes, view, stream) for view in views])
+        sample: Sample = {
+            stream.name: self._clips(self.records[position], entry, stream, centre, views)
+            for stream in self.streams
+        }
         label = int(self.record_labels[position])
         return sample | {"label": label, "index": position, "clip": clip}
 
@@ -376,6 +393,14 @@ def to_network_input(
         raise InvalidArgument(
             f'stream "{stream.name}": batch of shape {tuple(codes.shape)} must end in {shape}'
         )
+    if stream.input == "rgb+flow":
+        channels = [part.in_channels for part in stream.parts]
+        pieces = torch.split(codes, channels, stream.channel_axis)
+        inputs = [
+            to_network_input({stream.name: piece}, part, quantiser)
+            for piece, part in zip(pieces, stream.parts, strict=True)
+        ]
+        return torch.cat(inputs, stream.channel_axis)
     values = codes.to(torch.float32)
     if stream.input == "flow":
         if quantiser is None:

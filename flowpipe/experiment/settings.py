@@ -58,7 +58,7 @@ class ExtractSettings:
 class StreamSettings:
     """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
 
-    input: Literal["rgb", "flow", "rgbdiff"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow"]
     model: str = "small-cnn"
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None

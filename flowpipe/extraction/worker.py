@@ -269,7 +269,10 @@ def finish_entry(
             "source_sha256": digest,
             "source": json.dumps(_source_facts(info)),
             "problem": problem,
-            "software": json.dumps(software_versions(), sort_keys=True),
+            "software": json.dumps(
+                {**software_versions(), **(task.server.software if task.server else {})},
+                sort_keys=True,
+            ),
         },
     )
     return Outcome(
