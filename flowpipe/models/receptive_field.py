@@ -485,7 +485,7 @@ def _jump(first: Tensor, otherwise: int) -> int:
 
 def _clamped(first: Tensor, last: Tensor, end: int) -> tuple[Tensor, Tensor]:
     """Cut at the input's ends; what depends on nothing stays so."""
-    shape = torch.broadcast_shapes(first.shape, last.shape)
+    shape = torch.broadcast_shapes(first.shape, last.shape)  # type: ignore[no-untyped-call]
     low, high = _core(first), _core(last)
     nothing = low > high
     return (
