@@ -500,3 +500,15 @@ def test_slowfast_stage_by_stage():
     assert times["slow.layer3"] == 23 + 6 * 2 * 8
     assert times["slow.layer4"] == 23 + 6 * 2 * 8 + 3 * 2 * 8
     assert rows["avgpool"].receptive_field == (32, 224, 224)
+
+
+def test_a_recurrence_has_seen_all_earlier_steps():
+    summary = describe("convgru-tiny", num_classes=4)
+    rows = {layer.name: layer for layer in summary.layers}
+    gates, candidate = rows["grus.0.gates"], rows["grus.0.candidate"]
+    assert (gates.calls, candidate.calls) == (8, 8)
+    # The gates of the last step see the state before it, the candidate the step itself too.
+    assert gates.receptive_field[0] == 7
+    assert candidate.receptive_field[0] == 8
+    assert rows["grus.0.input"].receptive_field[0] == 1
+    assert rows["mean"].output == (16, 1, 1, 1)
