@@ -22,7 +22,8 @@ def through(uv_HWC, quantiser, codec):
     codes = to_stored(quantiser.encode(np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))))
     stacked = codes.reshape(-1, codes.shape[2])
     chunk, mask = encode_field(stacked, codec, near=quantiser.near if codec == "jpegls" else 0)
-    read = decode_field(chunk, codec, mask, stacked.shape, stored_dtype(quantiser))
+    read = np.empty(stacked.shape, stored_dtype(quantiser))
+    decode_field(chunk, codec, mask, read)
     return quantiser.decode(from_stored(read).reshape(codes.shape)).transpose(1, 2, 0)
 
 
