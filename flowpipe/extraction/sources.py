@@ -1,16 +1,18 @@
 """What a person names as sources → videos with names and labels."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from flowpipe.errors import AnnotationError
+from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 LIST_EXTENSIONS = frozenset((".csv", ".txt"))
+KEY_BYTES = 2**16
 VIDEO_COLUMNS = ("video", "clip", "path", "file", "filename", "name")
 
 
@@ -65,6 +67,35 @@ def find_sources(given: Sequence[Given]) -> tuple[list[Source], list[Source]]:
             videos = [Source(path, clean_name(path.name))]
         found.extend((video, clean_name(path.resolve().name)) for video in videos)
     return _distinct(found), empty
+
+
+def part_of(sources: Sequence[Source], number: int, count: int) -> list[Source]:
+    """Give the videos of part `number` of `count`; each is in exactly one, by its content.
+
+    The key is a digest of size, first and last bytes: reading each video wholly on each machine
+    would cost more than it gives. A file that cannot be read goes by its name.
+
+    Raises
+    ------
+    InvalidArgument
+        If not 1 ≤ number ≤ count.
+    """
+    if not 1 <= number <= count:
+        raise InvalidArgument(f"shard {number}/{count} must be i/n with 1 <= i <= n")
+    return [source for source in sources if _content_key(source) % count == number - 1]
+
+
+def _content_key(source: Source) -> int:
+    try:
+        with source.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            text = file.read(KEY_BYTES)
+            file.seek(max(0, size - KEY_BYTES))
+            text += b"%d" % size + file.read(KEY_BYTES)
+    except OSError:
+        text = source.name.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8])
 
 
 def clean_name(name: str) -> str:

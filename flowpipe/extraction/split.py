@@ -157,7 +157,7 @@ def plan(tasks: Sequence[Task], workers: int) -> tuple[list[Task], dict[int, Spl
 def _split(task: Task, pieces: int) -> SplitVideo | None:
     """Split a video; None for one that is short, there already, or of no use."""
     try:
-        expected = expected_frames(probe(task.path), task.recipe.fps)
+        expected = expected_frames(probe(task.path, max_pixels=task.max_pixels), task.recipe.fps)
         pieces = min(pieces, expected // LEAST_FRAMES)
         if pieces < 2:
             return None
