@@ -37,7 +37,15 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.15", "ruff>=0.12"],
+        "dask": ["distributed>=2024.1"],
+        "dev": [
+            "distributed>=2024.1",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "ruff>=0.12",
+        ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},
     classifiers=[

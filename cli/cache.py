@@ -387,6 +387,8 @@ def _command(entry: "Entry", source: str) -> str:
     for key, value in recipe.flow_parameters.items():
         text = value if isinstance(value, str) else json.dumps(value)
         words += ["--flow-arg", f"{key}={text}"]
+    if recipe.device != "cpu":
+        words += ["--device", recipe.device]
     if recipe.short_side is not None:
         words += ["--short-side", str(recipe.short_side)]
     if recipe.size is not None:

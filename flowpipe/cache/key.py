@@ -132,7 +132,8 @@ class Recipe:
             form += f" ±{self.bound_px:g} px"
         if self.tolerance_px:
             form += f" within {self.tolerance_px:g} px"
-        parts = [self.flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
+        flow = self.flow if self.device == "cpu" else f"{self.flow} on {self.device}"
+        parts = [flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
         if self.rgb:
             parts.append(f"RGB q{self.rgb_quality}")
         return ", ".join(parts)

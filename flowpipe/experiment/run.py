@@ -24,6 +24,7 @@ from torch import nn
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.annotations import from_csv, from_folders
 from flowpipe.clips.dataset import ClipDataset
+from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.splits import folds, seeded_split, split_fold
 from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
@@ -32,7 +33,7 @@ from flowpipe.extraction import ExtractionResult, Progress, extract
 from flowpipe.extraction.sources import Source
 from flowpipe.fusion import fuse
 from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
-from flowpipe.models import build
+from flowpipe.models import build_for_clip
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores, load_scores
@@ -212,7 +213,8 @@ def run_experiment(
         f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
         f"{extraction.flows_total} flows"
     )
-    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+    stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+    cache = MemoryCache(stored, settings.train.memory_mb)
     done = 0.0
     parts = len(divisions) * len(settings.streams)
     for division in divisions:
@@ -348,10 +350,10 @@ def make_model(
     stream = settings.streams[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        model = build(
+        model = build_for_clip(
             stream.model,
+            settings.stream_input(name).clip_CTHW,
             num_classes=num_classes,
-            in_channels=settings.stream_input(name).in_channels,
             **stream.model_parameters,
         )
     if load and stream.weights is not None:
@@ -369,12 +371,12 @@ def trained_model(settings: Settings, name: str, fold: str, out: Path, classes: 
 def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]:
     """What a checkpoint must share to be gone on with."""
     stream = asdict(settings.streams[name])
+    train = asdict(settings.train)
+    for key in ("workers", "device", "memory_mb"):  # these do not change what is learnt
+        del train[key]
     return {
         "stream": json.dumps(stream, default=str, sort_keys=True),
-        "train": json.dumps(
-            {k: v for k, v in asdict(settings.train).items() if k not in ("workers", "device")},
-            sort_keys=True,
-        ),
+        "train": json.dumps(train, sort_keys=True),
         "extract": json.dumps(asdict(settings.extract), default=str, sort_keys=True),
         "flip": settings.data.flip,
         "fold": division.name,

@@ -25,6 +25,7 @@ from flowpipe.cache.manifest import (
 )
 from flowpipe.cache.write import check_codec, remove_abandoned
 from flowpipe.errors import CacheError, InvalidArgument
+from flowpipe.extraction.batched import batched_method, choose_device, serving
 from flowpipe.extraction.pool import kill_workers, run_tasks
 from flowpipe.extraction.scheduler import run_on_scheduler
 from flowpipe.extraction.sources import Given, Source, find_sources, part_of
@@ -37,7 +38,7 @@ from flowpipe.extraction.worker import (
     present_entry,
     process_video,
 )
-from flowpipe.flow import create
+from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.video import FPS_RULE, GREY_RULE, MAX_PIXELS, RESIZE_RULE, output_size
 
@@ -96,7 +97,8 @@ class ExtractionResult:
     recipe : str
         Id of the recipe.
     stage_seconds : dict
-        Worker time in decode, flow, compress (with writing) and all, over what was computed now.
+        Worker time in decode, flow (with waiting for the GPU), compress (with writing) and all,
+        over what was computed now; "gpu": the time in which the GPU had work.
     to_do : int
         With `dry_run`: videos that a run would look at.
     """
@@ -134,6 +136,7 @@ def extract(
     codec: str | None = None,
     bound_px: float | None = None,
     tolerance_px: float = 0.0,
+    device: str = "cpu",
     workers: int | None = None,
     retry_failed: bool = False,
     timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -162,6 +165,10 @@ def extract(
     storage, codec, bound_px, tolerance_px
         Form of the flow, see `flowpipe.flow.quantise.Quantiser`: u8 (±`bound_px`, 20 by
         default), i16 or f16; jpegls (default, not for f16) or zstd.
+    device : "cpu", "cuda" or "auto"
+        Who computes flow. On a GPU one process computes for all workers, in batches; values are
+        the CPU's within rounding, but entries of their own. `flowpipe.flow.BATCHED` has the
+        methods that can; "auto" takes the GPU where there is one and the method can.
     workers : int, optional
         Processes, each with one thread; by default one per core.
     retry_failed : bool
@@ -196,6 +203,7 @@ def extract(
     if not given:
         raise InvalidArgument("no source given; name videos, directories or lists")
     recipe, codec = make_recipe(
+        device=choose_device(flow, device)[0],
         flow=flow,
         flow_parameters=flow_parameters,
         short_side=short_side,
@@ -215,6 +223,11 @@ def extract(
         )
     if max_pixels < 1:
         raise InvalidArgument(f"max_pixels {max_pixels} must be >= 1; {MAX_PIXELS} is the default")
+    if scheduler is not None and recipe.device != "cpu":
+        raise InvalidArgument(
+            f"scheduler {scheduler} takes flow of the CPU only; on a machine with a GPU, give "
+            "--device without --scheduler"
+        )
     cache = Path(out).absolute()
     if cache.exists() and not cache.is_dir():
         raise InvalidArgument(f"{cache} is a file; a cache is a directory: give another --out")
@@ -233,6 +246,7 @@ def extract(
 
 def make_recipe(
     *,
+    device: str = "cpu",
     flow: str,
     flow_parameters: Mapping[str, Any] | None,
     short_side: int | None,
@@ -256,7 +270,11 @@ def make_recipe(
         raise InvalidArgument(f"fps {fps} must be > 0; leave it out to keep every frame")
     if rgb and not 1 <= rgb_quality <= 100:
         raise InvalidArgument(f"rgb quality {rgb_quality} must be 1 to 100; 95 is the default")
-    method = create(flow, **(flow_parameters or {}))
+    method: FlowMethod
+    if device == "cpu":
+        method = create(flow, **(flow_parameters or {}))
+    else:
+        method = batched_method(flow, device, **(flow_parameters or {}))
     recipe = Recipe(
         flow=flow,
         flow_version=method.version,
@@ -273,6 +291,7 @@ def make_recipe(
         grey_rule=GREY_RULE,
         resize_rule=RESIZE_RULE,
         fps_rule=FPS_RULE,
+        device=device,
     )
     return recipe, codec
 
@@ -347,21 +366,28 @@ class _Run:
         remove_abandoned(self.cache / self.recipe.id)
         # With one worker no video is split: Dask's need not see the files of a range.
         planned, splits = plan(self.tasks, workers if scheduler is None else 1)
-        with tempfile.TemporaryDirectory(prefix="flowpipe-") as folder:
-            journal = Path(folder) / "journal"
+        with (
+            tempfile.TemporaryDirectory(prefix="flowpipe-") as folder,
+            serving(self.recipe) as server,
+        ):
+            journal, address = Path(folder) / "journal", server.address if server else None
             tasks = [
-                replace(task, index=index, journal=journal, num_tasks=len(planned))
+                replace(task, index=index, journal=journal, num_tasks=len(planned), server=address)
                 for index, task in enumerate(planned)
             ]
             try:
                 with self._reporting(tasks, on_progress) as taken:
                     for outcome in _outcomes(tasks, workers, timeout_s, scheduler):
+                        if server:
+                            server.check()
                         task = tasks[outcome.index]
                         split = splits.get(task.source)
                         told = outcome if split is None else split.take(task, outcome)
                         taken[task.index] = True
                         if told is not None:
                             self._take(self.sources[task.source], told, None)
+                if server:
+                    self.result.stage_seconds["gpu"] = server.busy_s
             except BaseException:
                 kill_workers()
                 raise
@@ -513,6 +539,7 @@ __all__ = [
     "ExtractionResult",
     "Failure",
     "Progress",
+    "choose_device",
     "entry_path",
     "extract",
     "make_recipe",

@@ -6,6 +6,7 @@ process of its own, and only the one that kills its process is given up.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -76,7 +77,15 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
         batch_size=1,
         pre_dispatch="3*n_jobs",
     )
-    yield from parallel(delayed(process_in_worker)(task) for task in tasks)
+    outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
+    try:
+        for outcome in outcomes:  # `yield from` would close it before `finally` is reached
+            yield outcome
+    finally:
+        with warnings.catch_warnings():
+            # That tasks were left undone is no news to who ended the run.
+            warnings.simplefilter("ignore", UserWarning)
+            outcomes.close()
 
 
 def _one_by_one(tasks: Sequence[Task], limit_s: float) -> Iterator[Outcome]:

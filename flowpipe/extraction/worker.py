@@ -9,7 +9,7 @@ import platform
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 from flowpipe import __version__
 from flowpipe.cache import Entry, Recipe, entry_path
 from flowpipe.cache.write import EntryWriter, FieldCoder, is_abandoned
-from flowpipe.errors import CacheError, EntryCorrupt, FlowpipeError, VideoError
+from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
+from flowpipe.extraction.batched import Address, flows_from_server
 from flowpipe.extraction.ranges import FrameRange, RangeWriter
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
-from flowpipe.video import MAX_PIXELS, VideoInfo, VideoReader, content_digest
+from flowpipe.video import MAX_PIXELS, Frame, VideoInfo, VideoReader, content_digest
 
 STARTED, FINISHED, TIMED_OUT = 1, 2, 3
 WHOLE = 1_000_000
@@ -45,7 +46,7 @@ class Task:
 
     `index` is the task's row in the journal, `source` the video's place among the sources, and
     `num_bytes` what the task counts for in the progress. With `insist` the entry is computed even
-    if another process is at it.
+    if another process is at it. `server` computes flow where it is given.
     """
 
     index: int
@@ -63,6 +64,7 @@ class Task:
     max_pixels: int = MAX_PIXELS
     known_failures: Mapping[str, str] = field(default_factory=dict)
     import_path: tuple[str, ...] = ()
+    server: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def process_video(task: Task) -> Outcome:
 
 def reasoned(task: Task, digest: str, error: Exception) -> Outcome:
     """Give the outcome of a task that ended in an error."""
-    if isinstance(error, CacheError):
+    if isinstance(error, CacheError | DeviceError):
         return Outcome(task.index, digest, cache_failure=str(error))
     if isinstance(error, FlowpipeError):
         return Outcome(task.index, digest, failure=_with_path(str(error), task.path))
@@ -184,32 +186,44 @@ def _fill(
     frames: FrameRange | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
     """Write frames and the field that leads to each; give their times, and seconds of work."""
-    recipe = task.recipe
-    method = _method(recipe.flow, json.dumps(dict(recipe.flow_parameters), sort_keys=True))
     start, stop = (0, None) if frames is None else (frames.start, frames.stop)
-    expected = (stop or expected_frames(reader.info, recipe.fps)) - start
+    expected = (stop or expected_frames(reader.info, task.recipe.fps)) - start
     seconds = {"decode": 0.0, "flow": 0.0, "compress": 0.0}
     pts_s: list[float] = []
-    previous_HW: NDArray[np.uint8] | None = None
-    clock = time.perf_counter()
-    for frame in reader.frames(max(0, start - 1), stop):
-        decoded = computed = time.perf_counter()
-        seconds["decode"] += decoded - clock
-        if previous_HW is not None:
-            uv_HWC = method(previous_HW, frame.grey_HW)
-            computed = time.perf_counter()
+    for frame, uv_HWC in _flows(task, reader.frames(max(0, start - 1), stop), seconds):
+        clock = time.perf_counter()
+        if uv_HWC is not None:
             writer.add_flow(uv_HWC)
         if frame.index >= start:
             pts_s.append(frame.pts_s)
             if frame.rgb_HWC is not None:
                 writer.add_rgb(frame.rgb_HWC)
-        previous_HW = frame.grey_HW
         share = min(1.0, len(pts_s) / expected) if expected > 0 else 0.0
         journal[task.index, 1:3] = writer.num_flows, share * WHOLE
-        clock = time.perf_counter()
-        seconds["flow"] += computed - decoded
-        seconds["compress"] += clock - computed
+        seconds["compress"] += time.perf_counter() - clock
     return np.array(pts_s), seconds
+
+
+def _flows(
+    task: Task, frames: Iterator[Frame], seconds: dict[str, float]
+) -> Iterator[tuple[Frame, NDArray[np.float32] | None]]:
+    """Give each frame with the field that leads to it; add up the time to decode and compute."""
+    if task.server is not None:
+        yield from flows_from_server(task.server, frames, seconds)
+        return
+    recipe = task.recipe
+    method = _method(recipe.flow, json.dumps(dict(recipe.flow_parameters), sort_keys=True))
+    previous_HW: NDArray[np.uint8] | None = None
+    clock = time.perf_counter()
+    for frame in frames:
+        decoded = time.perf_counter()
+        uv_HWC = None if previous_HW is None else method(previous_HW, frame.grey_HW)
+        previous_HW = frame.grey_HW
+        seconds["decode"] += decoded - clock
+        seconds["flow"] += time.perf_counter() - decoded
+        yield frame, uv_HWC
+        clock = time.perf_counter()
+    seconds["decode"] += time.perf_counter() - clock
 
 
 def expected_frames(info: VideoInfo, fps: float | None) -> int:
