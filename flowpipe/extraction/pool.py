@@ -79,7 +79,8 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
     )
     outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
     try:
-        for outcome in outcomes:  # `yield from` would close it before `finally` is reached
+        # `yield from` would close it before `finally` is reached
+        for outcome in outcomes:  # noqa: UP028
             yield outcome
     finally:
         with warnings.catch_warnings():
