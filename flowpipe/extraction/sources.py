@@ -122,6 +122,8 @@ def _from_list(list_file: Path) -> list[Source]:
     sources = []
     for written, label in rows:
         path = Path(written)
+        if path.name in ("", ".."):
+            raise AnnotationError(f'list {list_file} names "{written}", which is no file')
         inside = not path.is_absolute() and ".." not in path.parts
         name = path.as_posix() if inside else path.name
         sources.append(Source(list_file.parent / path, clean_name(name), label or None))
