@@ -31,7 +31,8 @@ cache, out, epochs, pause_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(
 opened = open_cache(cache)
 records = [VideoRecord(name, Path(name), label) for name, label in opened.labels.items()]
 dataset = ClipDataset(
-    records, opened, [StreamInput("temporal", "flow", 2, crop_size=(16, 20), mean_subtraction=False)],
+    records, opened,
+    [StreamInput("temporal", "flow", 2, crop_size=(16, 20), mean_subtraction=False)],
     classes=("a", "b"), seed=3,
 )
 torch.manual_seed(5)
@@ -44,7 +45,7 @@ def on_epoch(record):
 
 try:
     train_stream(
-        model, dataset, out=out, epochs=epochs, batch_size=8, learning_rate=0.3,
+        model, dataset, out=out, epochs=epochs, batch_size=8, learning_rate=0.05,
         optimiser="sgd", workers=int(os.environ.get("LOADERS", "0")), device="cpu",
         on_epoch=on_epoch,
     )
@@ -59,7 +60,7 @@ def cache(tmp_path_factory, write_entry):
     path = tmp_path_factory.mktemp("cache") / "c"
     rng = np.random.default_rng(0)
     for number in range(8):
-        uv = rng.normal((-2, 0) if number % 2 else (2, 0), 1, (6, 16, 20, 2)).astype(np.float32)
+        uv = rng.normal((0, -2) if number % 2 else (0, 2), 1, (6, 16, 20, 2)).astype(np.float32)
         label = "ab"[number % 2]
         write_entry(path, uv, codec="zstd", name=f"{label}/{number}.avi", digest=f"{number:064x}",
                     label=label)  # fmt: skip
