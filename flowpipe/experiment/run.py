@@ -36,6 +36,7 @@ from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
 from flowpipe.models import build_for_clip
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
+from flowpipe.ranks import join
 from flowpipe.scores import Scores, load_scores
 from flowpipe.training import CHECKPOINT, METRICS, read_model, train_stream
 
@@ -201,14 +202,24 @@ def run_experiment(
         A fold's name, "all", or None for the first.
     say, on_extract, on_share : callable
         Sentences, progress of the extraction, and (share done, text) of training and testing.
+
+    Under torchrun all processes call it: they train together, and the first does the rest.
     """
+    ranks = join()
+    if not ranks.first:
+        say, on_extract, on_share = lambda text: None, None, None
     annotations = load_annotations(settings)
     divisions = divide(settings, annotations, fold)
     out.mkdir(parents=True, exist_ok=True)
-    (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
+    if ranks.first:
+        (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
     records = annotations.records
     cache_path = settings.data.cache or out / "cache"
+    if not ranks.first:
+        ranks.barrier()  # then all is there, and nothing is left to compute
     extraction = fill_cache(settings, records, cache_path, on_extract)
+    if ranks.first:
+        ranks.barrier()
     say(
         f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
         f"{extraction.flows_total} flows"
@@ -290,6 +301,10 @@ def run_stream(
         fingerprint=fingerprint(settings, name, division),
         on_epoch=on_epoch,
     )
+    ranks = join()
+    if not ranks.first:
+        ranks.barrier()
+        return load_scores(folder / "scores.npz")
     share(0.9, f"fold {division.name}, {name}: testing")
     if len(settings.streams) > 1 and settings.fuse.training_clips > 0:
         fitted = score_stream(
@@ -298,6 +313,7 @@ def run_stream(
         fitted.save(folder / "training_scores.npz")
     scores = score_stream(settings, name, model, division.test, cache)
     scores.save(folder / "scores.npz")
+    ranks.barrier()
     return scores
 
 
