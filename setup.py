@@ -38,6 +38,7 @@ setup(
     ],
     extras_require={
         "dask": ["distributed>=2024.1"],
+        "tensorboard": ["tensorboard>=2.18"],
         "dev": [
             "distributed>=2024.1",
             "pytest>=8",
@@ -45,6 +46,9 @@ setup(
             "hypothesis>=6.100",
             "mypy>=1.15",
             "ruff>=0.12",
+            "setuptools>=77",
+            "triton>=3.6; sys_platform == 'linux'",
+            "tensorboard>=2.18",
         ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},
