@@ -24,6 +24,7 @@ from flowpipe.errors import (
 COMMANDS = {
     "quickstart": ("quickstart", "The whole pipeline on generated videos, in a few minutes."),
     "extract": ("extract", "Compute the flow of videos into a cache."),
+    "flow": ("flow", "Measure flow methods: speed, error, differences."),
     "cache": ("cache", "List, inspect, verify and export a cache."),
     "train": ("train", "Train, test and fuse the streams of a configuration."),
     "test": ("test", "Test a trained run again, perhaps with other clips and crops."),

@@ -1,5 +1,6 @@
 """The example of one's own network trains on the quickstart's videos, by the command it names."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -40,7 +41,7 @@ def test_own_network_trains_from_its_one_file(tmp_path):
     assert row["input"] == "flow 2×10×64×64"
     # By hand: two convolutions and two normalisations a block, and the classifier.
     planes = [2, 8, 16, 32, 32]
-    blocks = sum(9 * a * b + 3 * b * b + 4 * b for a, b in zip(planes, planes[1:], strict=False))
+    blocks = sum(9 * a * b + 3 * b * b + 4 * b for a, b in itertools.pairwise(planes))
     assert row["parameters"] == blocks + 64 * 9 + 9
     lines = (tmp_path / "run" / "fold-test" / "temporal" / "metrics.jsonl").read_text()
     losses = [json.loads(line)["loss"] for line in lines.splitlines()]
