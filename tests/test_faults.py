@@ -43,6 +43,12 @@ class Fatal:
         if brightness == 6:
             time.sleep(1000)
         return np.zeros((*prev_HW.shape, 2), np.float32)
+
+def die_at_once(path, max_pixels):
+    os._exit(3)
+
+def hang_at_once(path, max_pixels):
+    time.sleep(1000)
 '''
 ENDS = {"segfault": 240, "exit": 200, "kill": 160, "hang": 120}
 
@@ -139,6 +145,22 @@ def test_a_video_that_hangs_is_passed_over(videos, tmp_path, write_video, plugin
     assert (result.done, left_over(tmp_path / "c")) == (6, [])
     again = extract(videos, tmp_path / "c", flow=plugin, workers=workers, timeout_s=3)
     assert [failure.earlier for failure in again.failures] == [True]
+
+
+@pytest.mark.parametrize("way", ["die", "hang"])
+def test_a_decoder_that_fails_before_the_first_frame_costs_no_run(
+    videos, tmp_path, plugin, monkeypatch, way
+):
+    """A long video is looked at before the workers begin: not in the process of the run."""
+    import importlib
+
+    import flowpipe.extraction.split as split
+
+    fatal = importlib.import_module("fatal_plugin")
+    monkeypatch.setattr(split, "probe", getattr(fatal, f"{way}_at_once"))
+    monkeypatch.setattr(split, "PROBE_LIMIT_S", 4)
+    result = extract(videos / "0.mp4", tmp_path / "c", flow=plugin, workers=2)
+    assert (result.done, result.failed) == (1, 0)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ def write_quality_page(path: Path, title: str, found: Quality) -> Path:
     """
     totals = found.totals()
     headline = (
-        f"{totals['videos']:g} videos, {totals['flows']:g} flows; {totals['suspicious']:g} to look "
-        f"at, {totals['failed']:g} failed"
+        f"{totals['videos']} videos, {totals['flows']} flows; {totals['suspicious']} to look at, "
+        f"{totals['failed']} failed"
     )
     sections = [
         ("Whole cache", table_html([], total_rows(found), kind="pairs")),
@@ -45,7 +45,7 @@ def total_rows(found: Quality) -> list[list[str]]:
     }
     rows = []
     for key, value in found.totals().items():
-        told = f"{value:.3%}" if key in shares else f"{value:g}"
+        told = f"{value:.3%}" if key in shares else str(value)
         rows.append([names.get(key, key), f"{value:.3f} px" if key.endswith("_px") else told])
     return rows
 
