@@ -2,7 +2,9 @@
 
     torchrun --nproc-per-node 2 -m flowpipe train CONFIG --out RUN
 
-Without torchrun there is one process, and nothing here does anything.
+Without torchrun there is one process, and nothing here does anything. With `--max-restarts N` it
+starts a run whose process was killed again, which then goes on after the last whole epoch; set
+TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which torch 2.13 often fails to.
 """
 
 import contextlib

@@ -124,6 +124,28 @@ def test_two_processes_follow_one_and_a_killed_one_is_told_and_resumed(tmp_path,
     np.testing.assert_allclose(losses(broken), losses(one), atol=1e-4)
 
 
+@pytest.mark.slow
+def test_torchrun_restarts_a_killed_run_by_itself(tmp_path, cache):
+    """With the variable that the module names: without it torch's own restart fails on gloo."""
+    out = tmp_path / "out"
+    out.mkdir()
+    run = start(
+        tmp_path, cache, out, processes=2, pause_s=0.3, extra=("--max-restarts", "2"),
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+    )  # fmt: skip
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not (
+        (out / "1.pid").exists() and (out / "metrics.jsonl").exists() and len(losses(out)) >= 3
+    ):
+        time.sleep(0.05)
+    first = (out / "1.pid").read_text()
+    os.kill(int(first), signal.SIGKILL)
+    status, told = finished(run)
+    assert status == 0, told
+    assert len(losses(out)) == 20
+    assert (out / "1.pid").read_text() != first
+
+
 def test_a_share_of_a_batch():
     assert Ranks().share_of(7) == 7
     assert Ranks(1, 4).share_of(32) == 8
