@@ -37,8 +37,10 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
+        "dask": ["distributed>=2024.1"],
         "tensorboard": ["tensorboard>=2.18"],
         "dev": [
+            "distributed>=2024.1",
             "pytest>=8",
             "pytest-xdist>=3.5",
             "hypothesis>=6.100",

@@ -126,8 +126,14 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
 @cache.command()
 @cache_argument
 @click.option("--deep", is_flag=True, help="Also decode every field and digest every file.")
+@click.option(
+    "--recompute",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Also compute N entries anew, drawn at random, and compare.",
+)
 @json_option
-def verify(path: Path, deep: bool, as_json: bool) -> None:
+def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None:
     """Check that every entry is what was written.
 
     Exit status: 0 all are well, 1 something is wrong: each problem is listed with its way out.
@@ -156,6 +162,8 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
         told = f"{missing} is gone; extract the video again"
         problems.append(_problem(missing, wanted[missing], told))
     others = [] if opened.is_packed else left_over(path)
+    if recompute is not None:
+        problems += _recomputed(opened, recompute)
     unnamed = len(checked - set(wanted))
     if as_json:
         record = {"cache": str(path), "deep": deep, "checked": count, "wrong": problems}
@@ -268,6 +276,44 @@ def export(
 
 @cache.command()
 @cache_argument
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Also write a page.")
+@recipe_option
+@json_option
+def report(path: Path, html: Path | None, recipe: str | None, as_json: bool) -> None:
+    """Tell what a cache is worth: clipped and still shares, magnitudes, videos to look at.
+
+    Everything is read from headers and checksums, so that it takes as long as ls. Exit status: 0
+    all entries can be read, 1 some cannot.
+    """
+    from flowpipe.cache import open_cache
+    from flowpipe.cache.quality import quality
+
+    with progress_line("report") as update:
+        found = quality(open_cache(path, recipe=recipe), update)
+    if html is not None or not as_json:
+        from flowpipe.report.quality import total_rows, write_quality_page
+    if html is not None:
+        write_quality_page(html, str(path), found)
+        say(f"page: {html}")
+    if as_json:
+        record = {"cache": str(path), "totals": found.totals(), "histogram": found.histogram()}
+        videos = [asdict(video) for video in found.videos]
+        print_json(record | {"videos": videos, "failures": [asdict(f) for f in found.failures]})
+    else:
+        print_table("", ("whole cache", ""), total_rows(found))
+        told = [(f"{span} px", str(count)) for span, count in found.histogram()]
+        print_table("", ("mean magnitude", "videos"), told)
+        looked = [(video.name, "; ".join(video.suspicions)) for video in found.suspicious]
+        if looked:
+            print_table("", ("to look at", "why"), looked, text_columns=2)
+        if found.failures:
+            failed = [(row.name, row.reason) for row in found.failures]
+            print_table("", ("without flow", "reason"), failed, text_columns=2)
+    click.get_current_context().exit(1 if found.totals()["damaged"] else 0)
+
+
+@cache.command()
+@cache_argument
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="The packed file, *.h5."
 )
@@ -300,6 +346,23 @@ def unpack(path: Path, out: Path, as_json: bool) -> None:
     with progress_line("unpack") as update:
         done = run(path, out, on_progress=update)
     _tell_packed(done, out, as_json)
+
+
+def _recomputed(opened: "Cache", count: int) -> list[dict[str, Any]]:
+    """Compute entries anew, tell how it went, and give what differs."""
+    from flowpipe.extraction.recompute import recompute as run
+
+    differing, computed = [], 0
+    with progress_line("recompute") as update:
+        for told in run(opened, count, on_progress=update):
+            computed += not told.note
+            if told.note:
+                say(f"note: {told.name} cannot be computed anew: {told.note}")
+            if told.problem:
+                differing.append(_problem(opened.path, told.name, told.problem))
+    entries = counted(computed, "entry", "entries")
+    say(f"{entries} computed anew, {len(differing)} differ")
+    return differing
 
 
 def _tell_packed(done: "Packed", out: Path, as_json: bool) -> None:

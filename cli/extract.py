@@ -24,6 +24,18 @@ def parse_size(context: click.Context, option: click.Parameter, text: str | None
     return int(match[1]), int(match[2])
 
 
+def parse_shard(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[int, int] | None:
+    """`i/n` → (i, n)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise click.BadParameter(f'"{text}" is not I/N, such as 1/8')
+    return int(match[1]), int(match[2])
+
+
 def parse_arguments(
     context: click.Context, option: click.Parameter, given: tuple[str, ...]
 ) -> dict[str, Any]:
@@ -92,6 +104,34 @@ def parse_arguments(
 )
 @click.option("--workers", type=int, metavar="N", help="Processes. [default: one per core]")
 @click.option("--retry-failed", is_flag=True, help="Try videos again that failed before.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    default=600.0,
+    show_default=True,
+    metavar="S",
+    help="Give up a video that gets no frame further for S seconds.",
+)
+@click.option(
+    "--max-pixels",
+    type=int,
+    default=8192 * 8192,
+    show_default=True,
+    metavar="N",
+    help="Refuse videos with more pixels in a frame.",
+)
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=parse_shard,
+    help="Only the I-th of N parts, for job arrays; parts go by content.",
+)
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Compute on the workers of this Dask scheduler, tcp://host:port.",
+)
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def extract(

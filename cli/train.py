@@ -41,11 +41,13 @@ def train(
     """Train every stream of CONFIG (TOML) from a cache, test it, fuse, and write the report.
 
     What is missing in the cache is extracted first. A killed run goes on where it stood, with
-    the same command, and ends with the same numbers.
+    the same command, and ends with the same numbers. On several GPUs, or processes:
+    torchrun --nproc-per-node 2 -m flowpipe train CONFIG
     """
     from flowpipe.experiment.pages import report_run
     from flowpipe.experiment.run import run_experiment
     from flowpipe.experiment.settings import load_settings
+    from flowpipe.ranks import join
 
     settings = start_from(load_settings(config, overrides).only(stream), weights)
     out = out or Path("runs") / config.stem
@@ -60,6 +62,8 @@ def train(
             ),
             on_share=update,
         )
+    if not join().first:
+        return
     page = report_run(out)
     if as_json:
         print_json({**result.as_record(), "report": str(page)})

@@ -64,6 +64,10 @@ class WeightsError(FlowpipeError, ValueError):
     """A state dict or checkpoint that does not fit the network."""
 
 
+class RankLost(FlowpipeError, RuntimeError):
+    """A process of a training run on several that is gone."""
+
+
 class ScoresMismatch(FlowpipeError, ValueError):
     """Score files that do not speak of the same videos, labels or classes."""
 

@@ -1,5 +1,6 @@
 """One training loop for every stream; a resumed run ends with the numbers of an unbroken one.
 
+Under torchrun each process takes its part of every batch; the first writes the files.
 Each epoch's randomness is made from (seed, epoch), never carried over, and a checkpoint is
 written aside and renamed in after every epoch. Checkpoints hold tensors and plain values only
 and are read with `weights_only=True`.
@@ -26,6 +27,7 @@ from flowpipe.clips.dataset import ClipDataset, to_network_input
 from flowpipe.clips.order import EpochSampler, class_balanced_weights
 from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.models.weights import load_state, model_state
+from flowpipe.ranks import Ranks, join, noticing_loss
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -69,6 +71,7 @@ def train_stream(
         Folder of the checkpoint and of metrics.jsonl; made when missing. Where TensorBoard is
         installed (extra `tensorboard`), its event files stand there too.
     epochs, batch_size : int
+        A batch is that of all processes together.
     optimiser : "sgd" (with `momentum`) or "adamw"
     learning_rate, weight_decay : float
     schedule : "cosine" (to zero), or "steps": a tenth after each epoch of `steps`
@@ -130,18 +133,23 @@ def train_stream(
     if taken := ", ".join(sorted(settings.keys() & own.keys())):
         raise InvalidArgument(f"fingerprint names {taken} are taken; rename them")
     settings |= own
+    ranks = join()
+    own_batch = ranks.share_of(batch_size)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     target = torch.device(choose_device(device))
     place(model, target)
     update = make_optimiser(model, optimiser, learning_rate, momentum, weight_decay)
     history = load_checkpoint(folder / CHECKPOINT, model, update, settings)
-    write_metrics(folder / METRICS, history)
+    if ranks.first:
+        write_metrics(folder / METRICS, history)
     weights = class_balanced_weights(dataset.labels) if balanced else None
-    sampler = EpochSampler(len(dataset), seed=seed, weights=weights)
+    sampler = EpochSampler(
+        len(dataset), seed=seed, weights=weights, rank=ranks.rank, world_size=ranks.world_size
+    )
     loader = DataLoader(
         dataset,
-        batch_size=batch_size,
+        batch_size=own_batch,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -150,8 +158,11 @@ def train_stream(
         # epoch than an unbroken one; from torch's own generator that would move the dropout.
         generator=torch.Generator(),
     )
-    board = open_board(folder, len(history)) if len(history) < epochs else None
+    board = open_board(folder, len(history)) if ranks.first and len(history) < epochs else None
     criterion = Criterion(loss, label_smoothing, dataset.record_targets, len(dataset.classes))
+    # All have read the checkpoint before the first writes another.
+    ranks.barrier()
+    wrapped = ranks.wrapped(model, target)
     for epoch in range(len(history), epochs):
         started = time.perf_counter()
         sampler.set_epoch(epoch)
@@ -162,9 +173,9 @@ def train_stream(
 
         # Dropout draws from torch's generator: fixed by (seed, epoch), and given back after.
         with torch.random.fork_rng(devices=[target] if target.type == "cuda" else []):
-            _seed_torch(seed * 100_003 + epoch, target)
+            _seed_torch((seed * 100_003 + epoch) * ranks.world_size + ranks.rank, target)
             record = _train_epoch(
-                model,
+                wrapped,
                 loader,
                 dataset,
                 update,
@@ -174,13 +185,15 @@ def train_stream(
                 mixed_precision=mixed_precision,
                 device=target,
                 epoch=epoch + 1,
+                ranks=ranks,
             )
         seconds = time.perf_counter() - started
         speed = {"seconds": round(seconds, 3), "clips_per_s": round(len(dataset) / seconds, 1)}
         record = {"epoch": epoch + 1, **record, **speed}
         history.append(record)
-        save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
-        write_metrics(folder / METRICS, history)
+        if ranks.first:
+            save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
+            write_metrics(folder / METRICS, history)
         if board is not None:
             for name, value in record.items():
                 board.add_scalar(name, value, epoch + 1)
@@ -368,7 +381,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[d
     except pickle.UnpicklingError:
         # torch's own text advises to load the file regardless.
         reason = "damaged, or with Python objects, which are never loaded"
-    except (RuntimeError, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+    # Of a damaged file torch raises whatever it meets, assertions included.
+    except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise WeightsError(
         f"{path} is no checkpoint of flowpipe, or a damaged one ({reason}); delete it to train anew"
@@ -455,6 +469,7 @@ def _train_epoch(
     mixed_precision: bool,
     device: torch.device,
     epoch: int,
+    ranks: Ranks,
 ) -> dict[str, float]:
     model.train()
     stream = dataset.streams[0]
@@ -476,17 +491,20 @@ def _train_epoch(
                 batch["index"] = batch["index"].repeat_interleave(logits.shape[1])
                 logits = logits.flatten(0, 1)
             loss: Tensor = criterion(logits.float(), labels, batch["index"])
-        loss_value = float(loss.detach())
+        loss_value = float(ranks.total(loss.detach().clone())) / ranks.world_size
         if not math.isfinite(loss_value):
             raise InvalidArgument(
                 f"loss is not finite in epoch {epoch}, at learning rate {rate:g}; lower the "
                 "learning rate, or set gradient_clip"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        with noticing_loss():
+            loss.backward()  # type: ignore[no-untyped-call]
         if gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         update.step()
         loss_sum += loss_value * len(labels)
         correct += criterion.count_correct(logits, labels, batch["index"])
         seen += len(labels)
-    return {"loss": loss_sum / seen, "accuracy": correct / seen, "learning_rate": rate}
+    # The loss is that of all processes already.
+    correct, seen_by_all = ranks.total(torch.tensor([correct, seen], device=device)).tolist()
+    return {"loss": loss_sum / seen, "accuracy": correct / seen_by_all, "learning_rate": rate}

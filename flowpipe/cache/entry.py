@@ -370,32 +370,32 @@ def _attributes(file: Any) -> dict[str, Any]:
     found = {}
     for name in file.attrs:
         attribute = h5py.h5a.open(file.id, name.encode("utf-8", "surrogateescape"))
-        if attribute.get_type().get_class() == h5py.h5t.STRING and not (
-            attribute.get_type().is_variable_str()
-        ):
-            value = np.empty((), attribute.dtype)
-            if attribute.shape == ():
-                attribute.read(value)
-                found[name] = bytes(value[()]).decode("utf-8", "surrogateescape")
-                continue
-        found[name] = _plain(file.attrs[name])
+        dtype = attribute.dtype
+        if dtype.kind in "Siuf" and attribute.shape == ():
+            value = np.empty((), dtype)
+            attribute.read(value)
+            found[name] = _plain(value[()])
+        else:  # texts of variable length, as older files have them; or a foreign file's
+            found[name] = _plain(file.attrs[name])
     return found
 
 
 def _datasets(file: Any, path: Path) -> dict[str, Any]:
     """Give the data sets, after a check that they are those of an entry, and in this file."""
     found = {}
+    file_bytes = path.stat().st_size
     for name in file:
-        if name not in schema.DATASETS or not isinstance(
-            file.get(name, getlink=True), h5py.HardLink
-        ):
+        link = file.id.links.get_info(name.encode("utf-8", "surrogateescape"))
+        if name not in schema.DATASETS or link.type != h5py.h5l.TYPE_HARD:
             raise EntryCorrupt(f'{path}: "{name}" has no place in an entry')
         data = found[name] = file[name]
         if not isinstance(data, h5py.Dataset):
             raise EntryCorrupt(f'{path}: "{name}" is a group; an entry has none')
-        if data.is_virtual or data.external:
+        plist = data.id.get_create_plist()
+        layout = plist.get_layout()
+        if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
             raise EntryCorrupt(f'{path}: "{name}" points into another file')
-        if name != "flow" and (data.chunks or data.nbytes > path.stat().st_size):
+        if name != "flow" and (layout == h5py.h5d.CHUNKED or data.nbytes > file_bytes):
             raise EntryCorrupt(f'{path}: "{name}" of {data.shape} is larger than the file')
     rgb = [name for name in schema.DATASETS if name.startswith("rgb_")]
     wanted = {*schema.DATASETS} - ({*rgb} if not any(name in found for name in rgb) else set())

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from flowpipe.errors import EntryCorrupt
@@ -92,7 +93,7 @@ class Recipe:
             del table["backward"]  # the ids of caches made before there was backward flow
         return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of `to_json()`."""
         return recipe_id(self.to_json())

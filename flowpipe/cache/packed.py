@@ -71,8 +71,11 @@ class PackFile:
         self._tables = {name: self._table(name, *place) for name, place in places.items()}
         self.num_entries = len(self._tables["entries"])
         self.recipes: dict[str, Recipe] = {}
-        for line in self.text("recipes").decode().splitlines():
-            self.recipes[recipe_id(line)] = Recipe.from_json(line)
+        for line in self.text("recipes").decode("utf-8", "replace").splitlines():
+            try:
+                self.recipes[recipe_id(line)] = Recipe.from_json(line)
+            except EntryCorrupt as error:
+                raise EntryCorrupt(f"{path}: {error}; {PACK_DAMAGED}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackFile, (self.path,)
@@ -91,9 +94,18 @@ class PackFile:
         text = self._cut("row_text", int(place["start"]), int(place["bytes"])).tobytes()
         if zlib.crc32(text) != place["crc32"]:
             raise EntryCorrupt(f"{self.path}: its list of names is damaged; {PACK_DAMAGED}")
-        record = json.loads(text)
-        entry = int(record.pop("entry"))
-        return ManifestRow(**record), entry
+        try:
+            record = json.loads(text)
+            entry = int(record.pop("entry"))
+            row = ManifestRow(**record)
+            # A forger's row: what names are searched by, and entries found by.
+            if not all(isinstance(v, str) for v in (row.name, row.recipe, row.digest, row.path)):
+                raise TypeError("a name is no text")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise EntryCorrupt(
+                f"{self.path}: row {number} is no row ({error}); {PACK_DAMAGED}"
+            ) from error
+        return row, entry
 
     def text(self, name: str) -> bytes:
         """Give "recipes" or "failures", JSON lines as a cache directory has them."""

@@ -40,6 +40,7 @@ from flowpipe.models import build_for_clip
 from flowpipe.models.summary import describe
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
+from flowpipe.ranks import join
 from flowpipe.scores import Scores, load_scores
 from flowpipe.synthetic import write_videos
 from flowpipe.training import CHECKPOINT, METRICS, read_model, train_stream
@@ -244,14 +245,24 @@ def run_experiment(
         A fold's name, "all", or None for the first.
     say, on_extract, on_share : callable
         Sentences, progress of the extraction, and (share done, text) of training and testing.
+
+    Under torchrun all processes call it: they train together, and the first does the rest.
     """
+    ranks = join()
+    if not ranks.first:
+        say, on_extract, on_share = lambda text: None, None, None
     annotations = load_annotations(settings)
     divisions = divide(settings, annotations, fold)
     out.mkdir(parents=True, exist_ok=True)
-    (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
+    if ranks.first:
+        (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
     records = annotations.records
     cache_path = settings.data.cache or out / "cache"
+    if not ranks.first:
+        ranks.barrier()  # then all is there, and nothing is left to compute
     extraction = fill_cache(settings, records, cache_path, on_extract)
+    if ranks.first:
+        ranks.barrier()
     say(
         f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
         f"{extraction.flows_total} flows"
@@ -334,6 +345,10 @@ def run_stream(
         fingerprint=fingerprint(settings, name, division),
         on_epoch=on_epoch,
     )
+    ranks = join()
+    if not ranks.first:
+        ranks.barrier()
+        return load_scores(folder / "scores.npz")
     share(0.9, f"fold {division.name}, {name}: testing")
     started = time.perf_counter()
     if len(settings.streams) > 1 and settings.fuse.training_clips > 0:
@@ -345,6 +360,7 @@ def run_stream(
     scores.save(folder / "scores.npz")
     trained_s = sum(record["seconds"] for record in history)
     division.seconds[name] = trained_s + time.perf_counter() - started
+    ranks.barrier()
     return scores
 
 

@@ -27,7 +27,8 @@ from flowpipe.cache.write import check_codec, remove_abandoned
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.extraction.batched import batched_method, choose_device, serving
 from flowpipe.extraction.pool import kill_workers, run_tasks
-from flowpipe.extraction.sources import Given, Source, find_sources
+from flowpipe.extraction.scheduler import run_on_scheduler
+from flowpipe.extraction.sources import Given, Source, find_sources, part_of
 from flowpipe.extraction.split import plan
 from flowpipe.extraction.worker import (
     WHOLE,
@@ -39,11 +40,12 @@ from flowpipe.extraction.worker import (
 )
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
-from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
+from flowpipe.video import FPS_RULE, GREY_RULE, MAX_PIXELS, RESIZE_RULE, output_size
 
 REPORT_EVERY_S = 0.25
 DEFAULT_BOUND_PX = 20.0
 DEFAULT_RGB_QUALITY = 95
+DEFAULT_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,10 @@ def extract(
     device: str = "cpu",
     workers: int | None = None,
     retry_failed: bool = False,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    max_pixels: int = MAX_PIXELS,
+    shard: tuple[int, int] | None = None,
+    scheduler: str | None = None,
     dry_run: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractionResult:
@@ -171,6 +177,16 @@ def extract(
         Processes, each with one thread; by default one per core.
     retry_failed : bool
         Try again the videos that failed in an earlier run.
+    timeout_s : float
+        Seconds after which a video that gets no frame further is given up, as a failure.
+    max_pixels : int
+        A video with more pixels in a frame is a failure, before it is decoded.
+    shard : (int, int), optional
+        (i, n): only the i-th of n parts of the sources, 1 ≤ i ≤ n. Parts go by content, so that
+        they stay when videos are renamed or others are added.
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers are to compute, instead of `workers` here; they
+        must see sources and cache under the same paths.
     dry_run : bool
         Only say what there is to do.
     on_progress : callable, optional
@@ -205,24 +221,37 @@ def extract(
         tolerance_px=tolerance_px,
     )
     num_workers = _num_workers(workers)
+    if not timeout_s > 0:
+        raise InvalidArgument(
+            f"timeout {timeout_s:g} s must be > 0; {DEFAULT_TIMEOUT_S:g} is usual"
+        )
+    if max_pixels < 1:
+        raise InvalidArgument(f"max_pixels {max_pixels} must be >= 1; {MAX_PIXELS} is the default")
+    if scheduler is not None and recipe.device != "cpu":
+        raise InvalidArgument(
+            f"scheduler {scheduler} takes flow of the CPU only; on a machine with a GPU, give "
+            "--device without --scheduler"
+        )
     cache = Path(out).absolute()
     if cache.exists() and not cache.is_dir():
         raise InvalidArgument(f"{cache} is a file; a cache is a directory: give another --out")
     found, empty = find_sources(given)
-    run = _Run(cache, recipe, codec, found, retry_failed)
+    if shard is not None:
+        found, empty = part_of(found, *shard), empty if shard[0] == 1 else []
+    run = _Run(cache, recipe, codec, found, retry_failed, max_pixels)
     for source in empty:
         run.fail(source, "", f"{source.path} holds no video; is it the right directory?")
     run.skip_present(dry_run=dry_run)
     if not dry_run:
-        run.compute(num_workers, on_progress)
+        run.compute(num_workers, on_progress, timeout_s, scheduler)
     result = run.finished()
     if backward:
         failed = {failure.path for failure in result.failures}
         whole = [source for source in found if source.path not in failed]
-        second = _Run(cache, recipe.turned(), codec, whole, retry_failed)
+        second = _Run(cache, recipe.turned(), codec, whole, retry_failed, max_pixels)
         second.skip_present(dry_run=dry_run)
         if not dry_run:
-            second.compute(num_workers, on_progress)
+            second.compute(num_workers, on_progress, timeout_s, scheduler)
         result = _both(result, second.finished())
     return result
 
@@ -316,10 +345,16 @@ class _Run:
     """One call of `extract`: the books of what is done, skipped and failed."""
 
     def __init__(
-        self, cache: Path, recipe: Recipe, codec: str, sources: list[Source], retry_failed: bool
+        self,
+        cache: Path,
+        recipe: Recipe,
+        codec: str,
+        sources: list[Source],
+        retry_failed: bool,
+        max_pixels: int,
     ) -> None:
         self.cache, self.recipe, self.codec = cache, recipe, codec
-        self.sources = sources
+        self.sources, self.max_pixels = sources, max_pixels
         self.result = ExtractionResult(recipe.id, videos=len(sources))
         self.started = time.perf_counter()
         self.tasks: list[Task] = []
@@ -347,6 +382,7 @@ class _Run:
                 journal=Path(),
                 num_tasks=len(self.sources),
                 num_bytes=_size(source.path),
+                max_pixels=self.max_pixels,
                 known_failures=self._failed_before,
                 import_path=tuple(sys.path) if ":" in self.recipe.flow else (),
             )
@@ -361,13 +397,20 @@ class _Run:
                 self.tasks.append(task)
         self.result.to_do = len(self.tasks) if dry_run else 0
 
-    def compute(self, workers: int, on_progress: Callable[[Progress], None] | None) -> None:
+    def compute(
+        self,
+        workers: int,
+        on_progress: Callable[[Progress], None] | None,
+        timeout_s: float,
+        scheduler: str | None,
+    ) -> None:
         """Run the tasks."""
         if not self.tasks:
             return
         write_recipe(self.cache, self.recipe)
         remove_abandoned(self.cache / self.recipe.id)
-        planned, splits = plan(self.tasks, workers)
+        # With one worker no video is split: Dask's need not see the files of a range.
+        planned, splits = plan(self.tasks, workers if scheduler is None else 1)
         with (
             tempfile.TemporaryDirectory(prefix="flowpipe-") as folder,
             serving(self.recipe) as server,
@@ -379,7 +422,7 @@ class _Run:
             ]
             try:
                 with self._reporting(tasks, on_progress) as taken:
-                    for outcome in run_tasks(tasks, min(workers, len(tasks))):
+                    for outcome in _outcomes(tasks, workers, timeout_s, scheduler):
                         if server:
                             server.check()
                         task = tasks[outcome.index]
@@ -491,6 +534,26 @@ class _Run:
             if on_progress is not None:
                 thread.join()
                 report()
+
+
+def _outcomes(
+    tasks: Sequence[Task], workers: int, timeout_s: float, scheduler: str | None
+) -> Iterator[Outcome]:
+    """Give the outcomes; what other processes were at is looked at again when all else is done."""
+
+    def run(some: Sequence[Task]) -> Iterator[Outcome]:
+        if scheduler is None:
+            return run_tasks(some, min(workers, len(some)), timeout_s)
+        return run_on_scheduler(some, scheduler, timeout_s)
+
+    later = []
+    for outcome in run(tasks):
+        if outcome.busy:
+            later.append(replace(tasks[outcome.index], insist=True))
+        else:
+            yield outcome
+    if later:
+        yield from run(later)
 
 
 def _num_workers(workers: int | None) -> int:

@@ -20,25 +20,37 @@ from joblib.externals.loky.backend import resource_tracker as loky_resource_trac
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from flowpipe.errors import FlowpipeError
-from flowpipe.extraction.worker import STARTED, Outcome, Task, open_journal, process_in_worker
-from flowpipe.video import content_digest
-
-DEATH = (
-    "{path}: the process that worked on it died (out of memory, or a fault in the decoder); "
-    "convert the video, or give it a smaller --short-side"
+from flowpipe.extraction.isolated import DEATH, dead
+from flowpipe.extraction.watch import time_limit, watched
+from flowpipe.extraction.worker import (
+    STARTED,
+    TIMED_OUT,
+    Outcome,
+    Task,
+    open_journal,
+    process_in_worker,
 )
+
 NO_START = (
     "the worker processes end before they begin; what they wrote above says why. A script that "
     'calls flowpipe.extract must do so under if __name__ == "__main__":'
 )
 
 
-def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
-    """Give the outcome of each task as it comes, in any order."""
+def run_tasks(tasks: Sequence[Task], workers: int, limit_s: float) -> Iterator[Outcome]:
+    """Give the outcome of each task as it comes, in any order.
+
+    A video that gets no frame further for `limit_s` is given up.
+    """
+    with watched(tasks, limit_s):
+        yield from _run(tasks, workers, limit_s)
+
+
+def _run(tasks: Sequence[Task], workers: int, limit_s: float) -> Iterator[Outcome]:
     waiting = {task.index: task for task in tasks}
     while waiting:
         if workers == 1:
-            yield from _one_by_one(list(waiting.values()))
+            yield from _one_by_one(list(waiting.values()), limit_s)
             return
         try:
             for outcome in _in_parallel(list(waiting.values()), workers):
@@ -46,9 +58,15 @@ def run_tasks(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
                 yield _as_computed(outcome, task)
             return
         except (TerminatedWorkerError, BrokenProcessPool):
+            late = [task for task in waiting.values() if _state(task) == TIMED_OUT]
+            for task in late:
+                del waiting[task.index]
+                yield dead(task, time_limit(task.path, limit_s))
             suspects = [task for task in waiting.values() if _state(task) == STARTED]
+            if late and not suspects:
+                continue
             # Nobody in work, and a worker died: no video is at fault; go on one by one.
-            for outcome in _one_by_one(suspects or list(waiting.values())):
+            for outcome in _one_by_one(suspects or list(waiting.values()), limit_s):
                 del waiting[outcome.index]
                 yield outcome
 
@@ -101,7 +119,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
+def _one_by_one(tasks: Sequence[Task], limit_s: float) -> Iterator[Outcome]:
     executor = _single()
     try:
         for task in tasks:
@@ -112,10 +130,13 @@ def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
                 yield _as_computed(outcome.result(), task)
             except BrokenProcessPool:
                 executor.shutdown()
-                if _state(task) != STARTED:
+                if _state(task) not in (STARTED, TIMED_OUT):
                     raise FlowpipeError(NO_START) from None
                 executor = _single()
-                yield _dead(task)
+                late = _state(task) == TIMED_OUT
+                yield dead(
+                    task, time_limit(task.path, limit_s) if late else DEATH.format(path=task.path)
+                )
     except (KeyboardInterrupt, GeneratorExit):
         for process in list((getattr(executor, "_processes", None) or {}).values()):
             process.kill()
@@ -129,14 +150,6 @@ def _as_computed(outcome: Outcome, task: Task) -> Outcome:
     journal = open_journal(task.journal, task.num_tasks, "r")
     lost = not outcome.computed and not outcome.failure and journal[task.index, 1] > 0
     return replace(outcome, computed=True) if lost else outcome
-
-
-def _dead(task: Task) -> Outcome:
-    """The outcome of a video that killed its process; with its digest, to be remembered."""
-    digest = ""
-    with contextlib.suppress(FlowpipeError):
-        digest = content_digest(task.path)
-    return Outcome(task.index, digest, failure=DEATH.format(path=task.path))
 
 
 def _single() -> ProcessPoolExecutor:

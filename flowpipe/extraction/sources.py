@@ -1,16 +1,18 @@
 """What a person names as sources → videos with names and labels."""
 
 import csv
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from flowpipe.errors import AnnotationError
+from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 LIST_EXTENSIONS = frozenset((".csv", ".txt"))
+KEY_BYTES = 2**16
 VIDEO_COLUMNS = ("video", "clip", "path", "file", "filename", "name")
 
 
@@ -67,6 +69,35 @@ def find_sources(given: Sequence[Given]) -> tuple[list[Source], list[Source]]:
     return _distinct(found), empty
 
 
+def part_of(sources: Sequence[Source], number: int, count: int) -> list[Source]:
+    """Give the videos of part `number` of `count`; each is in exactly one, by its content.
+
+    The key is a digest of size, first and last bytes: reading each video wholly on each machine
+    would cost more than it gives. A file that cannot be read goes by its name.
+
+    Raises
+    ------
+    InvalidArgument
+        If not 1 ≤ number ≤ count.
+    """
+    if not 1 <= number <= count:
+        raise InvalidArgument(f"shard {number}/{count} must be i/n with 1 <= i <= n")
+    return [source for source in sources if _content_key(source) % count == number - 1]
+
+
+def _content_key(source: Source) -> int:
+    try:
+        with source.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            text = file.read(KEY_BYTES)
+            file.seek(max(0, size - KEY_BYTES))
+            text += b"%d" % size + file.read(KEY_BYTES)
+    except OSError:
+        text = source.name.encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8])
+
+
 def clean_name(name: str) -> str:
     """Write undecodable bytes and control characters as escapes: names go into lists and pages."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -91,6 +122,8 @@ def _from_list(list_file: Path) -> list[Source]:
     sources = []
     for written, label in rows:
         path = Path(written)
+        if path.name in ("", ".."):
+            raise AnnotationError(f'list {list_file} names "{written}", which is no file')
         inside = not path.is_absolute() and ".." not in path.parts
         name = path.as_posix() if inside else path.name
         sources.append(Source(list_file.parent / path, clean_name(name), label or None))

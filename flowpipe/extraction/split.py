@@ -12,7 +12,10 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import IO
 
 from flowpipe.cache import entry_path
@@ -29,8 +32,9 @@ from flowpipe.extraction.worker import (
     reader_of,
     reasoned,
 )
-from flowpipe.video import content_digest, probe
+from flowpipe.video import VideoInfo, content_digest, probe
 
+PROBE_LIMIT_S = 60.0
 LEAST_FRAMES = 100
 """Of a range: below, a process of its own costs more than it gains."""
 
@@ -138,10 +142,11 @@ def plan(tasks: Sequence[Task], workers: int) -> tuple[list[Task], dict[int, Spl
     part = sum(task.num_bytes for task in tasks) / (2 * workers)
     planned: list[Task] = []
     splits: dict[int, SplitVideo] = {}
+    apart = _Apart()
     try:
         for task in sorted(tasks, key=lambda task: -task.num_bytes):
             pieces = min(workers, math.ceil(task.num_bytes / part)) if part else 1
-            split = _split(task, pieces) if pieces > 1 else None
+            split = _split(task, pieces, apart) if pieces > 1 else None
             if split is None:
                 planned.append(task)
             else:
@@ -151,13 +156,44 @@ def plan(tasks: Sequence[Task], workers: int) -> tuple[list[Task], dict[int, Spl
         for split in splits.values():
             split.close()
         raise
+    finally:
+        apart.close()
     return planned, splits
 
 
-def _split(task: Task, pieces: int) -> SplitVideo | None:
+class _Apart:
+    """Probe videos in a process of its own: a decoder's fault here would end the whole run."""
+
+    def __init__(self) -> None:
+        self._executor: ProcessPoolExecutor | None = None
+
+    def probe(self, task: Task) -> VideoInfo | None:
+        """Give what a video says of itself; None if the process dies or hangs on it."""
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        future = self._executor.submit(probe, task.path, max_pixels=task.max_pixels)
+        try:
+            return future.result(timeout=PROBE_LIMIT_S)
+        except (BrokenProcessPool, TimeoutError):
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """End the process."""
+        if self._executor is not None:
+            for process in list((self._executor._processes or {}).values()):
+                process.kill()
+            self._executor.shutdown(cancel_futures=True)
+        self._executor = None
+
+
+def _split(task: Task, pieces: int, apart: "_Apart") -> SplitVideo | None:
     """Split a video; None for one that is short, there already, or of no use."""
     try:
-        expected = expected_frames(probe(task.path), task.recipe.fps)
+        info = apart.probe(task)
+        if info is None:
+            return None  # it kills or hangs a decoder: the task of the whole video will find out
+        expected = expected_frames(info, task.recipe.fps)
         pieces = min(pieces, expected // LEAST_FRAMES)
         if pieces < 2:
             return None

@@ -4,6 +4,7 @@ Nothing large crosses processes: in comes a `Task`, out goes an `Outcome`.
 """
 
 import json
+import os
 import platform
 import signal
 import sys
@@ -24,18 +25,19 @@ from numpy.typing import NDArray
 
 from flowpipe import __version__
 from flowpipe.cache import Entry, Recipe, entry_path
-from flowpipe.cache.write import EntryWriter, FieldCoder
+from flowpipe.cache.write import EntryWriter, FieldCoder, is_abandoned
 from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
 from flowpipe.extraction.batched import Address, flows_from_server
 from flowpipe.extraction.ranges import FrameRange, RangeWriter
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
-from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
+from flowpipe.video import MAX_PIXELS, Frame, VideoInfo, VideoReader, content_digest
 
-STARTED, FINISHED = 1, 2
+STARTED, FINISHED, TIMED_OUT = 1, 2, 3
 WHOLE = 1_000_000
-JOURNAL_COLUMNS = 3
-"""The journal is an N×3 int64 file, for each task: state, flows so far, share done (millionths)."""
+JOURNAL_COLUMNS = 4
+"""The journal is an N×4 int64 file, for each task: state, flows so far, share done (millionths),
+and the process that works on it."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Task:
     """What a worker needs to know of one video, or of a range of it (`frames`).
 
     `index` is the task's row in the journal, `source` the video's place among the sources, and
-    `num_bytes` what the task counts for in the progress. `server`
-    computes flow where it is given.
+    `num_bytes` what the task counts for in the progress. With `insist` the entry is computed even
+    if another process is at it. `server` computes flow where it is given.
     """
 
     index: int
@@ -58,6 +60,8 @@ class Task:
     num_tasks: int
     num_bytes: int
     frames: FrameRange | None = None
+    insist: bool = False
+    max_pixels: int = MAX_PIXELS
     known_failures: Mapping[str, str] = field(default_factory=dict)
     import_path: tuple[str, ...] = ()
     server: Address | None = None
@@ -65,7 +69,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task. `failure` and `cache_failure` are sentences, empty for none."""
+    """What became of a task. `failure` and `cache_failure` are sentences, empty for none.
+
+    `busy`: another process is computing this entry, and may have it done when it is asked again.
+    """
 
     index: int
     digest: str = ""
@@ -78,6 +85,7 @@ class Outcome:
     failure: str = ""
     known_failure: bool = False
     cache_failure: str = ""
+    busy: bool = False
 
 
 def open_journal(file: Path, num_tasks: int, mode: Literal["r", "r+", "w+"]) -> NDArray[np.int64]:
@@ -88,6 +96,7 @@ def open_journal(file: Path, num_tasks: int, mode: Literal["r", "r+", "w+"]) -> 
 def process_video(task: Task) -> Outcome:
     """Make the entry of one video, or say why there is none. Raises nothing."""
     journal = open_journal(task.journal, task.num_tasks, "r+")
+    journal[task.index, 3] = os.getpid()
     journal[task.index, 0] = STARTED
     digest = ""
     try:
@@ -97,7 +106,10 @@ def process_video(task: Task) -> Outcome:
         if digest in task.known_failures:
             failure = task.known_failures[digest]
             return Outcome(task.index, digest, failure=failure, known_failure=True)
-        return present_entry(task, digest) or _compute(task, digest, journal)
+        present = present_entry(task, digest)
+        if present is None and not task.insist and in_work(task, digest):
+            return Outcome(task.index, digest, busy=True)
+        return present or _compute(task, digest, journal)
     except Exception as error:
         return reasoned(task, digest, error)
     finally:
@@ -134,6 +146,12 @@ def present_entry(task: Task, digest: str) -> Outcome | None:
         clipped_share=float(entry.attributes["clipped_share"]),
         problem=str(entry.attributes["problem"]),
     )
+
+
+def in_work(task: Task, digest: str) -> bool:
+    """Whether another process is writing this entry now."""
+    folder = entry_path(task.cache, task.recipe.id, digest).parent
+    return any(not is_abandoned(path) for path in folder.glob(f".{digest}.*.part"))
 
 
 def _compute(task: Task, digest: str, journal: NDArray[np.int64]) -> Outcome:
@@ -181,7 +199,7 @@ def _fill(
             if frame.rgb_HWC is not None:
                 writer.add_rgb(frame.rgb_HWC)
         share = min(1.0, len(pts_s) / expected) if expected > 0 else 0.0
-        journal[task.index, 1:] = writer.num_flows, share * WHOLE
+        journal[task.index, 1:3] = writer.num_flows, share * WHOLE
         seconds["compress"] += time.perf_counter() - clock
     return np.array(pts_s), seconds
 
@@ -228,6 +246,7 @@ def reader_of(task: Task) -> VideoReader:
         size=recipe.size,
         fps=recipe.fps,
         rgb=recipe.rgb,
+        max_pixels=task.max_pixels,
     )
 
 

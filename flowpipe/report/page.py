@@ -135,21 +135,28 @@ def write_report(
         ("Protocol", _pairs_html(dict(_flatten(protocol)))),
         ("Versions", _pairs_html(versions)),
     ]
+    return write_aside(Path(path), whole_page(title, headline, notes, sections))
+
+
+def whole_page(
+    title: str, headline: str, notes: Iterable[str], sections: Iterable[tuple[str, str]]
+) -> str:
+    """Give a page of (heading, HTML) sections; those without content are left out."""
     body = "".join(
         f"<section><h2>{name}</h2>{content}</section>\n" for name, content in sections if content
     )
     paragraphs = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    page = (
+    return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header>"
         f'<h1>{escape(title)}</h1><p class="headline">{escape(headline)}</p>{paragraphs}'
         f"</header>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
-    return _write_aside(Path(path), page)
 
 
-def _write_aside(target: Path, text: str) -> Path:
+def write_aside(target: Path, text: str) -> Path:
+    """Write a text file, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".report-", dir=target.parent) as folder:
         aside = Path(folder) / target.name
@@ -166,7 +173,7 @@ def _box(kind: str, parts: Iterable[str]) -> str:
     return f'<div class="{kind}">{content}</div>' if content else ""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
+def table_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
     """A table of cells that are HTML already; the first column holds the names of the rows."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(
@@ -183,7 +190,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = 
 
 def _results_html(results: Sequence[Result]) -> str:
     rows = [[*map(escape, row_cells(row, results)), interval_svg(row)] for row in results]
-    return _table([*header_cells(results), "0 to 100 %"], rows) + (
+    return table_html([*header_cells(results), "0 to 100 %"], rows) + (
         '<p class="small">Every number counts videos: clips and crops are averaged before. The '
         "interval (Wilson) says how far another draw of test videos could move top-1, and "
         "nothing of other seeds or training sets.</p>"
@@ -192,7 +199,7 @@ def _results_html(results: Sequence[Result]) -> str:
 
 def _networks_html(networks: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [[escape(name), *map(escape, network_cells(row))] for name, row in networks.items()]
-    return _table(["stream", *NETWORK_COLUMNS], rows)
+    return table_html(["stream", *NETWORK_COLUMNS], rows)
 
 
 def _folds_html(folds: Sequence[Mapping[str, float]]) -> str:
@@ -204,7 +211,7 @@ def _folds_html(folds: Sequence[Mapping[str, float]]) -> str:
     if len(folds) > 1:
         summary = [_mean_and_deviation([f[key] for f in folds if key in f]) for key in columns]
         rows.append(["mean ± deviation", *summary])
-    return _table(["fold", *columns], rows, kind="folds" if len(folds) > 1 else "")
+    return table_html(["fold", *columns], rows, kind="folds" if len(folds) > 1 else "")
 
 
 def _number(value: Any) -> str:
@@ -224,7 +231,7 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
 
 def _pairs_html(pairs: Mapping[str, Any]) -> str:
     rows = [[escape(str(name)), escape(str(value))] for name, value in pairs.items()]
-    return _table([], rows, kind="pairs")
+    return table_html([], rows, kind="pairs")
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -319,7 +326,7 @@ def _mistakes_html(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> st
     ]
     return (
         f'<p class="small">{escape(sentence + shown)}. Probability of the truth → of the class '
-        f"it was taken for, in per cent.</p>{_table(header, table, kind='mistakes')}"
+        f"it was taken for, in per cent.</p>{table_html(header, table, kind='mistakes')}"
     )
 
 
