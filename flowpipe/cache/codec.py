@@ -4,6 +4,7 @@ JPEG-LS is ISO 14495-1, lossless or within NEAR codes; zstd comes with HDF5's by
 16-bit codes. Both are registered HDF5 filters, so any HDF5 reader with hdf5plugin reads them.
 """
 
+import math
 import threading
 from typing import Any
 
@@ -60,9 +61,9 @@ def encode_field(
 
 
 def decode_field(
-    chunk: bytes | memoryview, codec: str, filter_mask: int, shape: tuple[int, int], dtype: Any
+    chunk: bytes | memoryview, codec: str, filter_mask: int, shape: tuple[int, ...], dtype: Any
 ) -> NDArray[Any]:
-    """Give the codes (2H×W) of a chunk.
+    """Give the codes (2H×W; of features any shape) of a chunk.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def decode_field(
         If the bytes do not decode to this shape and type.
     """
     dtype = np.dtype(dtype)
-    num_bytes = shape[0] * shape[1] * dtype.itemsize
+    num_bytes = math.prod(shape) * dtype.itemsize
     try:
         if filter_mask:
             raw: Any = chunk

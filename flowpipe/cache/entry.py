@@ -29,7 +29,35 @@ MAX_FIELD_PIXELS = 8192 * 8192
 MAX_SMALL_BYTES = 2**30
 
 
-class Entry:
+class FileReader:
+    """A file read by `pread` through a descriptor of the process's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: tuple[int, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptor": None}
+
+    def close(self) -> None:
+        """Give the file descriptor back; the next read opens the file again."""
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read stored bytes."""
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = (os.getpid(), os.open(self.path, flags))
+        return os.pread(self._descriptor[1], size, offset)
+
+
+class Entry(FileReader):
     """One video's flow (and frames) as the cache holds them.
 
     Parameters
@@ -59,7 +87,7 @@ class Entry:
     """
 
     def __init__(self, path: str | os.PathLike[str], name: str = "", label: str | None = None):
-        self.path = Path(path)
+        super().__init__(Path(path))
         self.label = label
         index = _read_index(self.path)
         self.attributes: dict[str, Any] = index["attributes"]
@@ -77,7 +105,6 @@ class Entry:
         self.num_flows = self.num_frames - 1
         self.flow = FlowFields(self, index["chunks"], index["flow_crc32"])
         self._rgb_index = index["rgb"]
-        self._descriptor: tuple[int, int] | None = None
 
     @cached_property
     def rgb(self) -> "RgbFrames":
@@ -95,26 +122,6 @@ class Entry:
     def __repr__(self) -> str:
         rgb = f", rgb {self.rgb.shape}" if self.has_rgb else ""
         return f"Entry({self.name!r}, flow {self.flow.shape}{rgb}, {self.recipe.describe()})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptor": None}
-
-    def close(self) -> None:
-        """Give the file descriptor back; the next read opens the file again."""
-        if self._descriptor is not None and self._descriptor[0] == os.getpid():
-            os.close(self._descriptor[1])
-        self._descriptor = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Read stored bytes."""
-        if self._descriptor is None or self._descriptor[0] != os.getpid():
-            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = (os.getpid(), os.open(self.path, flags))
-        return os.pread(self._descriptor[1], size, offset)
 
 
 class FlowFields:

@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import cv2
 import h5py
@@ -72,7 +72,107 @@ class _Aside:
             raise
 
 
-class EntryWriter:
+class HdfWriter:
+    """An HDF5 file that appears at `path` when it is complete: what all kinds of entries share.
+
+    A context manager: left without `_complete`, it leaves nothing behind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Same folder, so that the rename stays inside one file system.
+        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        self._file: _Aside | None = None
+        self._hdf: Any = None
+        try:
+            with self._writing():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = _Aside(self._aside)
+                _lock(self._file.fileno())
+                self._hdf = _create_hdf(self._file)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.abandon()
+            if self._hdf:
+                self._hdf.close()
+        finally:
+            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
+                self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the file system said into a CacheError, also where HDF5 hid it."""
+        try:
+            yield
+        except FlowpipeError:
+            raise
+        except (OSError, RuntimeError) as error:
+            cause = (self._file and self._file.failure) or error
+            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            way_out = "; make room, then give the same command again" if full else ""
+            raise CacheError(f"{self._path} cannot be written: {cause}{way_out}") from cause
+
+    def _create_chunked(self, name: str, chunk: tuple[int, ...], dtype: Any, codec: str) -> Any:
+        """Make an empty data set that grows along its first axis; we compress its chunks."""
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk(chunk)
+        for number in filters_of(codec, dtype.itemsize):
+            if number == schema.FILTER_SHUFFLE:
+                plist.set_shuffle()
+            else:
+                # Optional, so that writing needs no plugin; the chunks are compressed by us.
+                plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
+        rest = chunk[1:]
+        space = h5py.h5s.create_simple((0, *rest), (h5py.h5s.UNLIMITED, *rest))
+        kind = h5py.h5t.py_create(dtype, logical=True)
+        made = h5py.h5d.create(self._hdf.id, name.encode(), kind, space, dcpl=plist)
+        return h5py.Dataset(made)
+
+    def _complete(
+        self,
+        small: Mapping[str, NDArray[Any]],
+        attributes: Mapping[str, Any],
+        layout: schema.Layout = schema.FLOW,
+    ) -> dict[str, Any]:
+        """Write the small data sets and the attributes, close, digest, fsync, rename in."""
+        for name, values in small.items():
+            self._hdf.create_dataset(name, data=values)
+        written = dict(attributes)
+        missing = set(layout.attributes) - set(written) - {"content_sha256"}
+        if missing:
+            raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
+        written["content_sha256"] = content_sha256(written, small, layout)
+        for name in layout.attributes:
+            value = written[name]
+            self._hdf.attrs[name] = _fixed_text(value) if isinstance(value, str) else value
+        self._hdf.close()
+        self._append_trailer(self._file)
+        self._aside.replace(self._path)
+        fsync_folder(self._path.parent)
+        return written
+
+    def _append_trailer(self, file: Any) -> None:
+        """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
+        file.flush()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(0, os.SEEK_END)
+        file.write(schema.TRAILER_MAGIC + digest)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class EntryWriter(HdfWriter):
     """Take the fields and frames of one video, in order; `finish` makes the file appear.
 
     A context manager: left without `finish`, it leaves nothing behind.
@@ -118,52 +218,21 @@ class EntryWriter:
         self._rgb_offsets = [0]
         self._clipped = self._zero = 0
         self._magnitude = 0.0
-        # Same folder, so that the rename stays inside one file system.
-        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._file: _Aside | None = None
-        self._hdf: Any = None
         self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed in __exit__
             max_size=RGB_SPOOL_BYTES, dir=str(path.parent)
         )
+        super().__init__(path)
         try:
             with self._writing():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = _Aside(self._aside)
-                _lock(self._file.fileno())
-                self._hdf = _create_hdf(self._file)
-                self._flow = self._create_flow()
+                chunk = (1, 2 * height, width)
+                self._flow = self._create_chunked("flow", chunk, self._dtype, codec)
         except BaseException:
             self.__exit__()
             raise
 
-    def __enter__(self) -> "EntryWriter":
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self._rgb.close()
-        if self._file is None:
-            return
-        try:
-            self._file.abandon()
-            if self._hdf:
-                self._hdf.close()
-        finally:
-            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
-                self._file.close()
-            self._aside.unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what the file system said into a CacheError, also where HDF5 hid it."""
-        try:
-            yield
-        except FlowpipeError:
-            raise
-        except (OSError, RuntimeError) as error:
-            cause = (self._file and self._file.failure) or error
-            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            way_out = "; make room, then give the same command again" if full else ""
-            raise CacheError(f"{self._path} cannot be written: {cause}{way_out}") from cause
+        super().__exit__()
 
     @property
     def num_flows(self) -> int:
@@ -225,11 +294,9 @@ class EntryWriter:
                 f"{len(pts_s)} times; N frames have N − 1 fields"
             )
         with self._writing():
-            return self._complete(np.ascontiguousarray(pts_s, np.float64), attributes)
+            return self._finish(np.ascontiguousarray(pts_s, np.float64), attributes)
 
-    def _complete(
-        self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
         num_flows = self.num_flows
         self._flow.resize(num_flows, axis=0)
         small: dict[str, NDArray[Any]] = {
@@ -240,35 +307,7 @@ class EntryWriter:
             small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
             small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
             self._write_rgb()
-        for name, values in small.items():
-            self._hdf.create_dataset(name, data=values)
-        written = {**attributes, **self._own_attributes(num_flows)}
-        missing = set(schema.ATTRIBUTES) - set(written) - {"content_sha256"}
-        if missing:
-            raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
-        written["content_sha256"] = content_sha256(written, small)
-        for name in schema.ATTRIBUTES:
-            value = written[name]
-            self._hdf.attrs[name] = _fixed_text(value) if isinstance(value, str) else value
-        self._hdf.close()
-        self._append_trailer(self._file)
-        self._aside.replace(self._path)
-        fsync_folder(self._path.parent)
-        return written
-
-    def _create_flow(self) -> Any:
-        shape = (1, 2 * self._height, self._width)
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plist.set_chunk(shape)
-        for number in filters_of(self._codec, self._dtype.itemsize):
-            if number == schema.FILTER_SHUFFLE:
-                plist.set_shuffle()
-            else:
-                # Optional, so that writing needs no plugin; the chunks are compressed by us.
-                plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
-        space = h5py.h5s.create_simple((0, *shape[1:]), (h5py.h5s.UNLIMITED, *shape[1:]))
-        kind = h5py.h5t.py_create(self._dtype, logical=True)
-        return h5py.Dataset(h5py.h5d.create(self._hdf.id, b"flow", kind, space, dcpl=plist))
+        return self._complete(small, {**attributes, **self._own_attributes(num_flows)})
 
     def _write_rgb(self) -> None:
         target = self._hdf.create_dataset("rgb_jpeg", (self._rgb_offsets[-1],), np.uint8)
@@ -298,16 +337,6 @@ class EntryWriter:
             "zero_share": self._zero / pixels,
             "mean_magnitude_px": self._magnitude / max(1, num_flows),
         }
-
-    def _append_trailer(self, file: Any) -> None:
-        """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
-        file.flush()
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").digest()
-        file.seek(0, os.SEEK_END)
-        file.write(schema.TRAILER_MAGIC + digest)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _create_hdf(file: _Aside) -> Any:
@@ -375,11 +404,15 @@ def code_rule(quantiser: Quantiser) -> tuple[int, float]:
     return (32768, 1 / 64) if quantiser.storage == "i16" else (0, 0.0)
 
 
-def content_sha256(attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]]) -> str:
+def content_sha256(
+    attributes: Mapping[str, Any],
+    small: Mapping[str, NDArray[Any]],
+    layout: schema.Layout = schema.FLOW,
+) -> str:
     """Digest of all attributes but itself, and of the small data sets in the schema's order."""
-    told = {name: attributes[name] for name in schema.ATTRIBUTES if name != "content_sha256"}
+    told = {name: attributes[name] for name in layout.attributes if name != "content_sha256"}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
-    for name in schema.DATASETS:
+    for name in layout.datasets:
         if name in small:
             digest.update(np.ascontiguousarray(small[name]).tobytes())
     return digest.hexdigest()
