@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.key import Recipe, recipe_id
+from flowpipe.cache.key import FeatureRecipe, Recipe, read_recipe, recipe_id
 from flowpipe.cache.manifest import ManifestRow, read_manifest
 from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
@@ -28,7 +28,7 @@ def entry_path(cache: Path, recipe_id: str, digest: str) -> Path:
     return cache / recipe_id / digest[:2] / f"{digest}.h5"
 
 
-def write_recipe(cache: Path, recipe: Recipe) -> None:
+def write_recipe(cache: Path, recipe: Recipe | FeatureRecipe) -> None:
     """Leave recipe.json in the recipe's folder."""
     folder = cache / recipe.id
     target = folder / RECIPE_FILE
@@ -67,9 +67,9 @@ class Cache:
         self.path = Path(path)
         if not self.path.is_dir():
             raise CacheNotFound(f"no cache at {self.path}; flowpipe extract makes one")
-        self.recipes: dict[str, Recipe] = {
-            file.parent.name: _read_recipe(file) for file in sorted(self.path.glob("*/recipe.json"))
-        }
+        found = {file.parent.name: _read_recipe(file) for file in recipe_files(self.path)}
+        # Features may stand in the same directory; flowpipe.cache.features reads them.
+        self.recipes = {k: recipe for k, recipe in found.items() if isinstance(recipe, Recipe)}
         if not self.recipes:
             raise CacheNotFound(
                 f"{self.path} is a directory but no cache; flowpipe extract makes one"
@@ -201,11 +201,16 @@ def open_cache(path: str | os.PathLike[str], *, recipe: str | None = None) -> Ca
     return Cache(path, recipe)
 
 
-def _read_recipe(file: Path) -> Recipe:
+def recipe_files(cache: Path) -> list[Path]:
+    """Give the recipe.json of each recipe of a cache."""
+    return sorted(cache.glob(f"*/{RECIPE_FILE}"))
+
+
+def _read_recipe(file: Path) -> Recipe | FeatureRecipe:
     way_out = "delete it, and the next extract by this recipe writes it again"
     try:
         text = file.read_text(encoding="utf-8")
-        recipe = Recipe.from_json(text)
+        recipe = read_recipe(text)
     except (EntryCorrupt, UnicodeDecodeError) as error:
         raise EntryCorrupt(f"{file}: {error}; {way_out}") from error
     if recipe_id(text.removesuffix("\n")) != file.parent.name:

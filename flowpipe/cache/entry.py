@@ -272,7 +272,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _checked_index(file: Any, path: Path) -> dict[str, Any]:
-    attributes = {name: _plain(value) for name, value in file.attrs.items()}
+    attributes = {name: plain_value(value) for name, value in file.attrs.items()}
     if attributes.get("format") != schema.FORMAT:
         raise EntryCorrupt(f"{path} is an HDF5 file, but no entry of a flowpipe cache")
     if attributes.get("format_version") != schema.FORMAT_VERSION:
@@ -282,7 +282,7 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
         )
     _check_links(file, path)
     small = {
-        name: _small(file, name)
+        name: read_small(file, name)
         for name in ("flow_crc32", "pts_s", "rgb_offsets", "rgb_crc32")
         if name in file
     }
@@ -343,14 +343,16 @@ def _check_links(file: Any, path: Path) -> None:
             raise EntryCorrupt(f'{path}: "{name}" points into another file')
 
 
-def _small(file: Any, name: str) -> NDArray[Any]:
+def read_small(file: Any, name: str) -> NDArray[Any]:
+    """Read a small data set; EntryCorrupt where it is larger than any entry has."""
     data = file[name]
     if data.size * data.dtype.itemsize > MAX_SMALL_BYTES:
         raise EntryCorrupt(f'"{name}" of {data.shape} is larger than any entry has')
     return data[()]  # type: ignore[no-any-return]
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Turn an attribute of HDF5 into a Python value."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return value.item() if isinstance(value, np.generic) else value

@@ -98,14 +98,21 @@ def read_failures(cache: Path) -> list[FailureRow]:
     return list({(row.path, row.digest, row.recipe): row for row in rows}.values())
 
 
-def _records(file: Path, kind: type[Any]) -> Iterator[dict[str, Any]]:
+def read_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects of a file's lines; a line that a kill cut is left out."""
     if not file.is_file():
         return
-    known = set(kind.__dataclass_fields__)
     for line in file.read_bytes().splitlines():
         try:
             record = json.loads(line.decode("utf-8", "surrogateescape"))
         except ValueError:
             continue  # the last line of a process that was killed while writing it
-        if isinstance(record, dict) and known <= set(record):
+        if isinstance(record, dict):
+            yield record
+
+
+def _records(file: Path, kind: type[Any]) -> Iterator[dict[str, Any]]:
+    known = set(kind.__dataclass_fields__)
+    for record in read_lines(file):
+        if known <= set(record):
             yield {key: record[key] for key in known}
