@@ -1,5 +1,7 @@
-"""Every network of the table goes through the same tests; then what is special to one."""
+"""Counts of parameters and multiply-adds, what is special to one network, and refusals."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -7,11 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument, UnknownName
-from flowpipe.models import INPUT_LAYOUTS, MODELS, build
-
-CLASSES = 7
-# cnn-m-2048 has fully connected layers made for one size; the others take any.
-SIZES = {"cnn-m-2048": (224, 224)}
+from flowpipe.models import build, build_for_clip, input_layout
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,124 +20,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
-def flow_network(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
-    """Each row once, with the 20 channels of ten flows."""
-    torch.manual_seed(0)
-    return request.param, build(request.param, num_classes=CLASSES, in_channels=20)
-
-
-def _clips(name: str, batch: int, in_channels: int = 20, seed: int = 1) -> Tensor:
-    height, width = SIZES.get(name, (64, 80))
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, in_channels, height, width, generator=generator)
-
-
 def _count(name: str, **arguments: int) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in build(name, **arguments).parameters())
-
-
-def test_logits_have_shape_dtype_and_are_finite(flow_network: tuple[str, nn.Module]) -> None:
-    name, network = flow_network
-    network.eval()
-    with torch.no_grad():
-        logits = network(_clips(name, 2))
-    assert logits.shape == (2, CLASSES)
-    assert logits.dtype == torch.float32
-    assert torch.isfinite(logits).all()
-    assert not torch.equal(logits[0], logits[1])
-
-
-def test_a_clip_alone_gives_what_it_gives_in_a_batch(flow_network: tuple[str, nn.Module]) -> None:
-    name, network = flow_network
-    network.eval()
-    clips = _clips(name, 2)
-    with torch.no_grad():
-        together = network(clips)
-        alone = network(clips[1:2])
-    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
-
-
-def test_every_parameter_gets_a_gradient(flow_network: tuple[str, nn.Module]) -> None:
-    name, network = flow_network
-    # Dropout off: at 0.9 a parameter of a narrow layer could go without by chance.
-    for layer in network.modules():
-        layer.train(not isinstance(layer, nn.Dropout))
-    network.zero_grad()
-    (network(_clips(name, 2)) * torch.arange(1.0, CLASSES + 1)).sum().backward()
-    without = [
-        n
-        for n, parameter in network.named_parameters()
-        if parameter.grad is None or not torch.isfinite(parameter.grad).all()
-    ]
-    # Exact zeros mean that the parameter does not reach the loss.
-    still = [n for n, p in network.named_parameters() if p.grad is not None and not p.grad.any()]
-    network.zero_grad(set_to_none=True)
-    assert without == []
-    assert still == []
-
-
-def test_state_goes_round(flow_network: tuple[str, nn.Module]) -> None:
-    name, network = flow_network
-    torch.manual_seed(99)
-    other = build(name, num_classes=CLASSES, in_channels=20).eval()
-    network.eval()
-    clip = _clips(name, 1)
-    with torch.no_grad():
-        assert not torch.equal(other(clip), network(clip))
-        other.load_state_dict(network.state_dict())
-        torch.testing.assert_close(other(clip), network(clip), rtol=0, atol=0)
-
-
-def test_names_point_to_the_first_convolution_and_the_last_layer(
-    flow_network: tuple[str, nn.Module],
-) -> None:
-    name, network = flow_network
-    assert network.input_layout in INPUT_LAYOUTS
-    stem = network.get_submodule(str(network.stem_name))
-    last = network.get_submodule(str(network.classifier_name))
-    assert isinstance(stem, nn.Conv2d)
-    assert stem.in_channels == 20
-    assert isinstance(last, nn.Linear | nn.Conv2d)
-    assert last.weight.shape[0] == CLASSES
-
-    order: list[nn.Module] = []
-    hooks = [
-        layer.register_forward_hook(lambda layer, *_: order.append(layer))
-        for layer in network.modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    with torch.no_grad():
-        network.eval()(_clips(name, 1))
-    for hook in hooks:
-        hook.remove()
-    assert order[0] is stem
-    assert order[-1] is last
-
-
-@pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("in_channels", [1, 2, 15])
-def test_any_number_of_channels_changes_the_stem_only(name: str, in_channels: int) -> None:
-    with torch.device("meta"):
-        one, other = (
-            build(name, num_classes=CLASSES, in_channels=channels).state_dict()
-            for channels in (3, in_channels)
-        )
-        stem = f"{build(name, num_classes=CLASSES).stem_name}.weight"
-    assert one.keys() == other.keys()
-    assert [n for n in one if one[n].shape != other[n].shape] == [stem]
-    assert other[stem].shape[1] == in_channels
-
-
-# Without cnn-m-2048: 90 million random numbers twice, drawn as the others draw theirs.
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"cnn-m-2048"}))
-def test_the_same_seed_gives_the_same_weights(name: str) -> None:
-    torch.manual_seed(3)
-    one = build(name, num_classes=CLASSES).state_dict()
-    torch.manual_seed(3)
-    other = build(name, num_classes=CLASSES).state_dict()
-    assert all(torch.equal(one[n], other[n]) for n in one)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +42,16 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
         ("cnn-m-2048", 101, 10, 90_660_741),
         ("cnn-m-2048", 101, 20, 90_707_781),
         ("small-cnn", 10, 20, 556_874),
+        ("c3d", 101, 3, 78_409_573),
+        ("c3d", 400, 3, 79_634_576),
+        ("c3d", 487, 3, 79_991_015),
+        ("c3d-lecture", 101, 3, 63_729_509),
+        ("c3d-lecture", 400, 3, 64_954_512),
+        ("c3d-lecture", 487, 3, 65_310_951),
+        # A backbone and nothing more.
+        ("single-frame", 1000, 3, 11_689_512),
+        ("late-fusion-pool", 1000, 3, 11_689_512),
+        ("early-fusion", 1000, 3, 11_689_512),
     ],
 )
 def test_parameter_count(name: str, num_classes: int, in_channels: int, expected: int) -> None:
@@ -304,13 +197,13 @@ def test_unknown_model_names_the_nearest() -> None:
         build("resnet19", num_classes=2)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["resnet50", "late-fusion-pool", "c3d"])
 def test_unknown_parameter_names_the_nearest(name: str) -> None:
     with pytest.raises(InvalidArgument, match=r'no parameter "dropuot".*did you mean "dropout"'):
         build(name, num_classes=2, dropuot=0.5)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["resnet50", "squeezenet1_0", "small-cnn", "c3d"])
 @pytest.mark.parametrize("dropout", [-0.1, 1.0, 90])
 def test_dropout_outside_its_range_is_refused(name: str, dropout: float) -> None:
     with (
@@ -376,3 +269,91 @@ def test_a_callable_that_gives_no_network_is_refused(monkeypatch: pytest.MonkeyP
     name = _plug_in(monkeypatch, dict)
     with pytest.raises(InvalidArgument, match=r"gave a dict; it must return a torch\.nn\.Module"):
         build(name, num_classes=2)
+
+
+def test_single_frame_averages_probabilities() -> None:
+    torch.manual_seed(0)
+    network = build("single-frame-tiny", num_classes=4).eval()
+    clip = torch.randn(2, 5, 3, 32, 32)
+    with torch.no_grad():
+        logits = network(clip)
+        frames = [network.get_submodule("backbone")(clip[:, t]).softmax(1) for t in range(5)]
+    torch.testing.assert_close(logits.softmax(1), torch.stack(frames).mean(0))
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(2))
+
+
+def test_late_fusion_pools_features_and_ignores_the_order_of_frames() -> None:
+    torch.manual_seed(0)
+    clip = torch.randn(2, 8, 3, 32, 32)
+    with torch.no_grad():
+        pool = build("late-fusion-pool-tiny", num_classes=4).eval()
+        fc = build("late-fusion-fc-tiny", num_classes=4).eval()
+        torch.testing.assert_close(pool(clip), pool(clip.flip(1)), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(fc(clip), fc(clip.flip(1)), rtol=1e-3)
+
+
+def test_a_backbone_must_take_single_frames() -> None:
+    with pytest.raises(InvalidArgument, match=r'backbone "c3d-tiny" takes clips \(CTHW\)'):
+        build("single-frame", num_classes=2, backbone="c3d-tiny")
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "fc6_values"),
+    [(16, (112, 112), 8192), (16, (32, 32), 512 * 4), (32, (112, 112), 2 * 8192)],
+)
+def test_c3d_is_made_for_its_clip(frames: int, size: tuple[int, int], fc6_values: int) -> None:
+    with torch.device("meta"):
+        network = build_for_clip("c3d", (3, frames, *size), num_classes=2)
+        assert network.get_submodule("fc6").weight.shape[1] == fc6_values
+        assert network(torch.empty(1, 3, frames, *size)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("clip", [(3, 15, 112, 112), (3, 16, 24, 15)])
+def test_c3d_refuses_small_clips(clip: tuple[int, int, int, int]) -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(InvalidArgument, match="C3D halves a clip 4 or 5 times"),
+    ):
+        build_for_clip("c3d", clip, num_classes=2)
+
+
+def test_slow_fusion_sees_four_then_six_then_ten_frames() -> None:
+    with torch.device("meta"):
+        network = build("slow-fusion", num_classes=5)
+        x = torch.empty(1, 3, 10, 170, 170)
+        times = []
+        for layer in network.get_submodule("features"):
+            x = layer(x)
+            if isinstance(layer, nn.Conv3d):
+                times.append(x.shape[2])
+        assert times == [4, 2, 1, 1, 1]
+        with pytest.raises(InvalidArgument, match="10 frames or more, not 9"):
+            network(torch.empty(1, 3, 9, 170, 170))
+
+
+@pytest.mark.parametrize(
+    ("name", "in_channels"), [("resnet18", 20), ("late-fusion-fc-tiny", 2), ("c3d-tiny", 2)]
+)
+def test_the_clip_decides_channels_frames_and_size(name: str, in_channels: int) -> None:
+    network = build_for_clip(name, (2, 10 if name != "c3d-tiny" else 16, 32, 48), num_classes=3)
+    stem = network.get_submodule(str(network.stem_name))
+    assert isinstance(stem, nn.Conv2d | nn.Conv3d)
+    assert stem.in_channels == in_channels
+
+
+def test_the_layout_of_ones_own_network_is_asked_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = _plug_in(monkeypatch, _Own)
+    before = torch.get_rng_state()
+    assert input_layout(name) == "CHW"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (
+        build_for_clip(name, (2, 5, 32, 32), num_classes=3).get_submodule("stem").in_channels == 10
+    )
+
+
+def test_names_and_layouts_are_there_without_torch() -> None:
+    program = (
+        "import sys; from flowpipe.models import FACTS, MODELS, input_layout; "
+        "assert input_layout('c3d') == 'CTHW'; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -149,6 +149,11 @@ class StreamInput:
         return 2 if self.input == "flow" else 3
 
     @property
+    def clip_CTHW(self) -> tuple[int, int, int, int]:
+        """Channels per item, items, height and width, whatever the layout."""
+        return (self.channels, self.frames, *self.crop_size)
+
+    @property
     def in_channels(self) -> int:
         """Channels that the network's first convolution sees."""
         return self.channels * (self.frames if self.layout == "CHW" else 1)

@@ -32,7 +32,7 @@ from flowpipe.extraction import ExtractionResult, Progress, extract
 from flowpipe.extraction.sources import Source
 from flowpipe.fusion import fuse
 from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
-from flowpipe.models import build
+from flowpipe.models import build_for_clip
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores, load_scores
@@ -348,10 +348,10 @@ def make_model(
     stream = settings.streams[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        model = build(
+        model = build_for_clip(
             stream.model,
+            settings.stream_input(name).clip_CTHW,
             num_classes=num_classes,
-            in_channels=settings.stream_input(name).in_channels,
             **stream.model_parameters,
         )
     if load and stream.weights is not None:

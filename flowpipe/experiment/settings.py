@@ -9,6 +9,7 @@ from typing import Any, Literal
 from flowpipe.clips.streams import StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.models import input_layout
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ class Settings:
             stream.frames,
             stride=stream.stride,
             crop_size=(stream.crop_size[0], stream.crop_size[-1]),
+            layout=input_layout(stream.model, **stream.model_parameters),
             mean_subtraction=stream.mean_subtraction,
             fps=stream.fps,
             flow_scale_px=stream.flow_scale_px,

@@ -9,18 +9,33 @@ A network is an `nn.Module` with three string attributes beside its layers:
 By the two names, `flowpipe.models.weights` fits weights to another number of channels or classes.
 They are not called `stem` and `classifier`, because the latter is a *layer* in torchvision's
 SqueezeNet, whose state-dict names are kept here.
+
+A network that is made for one length or size of clips has parameters `frames` (T) and `size`
+(height, width); `build_for_clip` gives it those of the stream.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, get_args
 
 from flowpipe.errors import InvalidArgument, nearest_name
+from flowpipe.models.facts import FACTS, Facts, InputLayout
 from flowpipe.registry import resolve
 
-__all__ = ["INPUT_LAYOUTS", "MODELS", "build"]
+if TYPE_CHECKING:
+    # The table and its facts are there without torch.
+    from torch import nn
+
+__all__ = [
+    "FACTS",
+    "INPUT_LAYOUTS",
+    "MODELS",
+    "Facts",
+    "InputLayout",
+    "build",
+    "build_for_clip",
+    "input_layout",
+]
 
 MODELS: Mapping[str, str] = {
     "resnet18": "flowpipe.models.resnet:resnet18",
@@ -29,12 +44,25 @@ MODELS: Mapping[str, str] = {
     "squeezenet1_0": "flowpipe.models.squeezenet:squeezenet1_0",
     "cnn-m-2048": "flowpipe.models.cnn_m_2048:cnn_m_2048",
     "small-cnn": "flowpipe.models.small_cnn:small_cnn",
+    "single-frame": "flowpipe.models.single_frame:single_frame",
+    "single-frame-tiny": "flowpipe.models.single_frame:single_frame_tiny",
+    "late-fusion-fc": "flowpipe.models.late_fusion:late_fusion_fc",
+    "late-fusion-fc-tiny": "flowpipe.models.late_fusion:late_fusion_fc_tiny",
+    "late-fusion-pool": "flowpipe.models.late_fusion:late_fusion_pool",
+    "late-fusion-pool-tiny": "flowpipe.models.late_fusion:late_fusion_pool_tiny",
+    "early-fusion": "flowpipe.models.early_fusion:early_fusion",
+    "early-fusion-tiny": "flowpipe.models.early_fusion:early_fusion_tiny",
+    "slow-fusion": "flowpipe.models.slow_fusion:slow_fusion",
+    "slow-fusion-tiny": "flowpipe.models.slow_fusion:slow_fusion_tiny",
+    "c3d": "flowpipe.models.c3d:c3d",
+    "c3d-lecture": "flowpipe.models.c3d:c3d_lecture",
+    "c3d-tiny": "flowpipe.models.c3d:c3d_tiny",
 }
 
-INPUT_LAYOUTS = ("CHW", "CTHW", "TCHW")
+INPUT_LAYOUTS = get_args(InputLayout)
 
 
-def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: Any) -> nn.Module:
+def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: Any) -> "nn.Module":
     """Make a network with fresh weights, drawn from torch's global generator.
 
     Parameters
@@ -72,16 +100,72 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: An
     return network  # type: ignore[no-any-return]
 
 
+def input_layout(name: str, **parameters: Any) -> InputLayout:
+    """Give the axes of one sample of a network: "CHW", "CTHW" or "TCHW".
+
+    For a name of `MODELS` this imports no torch; your own network is built to be asked.
+
+    Raises
+    ------
+    UnknownName, InvalidArgument
+        As `build`.
+    """
+    if name in FACTS:
+        return FACTS[name].input_layout
+    resolve(MODELS, name, kind="model")
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        layout: InputLayout = build(name, num_classes=2, **parameters).input_layout  # type: ignore[assignment]
+    return layout
+
+
+def build_for_clip(
+    name: str, clip_CTHW: tuple[int, int, int, int], *, num_classes: int, **parameters: Any
+) -> "nn.Module":
+    """Make a network for clips of a shape, with fresh weights.
+
+    Parameters
+    ----------
+    name
+        As for `build`.
+    clip_CTHW
+        Channels (2 for flow, otherwise 3), frames, height and width. The layout of the network
+        says what they mean for its first convolution: T·C channels for "CHW", C otherwise. A
+        network with a parameter `frames` or `size` (height, width) is given those too.
+    num_classes
+        K, the number of logits.
+    **parameters
+        Keyword parameters of that network; they come before the shape.
+
+    Raises
+    ------
+    UnknownName, InvalidArgument
+        As `build`.
+    """
+    channels, frames, height, width = clip_CTHW
+    shape = {"frames": frames, "size": (height, width)}
+    wanted = _signature(resolve(MODELS, name, kind="model"))
+    given = {key: value for key, value in shape.items() if key in wanted} | parameters
+    layout = input_layout(name, **given)
+    in_channels = channels * frames if layout == "CHW" else channels
+    return build(name, num_classes=num_classes, in_channels=in_channels, **given)
+
+
+def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except ValueError:  # some callables written in C have none; the call itself will tell
+        return {}
+
+
 def _check_parameters(
     name: str, factory: Callable[..., Any], parameters: Mapping[str, Any]
 ) -> None:
-    try:
-        signature = inspect.signature(factory).parameters.values()
-    except ValueError:  # some callables written in C have none; the call itself will tell
+    signature = _signature(factory)
+    if not signature or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values()):
         return
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature):
-        return
-    known = {parameter.name for parameter in signature} - {"num_classes", "in_channels"}
+    known = signature.keys() - {"num_classes", "in_channels"}
     for given in parameters:
         if given not in known:
             raise InvalidArgument(
@@ -91,6 +175,8 @@ def _check_parameters(
 
 
 def _check_network(name: str, network: object) -> None:
+    from torch import nn
+
     if not isinstance(network, nn.Module):
         raise InvalidArgument(
             f'model "{name}" gave a {type(network).__name__}; it must return a torch.nn.Module'

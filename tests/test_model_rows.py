@@ -1,0 +1,174 @@
+"""Every network of the table goes through the same tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flowpipe.models import FACTS, INPUT_LAYOUTS, MODELS, build_for_clip
+
+CLASSES = 7
+# (T, H, W) of flow clips for rows that take no small clip, or several frames in their channels.
+CLIPS = {
+    "cnn-m-2048": (10, 224, 224),
+    "early-fusion": (10, 64, 80),
+    "slow-fusion": (10, 64, 80),
+    "c3d": (16, 32, 48),
+    "c3d-lecture": (16, 32, 48),
+}
+IMAGES = (10, 64, 80)
+# Tens of millions of parameters, or long clips.
+HEAVY = {"c3d", "c3d-lecture", "slow-fusion"}
+
+
+def rows(names: set[str] | None = None) -> list[object]:
+    """Give the rows as parameters of a test; the heavy ones are slow."""
+    chosen = sorted(MODELS if names is None else names)
+    return [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in chosen]
+
+
+def clip_shape(name: str, channels: int = 2) -> tuple[int, int, int, int]:
+    facts = FACTS[name]
+    small = facts.clip_CTHW[1:]
+    if not name.endswith("-tiny"):
+        small = IMAGES if facts.input_layout == "CHW" else (4, 48, 64)
+    return (channels, *CLIPS.get(name, small))
+
+
+def make(name: str, channels: int = 2, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    network = build_for_clip(name, clip_shape(name, channels), num_classes=CLASSES)
+    # Scales that start at zero cut off what lies before them.
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm3d) and not layer.weight.any():
+            nn.init.uniform_(layer.weight, 0.5, 1.5)
+    return network
+
+
+def clips(name: str, batch: int, channels: int = 2, seed: int = 1) -> Tensor:
+    channels, frames, height, width = clip_shape(name, channels)
+    shape = {
+        "CHW": (channels * frames, height, width),
+        "CTHW": (channels, frames, height, width),
+        "TCHW": (frames, channels, height, width),
+    }[FACTS[name].input_layout]
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", params=rows())
+def flow_network(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
+    """Each row once, for clips of flow."""
+    return request.param, make(request.param)
+
+
+def test_facts_are_there_for_every_row() -> None:
+    assert FACTS.keys() == MODELS.keys()
+
+
+def test_logits_have_shape_dtype_and_are_finite(flow_network: tuple[str, nn.Module]) -> None:
+    name, network = flow_network
+    network.eval()
+    with torch.no_grad():
+        logits = network(clips(name, 2))
+    assert logits.shape == (2, CLASSES)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_a_clip_alone_gives_what_it_gives_in_a_batch(flow_network: tuple[str, nn.Module]) -> None:
+    name, network = flow_network
+    network.eval()
+    two = clips(name, 2)
+    with torch.no_grad():
+        together = network(two)
+        alone = network(two[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_every_parameter_gets_a_gradient(flow_network: tuple[str, nn.Module]) -> None:
+    name, network = flow_network
+    # Dropout off: at 0.9 a parameter of a narrow layer could go without by chance.
+    for layer in network.modules():
+        layer.train(not isinstance(layer, nn.Dropout))
+    network.zero_grad()
+    (network(clips(name, 2)) * torch.arange(1.0, CLASSES + 1)).sum().backward()
+    without = [
+        n
+        for n, parameter in network.named_parameters()
+        if parameter.grad is None or not torch.isfinite(parameter.grad).all()
+    ]
+    # Exact zeros mean that the parameter does not reach the loss.
+    still = [n for n, p in network.named_parameters() if p.grad is not None and not p.grad.any()]
+    network.zero_grad(set_to_none=True)
+    assert without == []
+    assert still == []
+
+
+def test_state_goes_round(flow_network: tuple[str, nn.Module]) -> None:
+    name, network = flow_network
+    other = make(name, seed=99).eval()
+    network.eval()
+    clip = clips(name, 1)
+    with torch.no_grad():
+        assert not torch.equal(other(clip), network(clip))
+        other.load_state_dict(network.state_dict())
+        torch.testing.assert_close(other(clip), network(clip), rtol=0, atol=0)
+
+
+def test_names_point_to_the_first_convolution_and_the_last_layer(
+    flow_network: tuple[str, nn.Module],
+) -> None:
+    name, network = flow_network
+    assert network.input_layout in INPUT_LAYOUTS
+    assert network.input_layout == FACTS[name].input_layout
+    stem = network.get_submodule(str(network.stem_name))
+    last = network.get_submodule(str(network.classifier_name))
+    assert isinstance(stem, nn.Conv2d | nn.Conv3d)
+    assert stem.in_channels == (clips(name, 1).shape[1] if network.input_layout == "CHW" else 2)
+    assert isinstance(last, nn.Linear | nn.Conv2d | nn.Conv3d)
+    assert last.weight.shape[0] == CLASSES
+
+    order: list[nn.Module] = []
+    hooks = [
+        layer.register_forward_hook(lambda layer, *_: order.append(layer))
+        for layer in network.modules()
+        if isinstance(layer, nn.Conv2d | nn.Conv3d | nn.Linear)
+    ]
+    with torch.no_grad():
+        network.eval()(clips(name, 1))
+    for hook in hooks:
+        hook.remove()
+    assert order[0] is stem
+    assert order[-1] is last
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("in_channels", [1, 2, 15])
+def test_any_number_of_channels_changes_the_stem_only(name: str, in_channels: int) -> None:
+    with torch.device("meta"):
+        one, other = (
+            build_for_clip(name, clip_shape(name, channels), num_classes=CLASSES)
+            for channels in (3, in_channels)
+        )
+    stem = f"{one.stem_name}.weight"
+    one, other = one.state_dict(), other.state_dict()
+    assert one.keys() == other.keys()
+    assert [n for n in one if one[n].shape != other[n].shape] == [stem]
+    assert other[stem].shape[1] % in_channels == 0
+
+
+# Without cnn-m-2048: 90 million random numbers twice, drawn as the others draw theirs.
+@pytest.mark.parametrize("name", rows(set(MODELS) - {"cnn-m-2048"}))
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
+    one, other = make(name, seed=3).state_dict(), make(name, seed=3).state_dict()
+    assert all(torch.equal(one[n], other[n]) for n in one)

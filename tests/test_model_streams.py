@@ -1,0 +1,86 @@
+"""Every tiny row is trained as a stream of an experiment, and fused with another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowpipe.experiment.run import run_experiment
+from flowpipe.experiment.settings import Settings, settings_from
+from flowpipe.models import FACTS
+from flowpipe.scores import load_scores
+from flowpipe.synthetic import write_videos
+
+TINY = sorted(name for name in FACTS if name.endswith("-tiny"))
+QUICK = {"single-frame-tiny", "early-fusion-tiny", "c3d-tiny"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighteen videos of nine classes; the cache is filled by the first test."""
+    path = tmp_path_factory.mktemp("streams")
+    write_videos(path / "videos", clips=18)
+    return path
+
+
+def settings(folder: Path, model: str) -> Settings:
+    _, frames, height, width = FACTS[model].clip_CTHW
+    stream = {
+        "model": model,
+        "frames": frames,
+        "crop_size": [height, width],
+    }
+    return settings_from(
+        {
+            "data": {
+                "root": "videos",
+                "annotations": "annotations.csv",
+                "fold_column": "split",
+                "flip": False,
+                "cache": "cache",
+            },
+            "extract": {"flow": "farneback", "workers": 1},
+            "streams": {
+                "spatial": {"input": "rgb", **stream},
+                "temporal": {"input": "flow", **stream},
+            },
+            "train": {"epochs": 1, "batch_size": 8, "optimiser": "adamw", "learning_rate": 1e-3},
+            "test": {"clips": 2},
+            "fuse": {"methods": ["average"], "training_clips": 0},
+        },
+        where="test",
+        folder=folder,
+    )
+
+
+@pytest.mark.parametrize(
+    "model", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
+)
+def test_a_row_is_trained_on_rgb_and_flow_and_fused(
+    folder: Path, tmp_path: Path, model: str
+) -> None:
+    result = run_experiment(settings(folder, model), tmp_path)
+    assert result.streams.keys() == {"spatial", "temporal"}
+    rgb, flow = result.streams["spatial"], result.streams["temporal"]
+    assert np.isfinite(rgb.logits_NK).all()
+    assert not np.allclose(rgb.probabilities_NK, flow.probabilities_NK)
+    fused = load_scores(tmp_path / "scores" / "fused-average.npz")
+    np.testing.assert_allclose(
+        fused.probabilities_NK, (rgb.probabilities_NK + flow.probabilities_NK) / 2, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "layout", "shape"),
+    [
+        ("early-fusion-tiny", "CHW", (24, 32, 32)),
+        ("single-frame-tiny", "TCHW", (8, 3, 32, 32)),
+        ("c3d-tiny", "CTHW", (3, 16, 32, 32)),
+    ],
+)
+def test_the_network_decides_the_layout_of_its_clips(
+    tmp_path: Path, model: str, layout: str, shape: tuple[int, ...]
+) -> None:
+    stream = settings(tmp_path, model).stream_input("spatial")
+    assert stream.layout == layout
+    assert stream.input_shape == shape
