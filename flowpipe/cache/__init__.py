@@ -223,4 +223,4 @@ def _some(items: list[str]) -> str:
     return ", ".join(items[:SHOWN_CANDIDATES]) + more
 
 
-__all__ = ["Cache", "Entry", "Recipe", "entry_path", "open_cache", "write_recipe"]
+__all__ = ["Cache", "Entry", "FeatureRecipe", "Recipe", "entry_path", "open_cache", "write_recipe"]

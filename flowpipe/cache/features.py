@@ -126,7 +126,6 @@ class FeatureWriter(HdfWriter):
             if count % self._rows:
                 self._waiting[count % self._rows :] = 0
                 self._write_chunk()
-            self._set.resize(count, axis=0)
             own = {
                 "format": schema.FEATURES_FORMAT,
                 "format_version": schema.FEATURES_VERSION,
@@ -147,7 +146,8 @@ class FeatureWriter(HdfWriter):
         number = len(self._crcs)
         place = (number * self._rows,) + (0,) * len(self._shape)
         with self._writing():
-            self._set.resize((number + 1) * self._rows, axis=0)
+            # Never beyond: to shrink into a chunk, HDF5 would need the filter to read it.
+            self._set.resize(self.num_snippets, axis=0)
             self._set.id.write_direct_chunk(place, chunk, filter_mask=mask)
         self._crcs.append(zlib.crc32(chunk))
 

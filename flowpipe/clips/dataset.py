@@ -28,7 +28,7 @@ from flowpipe.clips.streams import (
     stream_centres,
     stream_indices,
 )
-from flowpipe.clips.transforms import CropChoice, TestCrops, View
+from flowpipe.clips.transforms import Content, CropChoice, TestCrops, View
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument, nearest_name
 
@@ -106,19 +106,7 @@ class _Clips(Dataset[Sample]):
         return first, max(stop, first + 1)
 
     def _read(self, entry: EntryLike, stream: StreamInput, centre: int) -> NDArray[Any]:
-        indices = stream_indices(stream, entry, centre, self.short)
-        wanted = np.union1d(indices, indices + 1) if stream.input == "rgbdiff" else indices
-        # A short clip repeats indices; each frame is read once.
-        unique = np.unique(wanted)
-        place = np.searchsorted(unique, indices)
-        if stream.input == "flow":
-            codes: NDArray[Any] = entry.flow.codes(unique)
-            return codes[place]
-        rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
-        if stream.input == "rgb":
-            return rgb_TCHW[place]
-        following = np.searchsorted(unique, indices + 1)
-        return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
+        return read_items(entry, stream.input, stream_indices(stream, entry, centre, self.short))
 
     def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
         seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
@@ -326,6 +314,24 @@ class TestClips(_Clips):
             sample[stream.name] = torch.stack([self._tensor(codes, view, stream) for view in views])
         label = int(self.record_labels[position])
         return sample | {"label": label, "index": position, "clip": clip}
+
+
+def read_items(entry: EntryLike, content: Content, indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
+
+    Indices may repeat, as those of a short clip do; each item is read once.
+    """
+    wanted = np.union1d(indices, indices + 1) if content == "rgbdiff" else indices
+    unique = np.unique(wanted)
+    place = np.searchsorted(unique, indices)
+    if content == "flow":
+        codes: NDArray[Any] = entry.flow.codes(unique)
+        return codes[place]
+    rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
+    if content == "rgb":
+        return rgb_TCHW[place]
+    following = np.searchsorted(unique, indices + 1)
+    return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
 
 
 def to_network_input(
