@@ -1,16 +1,18 @@
-"""`flowpipe cache`: ls, info, verify, export."""
+"""`flowpipe cache`: ls, info, verify, report, export, pack, unpack."""
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import byte_size, counted, print_json, print_table, progress_line, say
+from .output import byte_size, counted, print_json, print_table, printable, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.cache import Cache, Entry
+    from flowpipe.cache.pack import Packed
 
 # A literal copy of flowpipe.cache.export.FORMATS, whose import costs --help half a second.
 FORMATS = ("tsn", "denseflow", "flo", "npy", "color-mp4", "color-png")
@@ -32,7 +34,7 @@ recipe_option = click.option(
 
 @click.group()
 def cache() -> None:
-    """List, inspect, verify and export a cache."""
+    """List, inspect, verify, export and pack a cache; CACHE is a directory or a packed file."""
 
 
 @cache.command()
@@ -46,7 +48,6 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     can be read, 1 some cannot.
     """
     from flowpipe.cache import open_cache
-    from flowpipe.cache.manifest import read_failures
 
     opened = open_cache(path, recipe=recipe)
     with progress_line("ls") as update:
@@ -78,7 +79,7 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     here = {(record["name"], record["recipe"]) for record in records}
     failures = [
         row
-        for row in read_failures(path)
+        for row in opened.failures()
         if opened.recipe in (None, row.recipe) and (row.name, row.recipe) not in here
     ]
     if failures:
@@ -104,19 +105,19 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
     row = [
         row
         for row in opened.rows()
-        if (row.name, row.recipe) == (entry.name, entry.recipe.id) and row.digest == entry.path.stem
+        if (row.name, row.recipe) == (entry.name, entry.recipe.id) and row.digest == entry.digest
     ][-1]
-    record = _full_record(entry) | {"reproduce": _command(entry, row.path)}
+    record = _full_record(entry, opened.is_packed) | {"reproduce": _command(entry, row.path)}
     if as_json:
         print_json(record)
         return
-    click.echo(f"{entry.name}: {entry.recipe.describe()}")
+    click.echo(printable(f"{entry.name}: {entry.recipe.describe()}"))
     _print_section("entry", record["entry"])
     _print_section("source", {"path": row.path, **record["source"]})
     _print_section(f"recipe {entry.recipe.id}", record["recipe"])
     _print_section("software", record["software"])
     click.echo("\nto compute it again")
-    click.echo(f"  {record['reproduce']}")
+    click.echo(printable(f"  {record['reproduce']}"))
     if entry.recipe.rgb and entry.recipe.rgb_quality != RGB_QUALITY:
         quality = entry.recipe.rgb_quality
         say(f"note: rgb_quality={quality} is an argument of flowpipe.extract, in Python only")
@@ -133,41 +134,44 @@ def verify(path: Path, deep: bool, as_json: bool) -> None:
     Files that are no part of the cache, or that a killed process left, are listed too; they do
     no harm.
     """
-    from flowpipe.cache import entry_path, open_cache
+    from flowpipe.cache import open_cache
     from flowpipe.cache.verify import left_over
     from flowpipe.cache.verify import verify as findings_of
 
     opened = open_cache(path)
-    wanted = {entry_path(path, row.recipe, row.digest): row.name for row in opened.rows()}
+    wanted = {opened.entry_path(row): row.name for row in opened.rows()}
+    expected = len({(row.recipe, row.digest) for row in opened.rows()})
     problems: list[dict[str, Any]] = []
     checked: set[Path] = set()
+    count = 0
     with progress_line("verify") as update:
         for finding in findings_of(path, deep=deep):
             checked.add(finding.path)
-            told = counted(len(checked), "entry", "entries")
-            update(min(1.0, len(checked) / max(1, len(wanted))), told)
+            count += 1
+            update(min(1.0, count / max(1, expected)), counted(count, "entry", "entries"))
             if finding.problem:
-                problems.append(_problem(finding.path, wanted, finding.problem))
+                name = finding.name if opened.is_packed else wanted.get(finding.path)
+                problems.append(_problem(finding.path, name, finding.problem))
     for missing in sorted(set(wanted) - checked):
         told = f"{missing} is gone; extract the video again"
-        problems.append(_problem(missing, wanted, told))
-    others = left_over(path)
+        problems.append(_problem(missing, wanted[missing], told))
+    others = [] if opened.is_packed else left_over(path)
     unnamed = len(checked - set(wanted))
     if as_json:
-        record = {"cache": str(path), "deep": deep, "checked": len(checked), "wrong": problems}
+        record = {"cache": str(path), "deep": deep, "checked": count, "wrong": problems}
         print_json(record | {"left_over": [str(finding.path) for finding in others]})
     else:
         for problem in problems:
-            click.echo(f"{problem['name'] or 'no name'}: {problem['problem']}")
+            click.echo(printable(f"{problem['name'] or 'no name'}: {problem['problem']}"))
         how = "every byte" if deep else "headers; --deep reads every byte"
         for finding in others:
             say(f"note: {finding.problem}")
         if unnamed:
             told = counted(unnamed, "entry has", "entries have")
             say(f"note: {told} no name; the next extract of the video gives it one")
-        told = counted(len(checked), "entry", "entries")
+        told = counted(count, "entry", "entries")
         say(f"{told} checked ({how}), {len(problems)} wrong")
-    if problems:
+    if problems and not opened.is_packed:
         say(
             "For an entry that is wrong: delete its file, then give the extract command again; "
             "what is well is kept."
@@ -255,23 +259,66 @@ def export(
         print_json({"cache": str(path), "format": form, "exported": records})
         return
     for record in records:
-        click.echo(record["folder"])
+        click.echo(printable(record["folder"]))
     told = ""
     if form in ("tsn", "denseflow") and records:
         told = f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
     say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{told}")
 
 
+@cache.command()
+@cache_argument
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The packed file, *.h5."
+)
+@recipe_option
+@click.option("--overwrite", is_flag=True, help="Replace the file.")
+@json_option
+def pack(path: Path, out: Path, recipe: str | None, overwrite: bool, as_json: bool) -> None:
+    """Join a cache directory into one HDF5 file, without compressing anew.
+
+    All commands and open_cache read the file like the directory, which is left as it is. Further
+    videos go into the directory; then pack it again.
+    """
+    from flowpipe.cache.pack import pack as run
+
+    with progress_line("pack") as update:
+        done = run(path, out, recipe=recipe, overwrite=overwrite, on_progress=update)
+    for name in done.missing:
+        say(f"note: {name}: its entry is gone; left out")
+    _tell_packed(done, out, as_json)
+
+
+@cache.command()
+@cache_argument
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache directory.")
+@json_option
+def unpack(path: Path, out: Path, as_json: bool) -> None:
+    """Make a cache directory of a packed file; entries that are there already are left alone."""
+    from flowpipe.cache.pack import unpack as run
+
+    with progress_line("unpack") as update:
+        done = run(path, out, on_progress=update)
+    _tell_packed(done, out, as_json)
+
+
+def _tell_packed(done: "Packed", out: Path, as_json: bool) -> None:
+    if as_json:
+        print_json({"out": str(out), **asdict(done)})
+        return
+    entries, flows = counted(done.entries, "entry", "entries"), counted(done.flows, "flow", "flows")
+    click.echo(f"{out}: {entries}, {flows}, {byte_size(done.num_bytes)}")
+
+
 def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
     """Give one record for each row of the manifest."""
-    from flowpipe.cache import Entry, entry_path
     from flowpipe.errors import FlowpipeError
 
     records: dict[tuple[str, str, str], dict[str, Any]] = {}
     rows = opened.rows()
     for position, row in enumerate(rows):
         update(position / len(rows), row.name)
-        path = entry_path(opened.path, row.recipe, row.digest)
+        path = opened.entry_path(row)
         record: dict[str, Any] = {
             "name": row.name,
             "label": row.label,
@@ -281,14 +328,14 @@ def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
             "problem": "",
         }
         try:
-            entry = Entry(path, row.name, row.label)
+            entry = opened.entry_of(row)
             record |= {
                 "frames": entry.num_frames,
                 "flows": entry.num_flows,
                 "height": entry.height,
                 "width": entry.width,
                 "rgb": entry.has_rgb,
-                "bytes": path.stat().st_size,
+                "bytes": entry.num_bytes if opened.is_packed else path.stat().st_size,
                 "partial": str(entry.attributes["problem"]),
             }
         except FlowpipeError as error:
@@ -306,7 +353,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     return record["name"], record["label"] or "–", identity, str(record["frames"]), size, told
 
 
-def _full_record(entry: "Entry") -> dict[str, Any]:
+def _full_record(entry: "Entry", packed: bool) -> dict[str, Any]:
     """Give everything an entry says about itself, its JSON texts opened."""
     attributes = dict(entry.attributes)
     nested = {key: _opened(attributes.pop(key)) for key in ("recipe", "source", "software")}
@@ -314,7 +361,7 @@ def _full_record(entry: "Entry") -> dict[str, Any]:
         "name": entry.name,
         "label": entry.label,
         "file": str(entry.path),
-        "bytes": entry.path.stat().st_size,
+        "bytes": entry.num_bytes if packed else entry.path.stat().st_size,
         "recipe_id": entry.recipe.id,
         "num_flows": entry.num_flows,
         "rgb": entry.has_rgb,
@@ -330,7 +377,7 @@ def _print_section(title: str, table: dict[str, Any]) -> None:
     width = max(map(len, table), default=0)
     click.echo(f"\n{title}")
     for key, value in table.items():
-        click.echo(f"  {key:{width}}  {_shown(value)}")
+        click.echo(printable(f"  {key:{width}}  {_shown(value)}"))
 
 
 def _command(entry: "Entry", source: str) -> str:
@@ -340,6 +387,8 @@ def _command(entry: "Entry", source: str) -> str:
     for key, value in recipe.flow_parameters.items():
         text = value if isinstance(value, str) else json.dumps(value)
         words += ["--flow-arg", f"{key}={text}"]
+    if recipe.device != "cpu":
+        words += ["--device", recipe.device]
     if recipe.short_side is not None:
         words += ["--short-side", str(recipe.short_side)]
     if recipe.size is not None:
@@ -369,5 +418,5 @@ def _shown(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
 
 
-def _problem(path: Path, names: dict[Path, str], told: str) -> dict[str, Any]:
-    return {"name": names.get(path), "file": str(path), "problem": told}
+def _problem(path: Path, name: str | None, told: str) -> dict[str, Any]:
+    return {"name": name, "file": str(path), "problem": told}

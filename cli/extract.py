@@ -82,6 +82,13 @@ def parse_arguments(
     metavar="PX",
     help="Error that i16 may have per component, for smaller files.",
 )
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "auto"]),
+    default="cpu",
+    show_default=True,
+    help="Who computes flow: tvl1 and its presets can on a CUDA GPU. auto: the GPU if it can.",
+)
 @click.option("--workers", type=int, metavar="N", help="Processes. [default: one per core]")
 @click.option("--retry-failed", is_flag=True, help="Try videos again that failed before.")
 @click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
@@ -91,6 +98,7 @@ def extract(
     out: Path,
     as_json: bool,
     dry_run: bool,
+    device: str,
     **options: Any,
 ) -> None:
     """Compute the flow of videos into a cache.
@@ -99,13 +107,19 @@ def extract(
     TXT list. What is in the cache already is not computed again, so the same command goes on
     after an interruption. Exit status: 0 all videos have flow, 1 some failed, 2 misuse.
     """
+    from flowpipe.extraction import choose_device
     from flowpipe.extraction import extract as run
 
+    if device == "auto":
+        device, reason = choose_device(options["flow"], device)
+        say(reason)
     if dry_run:
-        result = run(sources, out, dry_run=True, **options)
+        result = run(sources, out, device=device, dry_run=True, **options)
     else:
         with progress_line("extract") as update:
-            result = run(sources, out, on_progress=lambda p: update(*_told(p)), **options)
+            result = run(
+                sources, out, device=device, on_progress=lambda p: update(*_told(p)), **options
+            )
     if as_json:
         print_json(as_record(result))
     else:

@@ -11,12 +11,17 @@ import click
 
 def say(text: str) -> None:
     """Print a line for people, on stderr."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
+
+
+def printable(text: str) -> str:
+    r"""Write bytes of a file name that are no UTF-8 as \udcxx, which is also JSON's escape."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def print_json(record: Any) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(record, ensure_ascii=False, default=str))
+    click.echo(printable(json.dumps(record, ensure_ascii=False, default=str)))
 
 
 def print_table(
@@ -32,7 +37,7 @@ def print_table(
         justify: Literal["left", "right"] = "left" if position < text_columns else "right"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(printable(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 120
     Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
 

@@ -40,7 +40,9 @@ def quickstart(out: Path, as_json: bool) -> None:
         ("fused, sum of log p", f"{record['fusions']['logsum']:.1%}", ""),
         ("fused, average", f"{record['fusions']['average']:.1%}", ""),
     ]
-    print_table("81 test videos, nine classes", ("", "accuracy", "its own factor"), rows)
+    print_table(
+        f"{record['videos']} test videos, nine classes", ("", "accuracy", "its own factor"), rows
+    )
     say(", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))
     if result.reused:
         say("the cache was reused: no flow was computed")

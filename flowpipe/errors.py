@@ -40,6 +40,10 @@ class FlowError(FlowpipeError, ValueError):
     """A flow method that cannot take these frames or gave a broken field."""
 
 
+class DeviceError(FlowpipeError, RuntimeError):
+    """A GPU, or the process that computes on it, that failed."""
+
+
 class CacheError(FlowpipeError, OSError):
     """A cache that cannot be written or read."""
 

@@ -14,7 +14,7 @@ from flowpipe.clips.streams import CacheLike, StreamInput
 from flowpipe.clips.videos import VideoRecord, some
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.scores import Scores
-from flowpipe.training import choose_device
+from flowpipe.training import choose_device, place
 
 
 def predict_scores(
@@ -103,7 +103,7 @@ def predict_scores(
     shape_NK = (len(records), len(classes))
     probabilities_NK, logits_NK = np.zeros(shape_NK), np.zeros(shape_NK)
     modes = [(module, module.training) for module in model.modules()]
-    model.to(target).eval()
+    place(model, target).eval()
     done = 0
     try:
         with torch.inference_mode():

@@ -122,7 +122,7 @@ def train_stream(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     target = torch.device(choose_device(device))
-    model.to(target)
+    place(model, target)
     update = make_optimiser(model, optimiser, learning_rate, momentum, weight_decay)
     history = load_checkpoint(folder / CHECKPOINT, model, update, settings)
     write_metrics(folder / METRICS, history)
@@ -249,6 +249,14 @@ def choose_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InvalidArgument("device cuda: torch finds no GPU; use --set train.device=cpu")
     return device
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device, its kernels with channels last: a CPU is nearly twice as fast."""
+    for weight in model.to(device).parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def save_checkpoint(

@@ -96,9 +96,13 @@ def test_statistics_are_those_of_the_flow(tmp_path, form, write_entry):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form[0].storage}-{form[1]}")
-def test_format_md_example_reads_the_same(tmp_path, form, write_entry, smooth_flow):
+@pytest.mark.parametrize("size_HW", [(9, 14), (20, 31)], ids=["small", "large"])
+def test_format_md_example_reads_the_same(tmp_path, form, size_HW, write_entry, smooth_flow):
     (block,) = re.findall(r"```python\n(.*?)```", FORMAT_MD.read_text("utf-8"), re.DOTALL)
-    uv = np.concatenate([smooth_flow(2, 9, 14), draw_field("noise", (1, 9, 14, 2), 3)])
+    height, width = size_HW
+    uv = np.concatenate(
+        [smooth_flow(2, height, width), draw_field("noise", (1, height, width, 2), 3)]
+    )
     path = write_entry(tmp_path, uv, *form)
     script, out = tmp_path / "read.py", tmp_path / "uv.npy"
     script.write_text(block, encoding="utf-8")

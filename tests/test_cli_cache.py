@@ -307,7 +307,7 @@ COMMANDS = [["ls"], ["info", "NAME"], ["verify"], ["export", "--format", "npy", 
     [
         ("nowhere", "no cache at {path}; flowpipe extract makes one"),
         ("folder", "{path} is a directory but no cache; flowpipe extract makes one"),
-        ("file", "no cache at {path}; flowpipe extract makes one"),
+        ("file", "no cache at {path}: it is neither a directory nor a packed cache"),
     ],
 )
 def test_what_is_no_cache(tmp_path, command, place, sentence):

@@ -44,7 +44,7 @@ def settings(folder: Path, model: str) -> Settings:
                 "spatial": {"input": "rgb", **stream},
                 "temporal": {"input": "flow", **stream},
             },
-            "train": {"epochs": 1, "batch_size": 8, "optimiser": "adamw", "learning_rate": 1e-3},
+            "train": {"epochs": 1, "batch_size": 5, "optimiser": "adamw", "learning_rate": 1e-3},
             "test": {"clips": 2},
             "fuse": {"methods": ["average"], "training_clips": 0},
         },

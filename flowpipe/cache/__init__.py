@@ -7,13 +7,21 @@
 import difflib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.key import FeatureRecipe, Recipe, read_recipe, recipe_id
-from flowpipe.cache.manifest import ManifestRow, read_manifest
+from flowpipe.cache.manifest import (
+    FAILURES_FILE,
+    FailureRow,
+    ManifestRow,
+    failures_of,
+    read_manifest,
+)
+from flowpipe.cache.packed import PackedRows, PackFile
 from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 
@@ -45,12 +53,12 @@ def write_recipe(cache: Path, recipe: Recipe | FeatureRecipe) -> None:
 
 
 class Cache:
-    """A cache directory, read by the names of its videos.
+    """A cache, read by the names of its videos.
 
     Parameters
     ----------
     path : path
-        The directory.
+        The directory, or a packed file.
     recipe : str, optional
         Id of the recipe (or its first digits) whose entries are meant; needed only where a name
         was computed by several.
@@ -65,24 +73,17 @@ class Cache:
 
     def __init__(self, path: str | os.PathLike[str], recipe: str | None = None) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise CacheNotFound(f"no cache at {self.path}; flowpipe extract makes one")
-        found = {file.parent.name: _read_recipe(file) for file in recipe_files(self.path)}
-        # Features may stand in the same directory; flowpipe.cache.features reads them.
-        self.recipes = {k: recipe for k, recipe in found.items() if isinstance(recipe, Recipe)}
-        if not self.recipes:
-            raise CacheNotFound(
-                f"{self.path} is a directory but no cache; flowpipe extract makes one"
-            )
+        self._pack = PackFile(self.path) if self.path.is_file() else None
+        self.recipes = _read_recipes(self.path) if self._pack is None else self._pack.recipes
         self.recipe = None if recipe is None else self._find_recipe(recipe)
-        self._rows: dict[str, list[ManifestRow]] = {}
-        for row in read_manifest(self.path):
-            if row.recipe in self.recipes and self.recipe in (None, row.recipe):
-                self._rows.setdefault(row.name, []).append(row)
-        self._stems: dict[str, list[str]] = {}
-        for name in self._rows:
-            for short in {PurePosixPath(name).stem, PurePosixPath(name).name}:
-                self._stems.setdefault(short, []).append(name)
+        self._rows: Mapping[str, list[ManifestRow]]
+        if self._pack is not None:
+            self._rows = self._pack.rows(self.recipe)
+        else:
+            self._rows = {}
+            for row in read_manifest(self.path):
+                if row.recipe in self.recipes and self.recipe in (None, row.recipe):
+                    self._rows.setdefault(row.name, []).append(row)
         self._open: OrderedDict[str, Entry] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -99,6 +100,48 @@ class Cache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
+
+    @cached_property
+    def _stems(self) -> dict[str, list[str]]:
+        """File name and stem → names."""
+        found: dict[str, list[str]] = {}
+        for name in self._rows:
+            for short in {PurePosixPath(name).stem, PurePosixPath(name).name}:
+                found.setdefault(short, []).append(name)
+        return found
+
+    @property
+    def is_packed(self) -> bool:
+        return self._pack is not None
+
+    def failures_text(self) -> bytes:
+        """Give failures.jsonl, of a pack as it was when it was packed."""
+        if self._pack is not None:
+            return self._pack.text("failures")
+        file = self.path / FAILURES_FILE
+        return file.read_bytes() if file.is_file() else b""
+
+    def failures(self) -> list[FailureRow]:
+        """Give the videos that gave no entry, and why."""
+        return failures_of(self.failures_text())
+
+    def entry_path(self, row: ManifestRow) -> Path:
+        """Give the file in which a row's entry stands."""
+        return self.path if self._pack else entry_path(self.path, row.recipe, row.digest)
+
+    def entry_of(self, row: ManifestRow) -> Entry:
+        """Open the entry of one of `rows()`.
+
+        Raises
+        ------
+        EntryNotFound
+            If its file is gone.
+        EntryCorrupt
+            If its header is not what was written.
+        """
+        if isinstance(self._rows, PackedRows):
+            return self._rows.entry(row)
+        return Entry(self.entry_path(row), row.name, row.label)
 
     def names(self) -> list[str]:
         """Give the names of the videos, sorted."""
@@ -131,9 +174,7 @@ class Cache:
             files = {(row.recipe, row.digest) for row in rows}
             if len(files) > 1:
                 raise EntryNotFound(self._ambiguous(full, rows))
-            row = rows[-1]
-            path = entry_path(self.path, row.recipe, row.digest)
-            entry = self._open[full] = Entry(path, row.name, row.label)
+            entry = self._open[full] = self.entry_of(rows[-1])
             if len(self._open) > OPEN_ENTRIES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(full)
@@ -204,6 +245,18 @@ def open_cache(path: str | os.PathLike[str], *, recipe: str | None = None) -> Ca
 def recipe_files(cache: Path) -> list[Path]:
     """Give the recipe.json of each recipe of a cache."""
     return sorted(cache.glob(f"*/{RECIPE_FILE}"))
+
+
+def _read_recipes(cache: Path) -> dict[str, Recipe]:
+    """Give the recipes of flow; features are read by flowpipe.cache.features."""
+    if not cache.is_dir():
+        raise CacheNotFound(f"no cache at {cache}; flowpipe extract makes one")
+    found = {file.parent.name: _read_recipe(file) for file in recipe_files(cache)}
+    of_flow = {identity: r for identity, r in found.items() if isinstance(r, Recipe)}
+    if not of_flow:
+        what = "holds features and no flow" if found else "is a directory but no cache"
+        raise CacheNotFound(f"{cache} {what}; flowpipe extract makes one")
+    return of_flow
 
 
 def _read_recipe(file: Path) -> Recipe | FeatureRecipe:

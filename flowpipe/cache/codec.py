@@ -76,16 +76,20 @@ def decode_field(
         if filter_mask:
             raw: Any = chunk
         elif codec == "jpegls":
-            image: NDArray[Any] = imagecodecs.jpegls_decode(bytes(chunk))
-            if image.shape != shape or image.dtype != dtype:
-                raise EntryCorrupt(
-                    f"a chunk holds {image.shape} {image.dtype}, not {shape} {dtype}"
-                )
+            # Into an array of our own: a chunk may claim any size.
+            image: NDArray[Any] = imagecodecs.jpegls_decode(
+                bytes(chunk), out=np.empty(shape, dtype)
+            )
             return image
         else:
+            told = zstandard.frame_content_size(chunk)
+            if told not in (-1, num_bytes):
+                raise EntryCorrupt(f"a chunk claims {told} bytes, not {num_bytes}")
             decompressor = _thread_object("decompressor", zstandard.ZstdDecompressor)
             raw = decompressor.decompress(chunk, max_output_size=num_bytes)
-    except (zstandard.ZstdError, imagecodecs.JpeglsError) as error:
+    except (zstandard.ZstdError, imagecodecs.JpeglsError, ValueError) as error:
+        if isinstance(error, EntryCorrupt):
+            raise
         raise EntryCorrupt(f"a chunk does not decode ({error})") from error
     if len(raw) != num_bytes:
         raise EntryCorrupt(f"a chunk decodes to {len(raw)} bytes, not {num_bytes}")

@@ -5,8 +5,8 @@ HDF5 is asked once, for the attributes and for where the chunks lie; fields are 
 stays open, so an entry may cross a fork, a pickle or a thread.
 """
 
-import json
 import os
+import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from flowpipe.cache import schema
 from flowpipe.cache.codec import decode_field, filters_of
+from flowpipe.cache.header import checked_chunks, checked_header, checked_offsets
 from flowpipe.cache.key import Recipe
-from flowpipe.cache.write import content_sha256, from_stored, stored_dtype
+from flowpipe.cache.write import from_stored, stored_dtype
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 
-MAX_FIELD_PIXELS = 8192 * 8192
-MAX_SMALL_BYTES = 2**30
+DAMAGED = "delete the file and extract the video again"
+PACK_DAMAGED = "pack the cache again"
 
 
 class FileReader:
@@ -66,11 +67,16 @@ class Entry(FileReader):
         An entry file.
     name, label : str
         As the manifest has them; the name the file was written under when absent.
+    index : dict, optional
+        What the file's header says, where it has been read already: by a pack, in which `path`
+        holds many entries.
 
     Attributes
     ----------
     attributes : dict
         Everything that the file says about itself; see cache/FORMAT.md.
+    small : dict of arrays
+        `flow_crc32`, `pts_s`, and with RGB `rgb_offsets` and `rgb_crc32`; see cache/FORMAT.md.
     pts_s : array of N float64
         Times of the frames in seconds.
     flow : FlowFields
@@ -86,24 +92,29 @@ class Entry(FileReader):
         If it is no entry, or one whose header is not what was written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], name: str = "", label: str | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        name: str = "",
+        label: str | None = None,
+        *,
+        index: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(Path(path))
         self.label = label
-        index = _read_index(self.path)
+        self._way_out = DAMAGED if index is None else PACK_DAMAGED
+        index = index or _read_index(self.path)
         self.attributes: dict[str, Any] = index["attributes"]
         self.name = name or str(self.attributes["source_name"])
-        self.pts_s: NDArray[np.float64] = index["pts_s"]
-        self.recipe = Recipe.from_json(self.attributes["recipe"])
-        self.quantiser = Quantiser(
-            self.recipe.storage,  # type: ignore[arg-type]
-            bound_px=self.recipe.bound_px,
-            tolerance_px=self.recipe.tolerance_px,
-        )
+        self.small: dict[str, NDArray[Any]] = index["small"]
+        self.pts_s: NDArray[np.float64] = self.small["pts_s"]
+        self.recipe: Recipe = index["recipe"]
+        self.quantiser: Quantiser = index["quantiser"]
         self.height = int(self.attributes["height"])
         self.width = int(self.attributes["width"])
         self.num_frames = int(self.attributes["num_frames"])
         self.num_flows = self.num_frames - 1
-        self.flow = FlowFields(self, index["chunks"], index["flow_crc32"])
+        self.flow = FlowFields(self, index["chunks"], self.small["flow_crc32"])
         self._rgb_index = index["rgb"]
 
     @cached_property
@@ -118,6 +129,20 @@ class Entry(FileReader):
     @property
     def has_rgb(self) -> bool:
         return self._rgb_index is not None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the video's bytes."""
+        return str(self.attributes["source_sha256"])
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the flow and the frames take in the file."""
+        frames = 0
+        if self._rgb_index is not None:
+            offsets = self._rgb_index["offsets"]
+            frames = int(offsets[-1] - offsets[0])
+        return self.flow.num_bytes + frames
 
     def __repr__(self) -> str:
         rgb = f", rgb {self.rgb.shape}" if self.has_rgb else ""
@@ -136,6 +161,21 @@ class FlowFields:
 
     def __repr__(self) -> str:
         return f"FlowFields{self.shape}"
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self._chunks[:, 1].sum())
+
+    def stored(self, row: int) -> tuple[bytes, int]:
+        """Give the chunk of one field as it stands in the file, and its filter mask.
+
+        Raises
+        ------
+        EntryCorrupt
+            If the bytes are not what was written.
+        """
+        chunk = bytes(self._checked(row, self._stored(np.array([row]))[0]))
+        return chunk, int(self._chunks[row, 2])
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
         """Give fields as float32 px, T×H×W×2; H×W×2 for an integer."""
@@ -164,14 +204,23 @@ class FlowFields:
                 out[position] = out[done[row]]
                 continue
             done[int(row)] = position
-            if zlib.crc32(chunk) != self._crc32[row]:
-                raise EntryCorrupt(
-                    f"{entry.path} ({entry.name}): the bytes of flow {row} are not what was "
-                    "written; delete the file and extract the video again"
-                )
+            self._checked(row, chunk)
             codec, mask = str(entry.attributes["codec"]), int(self._chunks[row, 2])
-            out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+            try:
+                out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+            except EntryCorrupt as error:
+                told = f"{entry.path} ({entry.name}): flow {row}: {error}; {entry._way_out}"
+                raise EntryCorrupt(told) from error
         return from_stored(out).reshape(len(rows), 2, entry.height, entry.width)
+
+    def _checked(self, row: int, chunk: bytes | memoryview) -> bytes | memoryview:
+        if zlib.crc32(chunk) != self._crc32[row]:
+            entry = self._entry
+            raise EntryCorrupt(
+                f"{entry.path} ({entry.name}): the bytes of flow {row} are not what was "
+                f"written; {entry._way_out}"
+            )
+        return chunk
 
     def _stored(self, rows: NDArray[np.int64]) -> list[bytes | memoryview]:
         """Read chunks; a run of neighbours in the file is one read."""
@@ -228,12 +277,16 @@ class RgbFrames:
         if zlib.crc32(text) != self._crc32[row]:
             raise EntryCorrupt(
                 f"{self._entry.path} ({self._entry.name}): the bytes of RGB frame {row} are not "
-                "what was written; delete the file and extract the video again"
+                f"what was written; {self._entry._way_out}"
             )
         return text
 
     def _decoded(self, row: int) -> NDArray[np.uint8]:
-        picture = cv2.imdecode(np.frombuffer(self.jpeg(row), np.uint8), cv2.IMREAD_COLOR_RGB)
+        jpeg = self.jpeg(row)
+        picture = None
+        # A JPEG of a few bytes may claim 65535² px, for which OpenCV would take 12 GB.
+        if jpeg_size(jpeg) == self.shape[1:3]:
+            picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
         if picture is None or picture.shape != self.shape[1:]:
             raise EntryCorrupt(f"{self._entry.path}: RGB frame {row} is no JPEG of {self.shape}")
         frame_HWC: NDArray[np.uint8] = picture.astype(np.uint8, copy=False)
@@ -258,13 +311,29 @@ def resolve_index(index: Any, length: int, name: str) -> tuple[NDArray[np.int64]
     return np.where(rows < 0, rows + length, rows), single
 
 
+def jpeg_size(jpeg: bytes) -> tuple[int, int] | None:
+    """Give (height, width) in px as a JPEG's header has them; None where it has none."""
+    place = 2
+    while place + 9 <= len(jpeg) and jpeg[place] == 0xFF:
+        marker = jpeg[place + 1]
+        # SOF0 … SOF15, without the tables DHT, JPG and DAC that lie between their numbers
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", jpeg, place + 5)
+            return height, width
+        place += 2 + int.from_bytes(jpeg[place + 2 : place + 4])
+    return None
+
+
 def _read_index(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise EntryNotFound(f"no entry at {path}; it was removed after the cache was opened")
     try:
         with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
             return _checked_index(file, path)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as error:
+    except EntryCorrupt:
+        raise
+    # What HDF5 and h5py raise on a malformed file is of many kinds.
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError) as error:
         raise EntryCorrupt(
             f"{path} is not an entry of a flowpipe cache, or a damaged one ({error}); "
             "delete it and extract the video again"
@@ -272,7 +341,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _checked_index(file: Any, path: Path) -> dict[str, Any]:
-    attributes = {name: plain_value(value) for name, value in file.attrs.items()}
+    attributes = read_attributes(file)
     if attributes.get("format") != schema.FORMAT:
         raise EntryCorrupt(f"{path} is an HDF5 file, but no entry of a flowpipe cache")
     if attributes.get("format_version") != schema.FORMAT_VERSION:
@@ -280,44 +349,82 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
             f"{path} has format {attributes.get('format_version')}; this flowpipe reads "
             f"{schema.FORMAT_VERSION}"
         )
-    _check_links(file, path)
-    small = {
-        name: read_small(file, name)
-        for name in ("flow_crc32", "pts_s", "rgb_offsets", "rgb_crc32")
-        if name in file
-    }
-    missing = set(schema.ATTRIBUTES) - set(attributes)
-    if missing or content_sha256(attributes, small) != attributes["content_sha256"]:
-        raise EntryCorrupt(
-            f"{path}: its header is not what was written; delete it and extract the video again"
-        )
-    chunks = _chunk_table(file["flow"], attributes, path)
+    found = read_datasets(file, path, schema.FLOW, "flow")
+    small = {name: found[name][()] for name in schema.SMALL_DATASETS if name in found}
+    recipe, quantiser = checked_header(attributes, small, str(path))
+    chunks = _chunk_table(found["flow"], attributes, quantiser, path)
     rgb = None
-    if "rgb_jpeg" in file:
-        base = file["rgb_jpeg"].id.get_offset()
+    if "rgb_jpeg" in found:
+        frames = found["rgb_jpeg"]
+        offsets = checked_offsets(small["rgb_offsets"], len(frames), str(path))
         rgb = {
-            "base": int(base or 0),
-            "offsets": small["rgb_offsets"].astype(np.int64),
+            "base": int(frames.id.get_offset() or 0),
+            "offsets": offsets,
             "crc32": small["rgb_crc32"],
         }
     return {
         "attributes": attributes,
-        "pts_s": small["pts_s"],
-        "flow_crc32": small["flow_crc32"],
+        "recipe": recipe,
+        "quantiser": quantiser,
+        "small": small,
         "chunks": chunks,
         "rgb": rgb,
     }
 
 
-def _chunk_table(flow: Any, attributes: Mapping[str, Any], path: Path) -> NDArray[np.int64]:
+def read_attributes(file: Any) -> dict[str, Any]:
+    """Read all attributes; by h5py's low-level functions, in a third of the time."""
+    found = {}
+    for name in file.attrs:
+        attribute = h5py.h5a.open(file.id, name.encode("utf-8", "surrogateescape"))
+        if attribute.get_type().get_class() == h5py.h5t.STRING and not (
+            attribute.get_type().is_variable_str()
+        ):
+            value = np.empty((), attribute.dtype)
+            if attribute.shape == ():
+                attribute.read(value)
+                found[name] = bytes(value[()]).decode("utf-8", "surrogateescape")
+                continue
+        found[name] = _plain(file.attrs[name])
+    return found
+
+
+def read_datasets(file: Any, path: Path, layout: schema.Layout, chunked: str) -> dict[str, Any]:
+    """Give the data sets, after a check that they are those of an entry, and in this file."""
+    found = {}
+    for name in file:
+        if name not in layout.datasets or not isinstance(
+            file.get(name, getlink=True), h5py.HardLink
+        ):
+            raise EntryCorrupt(f'{path}: "{name}" has no place in an entry')
+        data = found[name] = file[name]
+        if not isinstance(data, h5py.Dataset):
+            raise EntryCorrupt(f'{path}: "{name}" is a group; an entry has none')
+        if data.is_virtual or data.external:
+            raise EntryCorrupt(f'{path}: "{name}" points into another file')
+        if name != chunked and (data.chunks or data.nbytes > path.stat().st_size):
+            raise EntryCorrupt(f'{path}: "{name}" of {data.shape} is larger than the file')
+    rgb = [name for name in layout.datasets if name.startswith("rgb_")]
+    wanted = {*layout.datasets} - ({*rgb} if not any(name in found for name in rgb) else set())
+    if missing := wanted - set(found):
+        raise EntryCorrupt(f"{path}: {', '.join(sorted(missing))} missing; {DAMAGED}")
+    return found
+
+
+def _chunk_table(
+    flow: Any, attributes: Mapping[str, Any], quantiser: Quantiser, path: Path
+) -> NDArray[np.int64]:
     """Give (offset, size, filter mask) of each field's chunk."""
     height, width = int(attributes["height"]), int(attributes["width"])
     shape = (int(attributes["num_frames"]) - 1, 2 * height, width)
+    dtype = stored_dtype(quantiser)
+    if flow.shape != shape or flow.dtype != dtype or flow.chunks != (1, *shape[1:]):
+        raise EntryCorrupt(
+            f"{path}: flow of shape {flow.shape} {flow.dtype} does not go with its header"
+        )
     plist = flow.id.get_create_plist()
     filters = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))
-    if flow.shape != shape or height * width > MAX_FIELD_PIXELS or min(shape) < 0:
-        raise EntryCorrupt(f"{path}: flow of shape {flow.shape} does not go with its header")
-    if filters != filters_of(str(attributes["codec"]), flow.dtype.itemsize):
+    if filters != filters_of(str(attributes["codec"]), dtype.itemsize):
         raise EntryCorrupt(f"{path}: filters {filters} are not those of {attributes['codec']}")
     table = np.full((shape[0], 3), -1, np.int64)
 
@@ -328,31 +435,10 @@ def _chunk_table(flow: Any, attributes: Mapping[str, Any], path: Path) -> NDArra
 
     if shape[0]:
         flow.id.chunk_iter(take)
-    if (table < 0).any():
-        raise EntryCorrupt(f"{path}: {int((table[:, 0] < 0).sum())} fields are missing")
-    return table
+    return checked_chunks(table, attributes, quantiser, str(path))
 
 
-def _check_links(file: Any, path: Path) -> None:
-    for name in file:
-        if name not in schema.DATASETS or not isinstance(
-            file.get(name, getlink=True), h5py.HardLink
-        ):
-            raise EntryCorrupt(f'{path}: "{name}" has no place in an entry')
-        if file[name].is_virtual or file[name].external:
-            raise EntryCorrupt(f'{path}: "{name}" points into another file')
-
-
-def read_small(file: Any, name: str) -> NDArray[Any]:
-    """Read a small data set; EntryCorrupt where it is larger than any entry has."""
-    data = file[name]
-    if data.size * data.dtype.itemsize > MAX_SMALL_BYTES:
-        raise EntryCorrupt(f'"{name}" of {data.shape} is larger than any entry has')
-    return data[()]  # type: ignore[no-any-return]
-
-
-def plain_value(value: Any) -> Any:
-    """Turn an attribute of HDF5 into a Python value."""
+def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     return value.item() if isinstance(value, np.generic) else value

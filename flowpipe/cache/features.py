@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from flowpipe.cache import entry_path, recipe_files, schema
 from flowpipe.cache.codec import ZSTD_LEVEL, decode_field, encode_field, filters_of
-from flowpipe.cache.entry import FileReader, plain_value, read_small, resolve_index
+from flowpipe.cache.entry import FileReader, read_attributes, read_datasets, resolve_index
 from flowpipe.cache.key import FeatureRecipe, read_recipe
-from flowpipe.cache.manifest import ManifestRow, append_line, read_lines, read_manifest
-from flowpipe.cache.write import HdfWriter, content_sha256
+from flowpipe.cache.manifest import ManifestRow, append_lines, objects_of, read_manifest
+from flowpipe.cache.write import HdfWriter, content_sha256, create_chunked
 from flowpipe.errors import CacheNotFound, EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.video import content_digest
 
@@ -70,7 +70,7 @@ class FeatureWriter(HdfWriter):
         try:
             with self._writing():
                 chunk = self._waiting.shape
-                self._set = self._create_chunked("features", chunk, self._dtype, CODEC)
+                self._set = create_chunked(self._hdf, "features", chunk, CODEC, self._dtype)
         except BaseException:
             self.__exit__()
             raise
@@ -467,7 +467,9 @@ def read_feature_recipes(store: Path) -> dict[str, FeatureRecipe]:
 
 def read_networks(store: Path) -> dict[str, str]:
     """Give name → recipe id: the last line for each name."""
-    return {str(row["name"]): str(row["recipe"]) for row in read_lines(store / NETWORKS_FILE)}
+    file = store / NETWORKS_FILE
+    text = file.read_bytes() if file.is_file() else b""
+    return {str(row.get("name")): str(row.get("recipe")) for row in objects_of(text)}
 
 
 def name_network(store: Path, name: str, recipe: FeatureRecipe) -> None:
@@ -475,7 +477,8 @@ def name_network(store: Path, name: str, recipe: FeatureRecipe) -> None:
     if not name or not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise InvalidArgument(f'name "{name}" must be of letters, digits, . - and _, like rgb')
     if read_networks(store).get(name) != recipe.id:
-        append_line(store / NETWORKS_FILE, {"name": name, "recipe": recipe.id, "time": time.time()})
+        line = {"name": name, "recipe": recipe.id, "time": time.time()}
+        append_lines(store / NETWORKS_FILE, [line])
 
 
 def _read_index(path: Path) -> dict[str, Any]:
@@ -493,7 +496,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _checked_index(file: Any, path: Path) -> dict[str, Any]:
-    attributes = {name: plain_value(value) for name, value in file.attrs.items()}
+    attributes = read_attributes(file)
     if attributes.get("format") != schema.FEATURES_FORMAT:
         raise EntryCorrupt(f"{path} is an HDF5 file, but no feature entry of flowpipe")
     if attributes.get("format_version") != schema.FEATURES_VERSION:
@@ -501,18 +504,13 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
             f"{path} has format {attributes.get('format_version')}; this flowpipe reads "
             f"{schema.FEATURES_VERSION}"
         )
-    for name in file:
-        hard = isinstance(file.get(name, getlink=True), h5py.HardLink)
-        if name not in schema.FEATURES_DATASETS or not hard:
-            raise EntryCorrupt(f'{path}: "{name}" has no place in a feature entry')
-        if file[name].is_virtual or file[name].external:
-            raise EntryCorrupt(f'{path}: "{name}" points into another file')
-    small = {name: read_small(file, name) for name in ("features_crc32", "centre_s", "span_s")}
+    found = read_datasets(file, path, schema.FEATURES, "features")
+    small = {name: found[name][()] for name in ("features_crc32", "centre_s", "span_s")}
     missing = set(schema.FEATURES_ATTRIBUTES) - set(attributes)
     digest = "" if missing else content_sha256(attributes, small, schema.FEATURES)
     if missing or digest != attributes["content_sha256"]:
         raise EntryCorrupt(f"{path}: its header is not what was written; {WAY_OUT}")
-    data = file["features"]
+    data = found["features"]
     count, rows = int(attributes["num_snippets"]), int(attributes["chunk_snippets"])
     plist = data.id.get_create_plist()
     filters = tuple(plist.get_filter(i)[0] for i in range(plist.get_nfilters()))

@@ -17,6 +17,29 @@ RECIPE_VERSION = 1
 FEATURE_RECIPE_VERSION = 1
 FEATURES_KIND = "features"
 
+# The JSON types of a recipe's values.
+_NUMBER: tuple[type, ...] = (int, float)
+_NONE = type(None)
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "flow": str,
+    "flow_version": int,
+    "flow_parameters": dict,
+    "libraries": dict,
+    "storage": str,
+    "bound_px": (*_NUMBER, _NONE),
+    "tolerance_px": _NUMBER,
+    "short_side": (int, _NONE),
+    "size": (list, _NONE),
+    "fps": (*_NUMBER, _NONE),
+    "rgb": bool,
+    "rgb_quality": int,
+    "grey_rule": str,
+    "resize_rule": str,
+    "fps_rule": str,
+    "device": str,
+    "version": int,
+}
+
 
 def recipe_id(text: str) -> str:
     """Give the id of a recipe's canonical JSON."""
@@ -82,10 +105,14 @@ class Recipe:
         """
         try:
             table = json.loads(text)
-            if table.get("size") is not None:
-                table["size"] = tuple(table["size"])
+            for key, kinds in _KINDS.items():
+                if not isinstance(table.get(key), kinds):
+                    raise TypeError(f'its "{key}" is {table.get(key)!r:.60}')
+            if table["size"] is not None:
+                height, width = table["size"]
+                table["size"] = int(height), int(width)
             recipe = cls(**table)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EntryCorrupt(f"not a recipe that this flowpipe reads: {error}") from error
         if recipe.version != RECIPE_VERSION:
             raise EntryCorrupt(
@@ -107,7 +134,8 @@ class Recipe:
             form += f" ±{self.bound_px:g} px"
         if self.tolerance_px:
             form += f" within {self.tolerance_px:g} px"
-        parts = [self.flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
+        flow = self.flow if self.device == "cpu" else f"{self.flow} on {self.device}"
+        parts = [flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
         if self.rgb:
             parts.append(f"RGB q{self.rgb_quality}")
         return ", ".join(parts)

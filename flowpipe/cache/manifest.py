@@ -9,7 +9,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,21 +58,26 @@ class ManifestWriter:
         self._path = self._folder / f"{stamp}-{host}-{os.getpid()}-{secrets.token_hex(3)}.jsonl"
 
     def add(self, row: ManifestRow) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        append_line(self._path, asdict(row))
+        self.add_all([row])
+
+    def add_all(self, rows: Iterable[ManifestRow]) -> None:
+        """Append several rows by one write."""
+        if records := [asdict(row) for row in rows]:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            append_lines(self._path, records)
 
 
 def add_failure(cache: Path, row: FailureRow) -> None:
     """Append to failures.jsonl; one short append is whole or not there."""
-    append_line(cache / FAILURES_FILE, asdict(row))
+    append_lines(cache / FAILURES_FILE, [asdict(row)])
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line by a single write."""
-    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Append JSON lines by a single write."""
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, line)
+        os.write(handle, "".join(lines).encode("utf-8", "surrogateescape"))
         os.fsync(handle)
     finally:
         os.close(handle)
@@ -82,7 +87,7 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
     """Give the rows that stand, oldest first: the last one for each (name, path, recipe)."""
     rows: list[ManifestRow] = []
     for file in sorted((cache / MANIFEST_FOLDER).glob("*.jsonl")):
-        rows.extend(ManifestRow(**record) for record in _records(file, ManifestRow))
+        rows.extend(ManifestRow(**record) for record in records_of(file.read_bytes(), ManifestRow))
     rows.sort(key=lambda row: row.time)
     standing: dict[tuple[str, str, str], ManifestRow] = {}
     for row in rows:
@@ -94,25 +99,30 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
 
 def read_failures(cache: Path) -> list[FailureRow]:
     """Give the failures, oldest first: the last one for each (path, digest, recipe)."""
-    rows = [FailureRow(**r) for r in _records(cache / FAILURES_FILE, FailureRow)]
+    file = cache / FAILURES_FILE
+    return failures_of(file.read_bytes() if file.is_file() else b"")
+
+
+def failures_of(text: bytes) -> list[FailureRow]:
+    """Give the failures of a text, the last one for each (path, digest, recipe)."""
+    rows = [FailureRow(**record) for record in records_of(text, FailureRow)]
     return list({(row.path, row.digest, row.recipe): row for row in rows}.values())
 
 
-def read_lines(file: Path) -> Iterator[dict[str, Any]]:
-    """Give the JSON objects of a file's lines; a line that a kill cut is left out."""
-    if not file.is_file():
-        return
-    for line in file.read_bytes().splitlines():
+def records_of(text: bytes, kind: type[Any]) -> Iterator[dict[str, Any]]:
+    """Give the lines that hold what `kind` needs."""
+    known = set(kind.__dataclass_fields__)
+    for record in objects_of(text):
+        if known <= set(record):
+            yield {key: record[key] for key in known}
+
+
+def objects_of(text: bytes) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects of a text, one a line."""
+    for line in text.splitlines():
         try:
             record = json.loads(line.decode("utf-8", "surrogateescape"))
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the last line of a process that was killed while writing it
         if isinstance(record, dict):
             yield record
-
-
-def _records(file: Path, kind: type[Any]) -> Iterator[dict[str, Any]]:
-    known = set(kind.__dataclass_fields__)
-    for record in read_lines(file):
-        if known <= set(record):
-            yield {key: record[key] for key in known}

@@ -5,6 +5,7 @@ FORMAT.md holds the tables that `datasets_table()` and `attributes_table()` give
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 FORMAT = "flowpipe-entry"
 FORMAT_VERSION = 1
@@ -32,6 +33,9 @@ DATASETS = {
     "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
 }
 
+SMALL_DATASETS = {"flow_crc32": "<u4", "pts_s": "<f8", "rgb_offsets": "<u8", "rgb_crc32": "<u4"}
+"""Those that are read whole when an entry is opened, and their types."""
+
 ATTRIBUTES = {
     "format": ("text", f'"{FORMAT}"'),
     "format_version": ("integer", f"{FORMAT_VERSION}"),
@@ -58,6 +62,46 @@ ATTRIBUTES = {
         "SHA-256 of all other attributes (canonical JSON) and of the bytes of flow_crc32, pts_s, "
         "rgb_offsets and rgb_crc32",
     ),
+}
+
+PACK_FORMAT = "flowpipe-pack"
+PACK_VERSION = 1
+PACK_SUFFIX = ".h5"
+
+# One-dimensional data sets of a pack: (type, meaning).
+PACK_TABLES: dict[str, tuple[Any, str]] = {
+    "recipes": ("u1", "recipe.json of each recipe, one line each"),
+    "failures": ("u1", "failures.jsonl as it was"),
+    "row_text": ("u1", "rows of the manifest as JSON, with the number of their `entry`"),
+    "rows": (
+        [("start", "<i8"), ("bytes", "<i8"), ("crc32", "<i8")],
+        "place and CRC-32 of each row in row_text, in the order of names",
+    ),
+    "headers": ("u1", "all attributes of the entries, as JSON"),
+    "entries": (
+        [
+            ("header_start", "<i8"),
+            ("header_bytes", "<i8"),
+            ("num_frames", "<i8"),
+            ("form", "<i8"),
+            ("form_start", "<i8"),
+            ("field_start", "<i8"),
+            ("frame_start", "<i8"),
+            ("rgb_offset_start", "<i8"),
+            ("rgb_start", "<i8"),
+        ],
+        "of each entry: its header; N; its F fields are flow/<form>[form_start:form_start + F]; "
+        "where it begins in the tables below (rgb: −1 for none)",
+    ),
+    "chunks": (
+        [("offset", "<i8"), ("bytes", "<i8"), ("filter_mask", "<i8")],
+        "place of each field's chunk in the file",
+    ),
+    "flow_crc32": ("<u4", "as in an entry, one after the other"),
+    "pts_s": ("<f8", "as in an entry, one after the other"),
+    "rgb_offsets": ("<u8", "as in an entry; count from rgb_start in rgb_jpeg"),
+    "rgb_crc32": ("<u4", "as in an entry, and one unused value after each"),
+    "rgb_jpeg": ("u1", "as in an entry, one after the other"),
 }
 
 
@@ -123,3 +167,12 @@ def attributes_table(layout: Layout = FLOW) -> str:
     """Give the Markdown table of the attributes."""
     rows = [f"| `{name}` | {kind} | {told} |" for name, (kind, told) in layout.attributes.items()]
     return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])
+
+
+def pack_table() -> str:
+    """Give the Markdown table of the tables of a pack."""
+    rows = []
+    for name, (kind, meaning) in PACK_TABLES.items():
+        told = kind if isinstance(kind, str) else ", ".join(field for field, _ in kind)
+        rows.append(f"| `{name}` | {told.lstrip('<')} | {meaning} |")
+    return "\n".join(["| data set | type, or fields (i8 each) | meaning |", "|---|---|---|", *rows])

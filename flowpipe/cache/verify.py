@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from flowpipe.cache import RECIPE_FILE, schema
-from flowpipe.cache.entry import Entry
+from flowpipe.cache import RECIPE_FILE, Cache, schema
+from flowpipe.cache.entry import PACK_DAMAGED, Entry
 from flowpipe.cache.write import is_abandoned
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
+
+Opened = TypeVar("Opened")
 
 BATCH = 64
 HEADER_LIMIT_S = 60
@@ -25,22 +28,28 @@ WAY_OUT = "delete it and extract the video again"
 
 @dataclass(frozen=True)
 class Finding:
-    """What verification says of one file: `problem` is empty where all is well."""
+    """What verification says of one entry: `problem` is empty where all is well.
+
+    `name` is that of a video in a packed cache, where `path` is that of the pack.
+    """
 
     path: Path
     problem: str
+    name: str = ""
 
 
 def verify(cache: Path, *, deep: bool = False) -> Iterator[Finding]:
-    """Check all entry files of a cache, in the order of their paths.
+    """Check all entries of a cache, in the order of their paths; of a pack by name.
 
     Raises
     ------
     CacheNotFound
-        If there is no directory at `cache`.
+        If there is neither a directory nor a file at `cache`.
     CacheError
         If the checking itself fails, which says nothing of the files.
     """
+    if cache.is_file():
+        return _verify_pack(cache, deep)
     if not cache.is_dir():
         raise CacheNotFound(f"no cache at {cache}; flowpipe extract makes one")
     paths = sorted(path for path in cache.glob("*/*/*.h5") if not path.name.startswith("."))
@@ -82,14 +91,59 @@ def verify_entry(
         if entry.path.parent.parent.name != entry.recipe.id:
             raise EntryCorrupt(f"{path}: it stands in the folder of another recipe; {WAY_OUT}")
         if deep:
-            for row in range(entry.num_flows):
-                entry.flow.codes([row])
-            for row in range(entry.num_frames if entry.has_rgb else 0):
-                entry.rgb[row]
+            _read_all(entry)
             _check_trailer(path)
     except (FlowpipeError, OSError) as error:
         return Finding(path, str(error))
     return Finding(path, "")
+
+
+def _read_all(entry: Entry) -> None:
+    for row in range(entry.num_flows):
+        entry.flow.codes([row])
+    for row in range(entry.num_frames if entry.has_rgb else 0):
+        entry.rgb[row]
+
+
+def _verify_pack(path: Path, deep: bool) -> Iterator[Finding]:
+    for answer in _answers([path], deep, pack=True):
+        if isinstance(answer, int):
+            if answer:
+                how = "hangs" if answer == -_alarm() else f"crashes (signal {-answer})"
+                yield Finding(path, f"{path}: HDF5 {how} on it; {PACK_DAMAGED}")
+            return
+        name, problem = json.loads(answer)
+        yield Finding(path, problem, name)
+
+
+def _answers_of_pack(path: Path, deep: bool) -> Iterator[tuple[str, str]]:
+    """Give (name, problem) of each entry, and of the file where something is wrong with it."""
+    try:
+        pack = _in_time(lambda: Cache(path))
+        rows = pack.rows()
+    except (FlowpipeError, OSError) as error:
+        yield "", str(error)
+        return
+    done: set[tuple[str, str]] = set()
+    for row in rows:
+        if (row.recipe, row.digest) in done:
+            continue
+        done.add((row.recipe, row.digest))
+        problem = ""
+        try:
+            entry = pack.entry_of(row)
+            if (entry.recipe.id, entry.digest) != (row.recipe, row.digest):
+                raise EntryCorrupt(f"{path} ({row.name}): it is another entry; {PACK_DAMAGED}")
+            if deep:
+                _read_all(entry)
+        except (FlowpipeError, OSError) as error:
+            problem = str(error)
+        yield row.name, problem
+    if deep:
+        try:
+            _check_trailer(path)
+        except EntryCorrupt as error:
+            yield "", str(error)
 
 
 def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
@@ -111,9 +165,10 @@ def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
             rest = rest[done:]
 
 
-def _answers(paths: list[Path], deep: bool) -> Iterator[str | int]:
+def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[str | int]:
     """Give each file's problem as it is found, then the status of the process."""
     options = ["--deep"] if deep else []
+    options += ["--pack"] if pack else []
     with subprocess.Popen(
         [sys.executable, "-m", "flowpipe.cache.verify", *options, "--", *map(str, paths)],
         stdout=subprocess.PIPE,
@@ -130,13 +185,17 @@ def _answers(paths: list[Path], deep: bool) -> Iterator[str | int]:
 
 
 def _open_in_time(path: Path) -> Entry:
-    """Open an entry, or end this process: HDF5 gives Python no chance to interrupt it."""
+    return _in_time(lambda: Entry(path))
+
+
+def _in_time(opened: Callable[[], Opened]) -> Opened:
+    """Open, or end this process: HDF5 gives Python no chance to interrupt it."""
     if not _alarm():
-        return Entry(path)
+        return opened()
     signal.signal(_alarm(), signal.SIG_DFL)
     signal.alarm(HEADER_LIMIT_S)
     try:
-        return Entry(path)
+        return opened()
     finally:
         signal.alarm(0)
 
@@ -159,6 +218,11 @@ def _check_trailer(path: Path) -> None:
 def _answer(arguments: list[str]) -> None:
     options, names = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     for name in names:
+        if "--pack" in options:
+            for answer in _answers_of_pack(Path(name), "--deep" in options):
+                sys.stdout.write(json.dumps(json.dumps(answer)) + "\n")
+                sys.stdout.flush()
+            return
         finding = verify_entry(Path(name), deep="--deep" in options, open_entry=_open_in_time)
         sys.stdout.write(json.dumps(finding.problem) + "\n")
         sys.stdout.flush()

@@ -9,6 +9,7 @@ import secrets
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -27,13 +28,70 @@ with contextlib.suppress(ImportError):  # absent on Windows
     import fcntl
 
 GROW_FIELDS = 256
+JPEG_LARGEST_SIDE = 65_500  # OpenCV's libjpeg
 RGB_SPOOL_BYTES = 32 * 2**20
 # HDF5 keeps more attributes than this in a heap without checksums, on which it can hang when a
 # bit is wrong; in the header of the group they are under its checksum.
 MOST_COMPACT_ATTRIBUTES = 1024
 
 
-class _Aside:
+@dataclass(frozen=True)
+class StoredField:
+    """A flow field as it stands in the file, and what is counted of it before it is coded."""
+
+    chunk: bytes
+    filter_mask: int
+    clipped: int
+    zero: int
+    magnitude_px: float
+
+
+class FieldCoder:
+    """Displacements → `StoredField`, in one form and codec."""
+
+    def __init__(self, quantiser: Quantiser, codec: str, level: int = ZSTD_LEVEL) -> None:
+        check_codec(quantiser, codec)
+        self._quantiser, self._codec, self._level = quantiser, codec, level
+        self._code_of_zero = quantiser.encode(0.0)
+
+    def __call__(self, uv_HWC: NDArray[np.float32]) -> StoredField:
+        components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
+        _, height, width = components.shape
+        codes = self._quantiser.encode(components)
+        chunk, mask = encode_field(
+            to_stored(codes).reshape(2 * height, width),
+            self._codec,
+            near=self._quantiser.near if self._codec == "jpegls" else 0,
+            level=self._level,
+        )
+        return StoredField(
+            chunk,
+            mask,
+            clipped=self._quantiser.clipped(components),
+            zero=int(np.count_nonzero((codes == self._code_of_zero).all(axis=0))),
+            magnitude_px=float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64)),
+        )
+
+
+def encode_jpeg(rgb_HWC: NDArray[np.uint8], quality: int) -> bytes:
+    """Give a frame as JPEG.
+
+    Raises
+    ------
+    InvalidArgument
+        If a side is longer than JPEG can hold.
+    """
+    height, width = rgb_HWC.shape[:2]
+    if max(height, width) > JPEG_LARGEST_SIDE:
+        raise InvalidArgument(
+            f"a frame of {height}×{width} px is too large for a JPEG, which ends at "
+            f"{JPEG_LARGEST_SIDE} px; give a smaller size or leave RGB out"
+        )
+    _, jpeg = cv2.imencode(".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return jpeg.tobytes()
+
+
+class Aside:
     """The file being written, for HDF5 to write through.
 
     On a full disk HDF5 says no more than that a write failed, and may crash when it then closes:
@@ -41,7 +99,7 @@ class _Aside:
     """
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("xb+")
+        self.file = create_locked(path)
         self.failure: OSError | None = None
         self._abandoned = False
 
@@ -72,6 +130,20 @@ class _Aside:
             raise
 
 
+@contextlib.contextmanager
+def write_errors(path: Path, aside: Aside | None = None) -> Iterator[None]:
+    """Turn what the file system said into a CacheError, also where HDF5 hid it."""
+    try:
+        yield
+    except FlowpipeError:
+        raise
+    except (OSError, RuntimeError) as error:
+        cause = (aside and aside.failure) or error
+        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "; make room, then give the same command again" if full else ""
+        raise CacheError(f"{path} cannot be written: {cause}{way_out}") from cause
+
+
 class HdfWriter:
     """An HDF5 file that appears at `path` when it is complete: what all kinds of entries share.
 
@@ -82,14 +154,13 @@ class HdfWriter:
         self._path = path
         # Same folder, so that the rename stays inside one file system.
         self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._file: _Aside | None = None
+        self._file: Aside | None = None
         self._hdf: Any = None
         try:
             with self._writing():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = _Aside(self._aside)
-                _lock(self._file.fileno())
-                self._hdf = _create_hdf(self._file)
+                self._file = Aside(self._aside)
+                self._hdf = create_hdf(self._file)
         except BaseException:
             self.__exit__()
             raise
@@ -109,34 +180,8 @@ class HdfWriter:
                 self._file.close()
             self._aside.unlink(missing_ok=True)
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Turn what the file system said into a CacheError, also where HDF5 hid it."""
-        try:
-            yield
-        except FlowpipeError:
-            raise
-        except (OSError, RuntimeError) as error:
-            cause = (self._file and self._file.failure) or error
-            full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-            way_out = "; make room, then give the same command again" if full else ""
-            raise CacheError(f"{self._path} cannot be written: {cause}{way_out}") from cause
-
-    def _create_chunked(self, name: str, chunk: tuple[int, ...], dtype: Any, codec: str) -> Any:
-        """Make an empty data set that grows along its first axis; we compress its chunks."""
-        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        plist.set_chunk(chunk)
-        for number in filters_of(codec, dtype.itemsize):
-            if number == schema.FILTER_SHUFFLE:
-                plist.set_shuffle()
-            else:
-                # Optional, so that writing needs no plugin; the chunks are compressed by us.
-                plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, ())
-        rest = chunk[1:]
-        space = h5py.h5s.create_simple((0, *rest), (h5py.h5s.UNLIMITED, *rest))
-        kind = h5py.h5t.py_create(dtype, logical=True)
-        made = h5py.h5d.create(self._hdf.id, name.encode(), kind, space, dcpl=plist)
-        return h5py.Dataset(made)
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return write_errors(self._path, self._file)
 
     def _complete(
         self,
@@ -154,22 +199,12 @@ class HdfWriter:
         written["content_sha256"] = content_sha256(written, small, layout)
         for name in layout.attributes:
             value = written[name]
-            self._hdf.attrs[name] = _fixed_text(value) if isinstance(value, str) else value
+            self._hdf.attrs[name] = fixed_text(value) if isinstance(value, str) else value
         self._hdf.close()
-        self._append_trailer(self._file)
+        append_trailer(self._file)
         self._aside.replace(self._path)
         fsync_folder(self._path.parent)
         return written
-
-    def _append_trailer(self, file: Any) -> None:
-        """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
-        file.flush()
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").digest()
-        file.seek(0, os.SEEK_END)
-        file.write(schema.TRAILER_MAGIC + digest)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 class EntryWriter(HdfWriter):
@@ -207,12 +242,11 @@ class EntryWriter(HdfWriter):
         rgb_quality: int = 0,
         level: int = ZSTD_LEVEL,
     ) -> None:
-        check_codec(quantiser, codec)
+        self._coder = FieldCoder(quantiser, codec, level)
         self._path, self._quantiser, self._codec = path, quantiser, codec
         self._height, self._width = height, width
         self._rgb_quality, self._level = rgb_quality, level
         self._dtype = stored_dtype(quantiser)
-        self._code_of_zero = quantiser.encode(0.0)
         self._crcs: list[int] = []
         self._rgb_crcs: list[int] = []
         self._rgb_offsets = [0]
@@ -224,8 +258,8 @@ class EntryWriter(HdfWriter):
         super().__init__(path)
         try:
             with self._writing():
-                chunk = (1, 2 * height, width)
-                self._flow = self._create_chunked("flow", chunk, self._dtype, codec)
+                shape = (2 * height, width)
+                self._flow = create_flow(self._hdf, "flow", shape, codec, self._dtype)
         except BaseException:
             self.__exit__()
             raise
@@ -240,37 +274,33 @@ class EntryWriter(HdfWriter):
 
     def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
         """Append one field in px."""
-        components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
-        codes = self._quantiser.encode(components)
-        self._clipped += self._quantiser.clipped(components)
-        self._zero += int(np.count_nonzero((codes == self._code_of_zero).all(axis=0)))
-        self._magnitude += float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64))
-        chunk, mask = encode_field(
-            to_stored(codes).reshape(2 * self._height, self._width),
-            self._codec,
-            near=self._quantiser.near if self._codec == "jpegls" else 0,
-            level=self._level,
-        )
+        self.add_stored(self._coder(uv_HWC))
+
+    def add_stored(self, field: StoredField) -> None:
+        """Append one field that is coded already, in this writer's form."""
         index = len(self._crcs)
         if index == self._flow.shape[0]:
             with self._writing():
                 self._flow.resize(index + GROW_FIELDS, axis=0)
         with self._writing():
-            self._flow.id.write_direct_chunk((index, 0, 0), chunk, filter_mask=mask)
-        self._crcs.append(zlib.crc32(chunk))
+            self._flow.id.write_direct_chunk(
+                (index, 0, 0), field.chunk, filter_mask=field.filter_mask
+            )
+        self._crcs.append(zlib.crc32(field.chunk))
+        self._clipped += field.clipped
+        self._zero += field.zero
+        self._magnitude += field.magnitude_px
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
         """Append one frame as JPEG."""
-        done, jpeg = cv2.imencode(
-            ".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self._rgb_quality]
-        )
-        if not done:
-            raise CacheError(f"{self._path}: a frame of {rgb_HWC.shape} could not become a JPEG")
-        text = jpeg.tobytes()
+        self.add_jpeg(encode_jpeg(rgb_HWC, self._rgb_quality))
+
+    def add_jpeg(self, jpeg: bytes) -> None:
+        """Append one frame that is a JPEG already."""
         with self._writing():
-            self._rgb.write(text)
-        self._rgb_crcs.append(zlib.crc32(text))
-        self._rgb_offsets.append(self._rgb_offsets[-1] + len(text))
+            self._rgb.write(jpeg)
+        self._rgb_crcs.append(zlib.crc32(jpeg))
+        self._rgb_offsets.append(self._rgb_offsets[-1] + len(jpeg))
 
     def finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the file and rename it in.
@@ -280,7 +310,8 @@ class EntryWriter(HdfWriter):
         pts_s : array of N float64
             Times of the frames, one more than fields.
         attributes : mapping
-            What the caller knows: recipe, source_name, source_sha256, source, problem, software.
+            What the caller knows: recipe, source_name, source_sha256, source, problem, software;
+            of a copied entry all of them.
 
         Returns
         -------
@@ -307,7 +338,7 @@ class EntryWriter(HdfWriter):
             small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
             small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
             self._write_rgb()
-        return self._complete(small, {**attributes, **self._own_attributes(num_flows)})
+        return self._complete(small, {**self._own_attributes(num_flows), **attributes})
 
     def _write_rgb(self) -> None:
         target = self._hdf.create_dataset("rgb_jpeg", (self._rgb_offsets[-1],), np.uint8)
@@ -339,7 +370,7 @@ class EntryWriter(HdfWriter):
         }
 
 
-def _create_hdf(file: _Aside) -> Any:
+def create_hdf(file: Aside) -> Any:
     """Give an empty HDF5 file (h5py.File) written through a Python file.
 
     So a full disk is an OSError; written by HDF5 itself it ends in a segfault.
@@ -349,10 +380,59 @@ def _create_hdf(file: _Aside) -> Any:
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, file)
     creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
     creation.set_attr_phase_change(MOST_COMPACT_ATTRIBUTES, 0)
+    creation.set_obj_track_times(False)  # so that the same entry has the same bytes
     return h5py.File(h5py.h5f.create(b"entry", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
 
 
-def _fixed_text(text: str) -> NDArray[Any]:
+def jpegls_parameters(shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Give what HDF5's JPEG-LS filter keeps beside a data set, without which it cannot read it.
+
+    It writes them by itself where it is registered when the data set is made; ours need not be.
+    """
+    images = components = 1
+    return dtype.itemsize, images, *shape, 8 * dtype.itemsize, components, *(0,) * 7
+
+
+def create_flow(
+    parent: Any, name: str, shape: tuple[int, int], codec: str, dtype: np.dtype[Any]
+) -> Any:
+    """Give an empty data set of fields (2H, W), one chunk each, that grows along time."""
+    return create_chunked(parent, name, (1, *shape), codec, dtype)
+
+
+def create_chunked(
+    parent: Any, name: str, chunk: tuple[int, ...], codec: str, dtype: np.dtype[Any]
+) -> Any:
+    """Give an empty data set that grows along its first axis; its chunks are compressed by us."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk(chunk)
+    plist.set_obj_track_times(False)  # so that the same entry has the same bytes
+    for number in filters_of(codec, dtype.itemsize):
+        if number == schema.FILTER_SHUFFLE:
+            plist.set_shuffle()
+        else:
+            told: tuple[int, ...] = ()
+            if number == schema.FILTER_JPEGLS:
+                told = jpegls_parameters((chunk[1], chunk[2]), dtype)
+            # Optional, so that writing needs no plugin.
+            plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, told)
+    space = h5py.h5s.create_simple((0, *chunk[1:]), (h5py.h5s.UNLIMITED, *chunk[1:]))
+    kind = h5py.h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5py.h5d.create(parent.id, name.encode(), kind, space, dcpl=plist))
+
+
+def append_trailer(file: Any) -> None:
+    """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
+    file.flush()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").digest()
+    file.seek(0, os.SEEK_END)
+    file.write(schema.TRAILER_MAGIC + digest)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def fixed_text(text: str) -> NDArray[Any]:
     """Give a text as HDF5's fixed-length UTF-8: its variable-length form lies in a heap."""
     data = text.encode("utf-8", "surrogateescape")
     return np.array(data, h5py.string_dtype("utf-8", max(1, len(data))))
@@ -424,6 +504,13 @@ def remove_abandoned(folder: Path) -> None:
         if is_abandoned(path):
             with contextlib.suppress(OSError):  # not ours to touch
                 path.unlink(missing_ok=True)
+
+
+def create_locked(path: Path) -> IO[bytes]:
+    """Create an unfinished file, which is not abandoned for as long as it stays open."""
+    file = path.open("xb+")
+    _lock(file.fileno())
+    return file
 
 
 def is_abandoned(path: Path) -> bool:

@@ -68,6 +68,7 @@ class Quickstart:
         return {
             "accuracy": record["accuracy"],
             "fusions": record["fusions"],
+            "videos": record["videos"],
             "factors": self.factors,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "reused": self.reused,

@@ -24,6 +24,7 @@ from torch import nn
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.annotations import from_csv, from_folders
 from flowpipe.clips.dataset import ClipDataset
+from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.splits import folds, seeded_split, split_fold
 from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
@@ -212,7 +213,8 @@ def run_experiment(
         f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
         f"{extraction.flows_total} flows"
     )
-    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+    stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+    cache = MemoryCache(stored, settings.train.memory_mb)
     done = 0.0
     parts = len(divisions) * len(settings.streams)
     for division in divisions:
@@ -369,12 +371,12 @@ def trained_model(settings: Settings, name: str, fold: str, out: Path, classes: 
 def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]:
     """What a checkpoint must share to be gone on with."""
     stream = asdict(settings.streams[name])
+    train = asdict(settings.train)
+    for key in ("workers", "device", "memory_mb"):  # these do not change what is learnt
+        del train[key]
     return {
         "stream": json.dumps(stream, default=str, sort_keys=True),
-        "train": json.dumps(
-            {k: v for k, v in asdict(settings.train).items() if k not in ("workers", "device")},
-            sort_keys=True,
-        ),
+        "train": json.dumps(train, sort_keys=True),
         "extract": json.dumps(asdict(settings.extract), default=str, sort_keys=True),
         "flip": settings.data.flip,
         "fold": division.name,

@@ -85,6 +85,7 @@ class TrainSettings:
     crop: Literal["corners", "random", "center"] = "random"
     seed: int = 0
     workers: int = 0
+    memory_mb: float = 2000.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

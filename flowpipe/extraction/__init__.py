@@ -7,11 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowpipe.cache import Recipe, entry_path, write_recipe
 from flowpipe.cache.manifest import (
@@ -24,10 +25,19 @@ from flowpipe.cache.manifest import (
 )
 from flowpipe.cache.write import check_codec, remove_abandoned
 from flowpipe.errors import CacheError, InvalidArgument
+from flowpipe.extraction.batched import batched_method, choose_device, serving
 from flowpipe.extraction.pool import kill_workers, run_tasks
 from flowpipe.extraction.sources import Given, Source, find_sources
-from flowpipe.extraction.worker import Outcome, Task, present_entry, process_video
-from flowpipe.flow import create
+from flowpipe.extraction.split import plan
+from flowpipe.extraction.worker import (
+    WHOLE,
+    Outcome,
+    Task,
+    open_journal,
+    present_entry,
+    process_video,
+)
+from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
 
@@ -48,7 +58,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an extraction is; bytes are those of the videos, the best guess of what is left."""
+    """How far an extraction is.
+
+    Bytes are those of the videos, the best guess of what is left; of a video in work, the share
+    that is done counts.
+    """
 
     videos: int
     finished: int
@@ -81,7 +95,8 @@ class ExtractionResult:
     recipe : str
         Id of the recipe.
     stage_seconds : dict
-        Worker time in decode, flow, compress (with writing) and all, over what was computed now.
+        Worker time in decode, flow (with waiting for the GPU), compress (with writing) and all,
+        over what was computed now; "gpu": the time in which the GPU had work.
     to_do : int
         With `dry_run`: videos that a run would look at.
     """
@@ -119,6 +134,7 @@ def extract(
     codec: str | None = None,
     bound_px: float | None = None,
     tolerance_px: float = 0.0,
+    device: str = "cpu",
     workers: int | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
@@ -143,6 +159,10 @@ def extract(
     storage, codec, bound_px, tolerance_px
         Form of the flow, see `flowpipe.flow.quantise.Quantiser`: u8 (±`bound_px`, 20 by
         default), i16 or f16; jpegls (default, not for f16) or zstd.
+    device : "cpu", "cuda" or "auto"
+        Who computes flow. On a GPU one process computes for all workers, in batches; values are
+        the CPU's within rounding, but entries of their own. `flowpipe.flow.BATCHED` has the
+        methods that can; "auto" takes the GPU where there is one and the method can.
     workers : int, optional
         Processes, each with one thread; by default one per core.
     retry_failed : bool
@@ -167,6 +187,7 @@ def extract(
     if not given:
         raise InvalidArgument("no source given; name videos, directories or lists")
     recipe, codec = make_recipe(
+        device=choose_device(flow, device)[0],
         flow=flow,
         flow_parameters=flow_parameters,
         short_side=short_side,
@@ -196,6 +217,7 @@ def extract(
 
 def make_recipe(
     *,
+    device: str = "cpu",
     flow: str,
     flow_parameters: Mapping[str, Any] | None,
     short_side: int | None,
@@ -219,7 +241,11 @@ def make_recipe(
         raise InvalidArgument(f"fps {fps} must be > 0; leave it out to keep every frame")
     if rgb and not 1 <= rgb_quality <= 100:
         raise InvalidArgument(f"rgb quality {rgb_quality} must be 1 to 100; 95 is the default")
-    method = create(flow, **(flow_parameters or {}))
+    method: FlowMethod
+    if device == "cpu":
+        method = create(flow, **(flow_parameters or {}))
+    else:
+        method = batched_method(flow, device, **(flow_parameters or {}))
     recipe = Recipe(
         flow=flow,
         flow_version=method.version,
@@ -236,6 +262,7 @@ def make_recipe(
         grey_rule=GREY_RULE,
         resize_rule=RESIZE_RULE,
         fps_rule=FPS_RULE,
+        device=device,
     )
     return recipe, codec
 
@@ -259,13 +286,13 @@ class _Run:
             for row in (read_failures(cache) if not retry_failed else [])
             if row.recipe == recipe.id and row.digest
         }
-        self._sizes = [_size(source.path) for source in sources]
-        self._bytes_finished = 0
+        self._bytes_skipped = 0
 
     def skip_present(self, *, dry_run: bool) -> None:
         """Take out the videos whose entries the manifest knows; the others become tasks."""
         for index, source in enumerate(self.sources):
             task = Task(
+                index,
                 index,
                 source.path,
                 source.name,
@@ -274,6 +301,7 @@ class _Run:
                 self.codec,
                 journal=Path(),
                 num_tasks=len(self.sources),
+                num_bytes=_size(source.path),
                 known_failures=self._failed_before,
                 import_path=tuple(sys.path) if ":" in self.recipe.flow else (),
             )
@@ -282,7 +310,8 @@ class _Run:
             if row is not None and (row.size, row.mtime_ns) == _stat(source.path):
                 outcome = present_entry(task, row.digest)
             if outcome is not None:
-                self._take(outcome, row)
+                self._take(source, outcome, row)
+                self._bytes_skipped += task.num_bytes
             else:
                 self.tasks.append(task)
         self.result.to_do = len(self.tasks) if dry_run else 0
@@ -293,17 +322,35 @@ class _Run:
             return
         write_recipe(self.cache, self.recipe)
         remove_abandoned(self.cache / self.recipe.id)
+        planned, splits = plan(self.tasks, workers)
         with (
             tempfile.TemporaryDirectory(prefix="flowpipe-") as folder,
-            self._reporting(Path(folder) / "journal", on_progress) as tasks,
+            serving(self.recipe) as server,
         ):
+            journal, address = Path(folder) / "journal", server.address if server else None
+            tasks = [
+                replace(task, index=index, journal=journal, num_tasks=len(planned), server=address)
+                for index, task in enumerate(planned)
+            ]
             try:
-                for outcome in run_tasks(tasks, min(workers, len(tasks))):
-                    self._take(outcome, None)
+                with self._reporting(tasks, on_progress) as taken:
+                    for outcome in run_tasks(tasks, min(workers, len(tasks))):
+                        if server:
+                            server.check()
+                        task = tasks[outcome.index]
+                        split = splits.get(task.source)
+                        told = outcome if split is None else split.take(task, outcome)
+                        taken[task.index] = True
+                        if told is not None:
+                            self._take(self.sources[task.source], told, None)
+                if server:
+                    self.result.stage_seconds["gpu"] = server.busy_s
             except BaseException:
                 kill_workers()
                 raise
             finally:
+                for split in splits.values():
+                    split.close()
                 remove_abandoned(self.cache / self.recipe.id)
 
     def fail(self, source: Source, digest: str, reason: str, *, earlier: bool = False) -> None:
@@ -326,9 +373,8 @@ class _Run:
         result.failures.sort(key=lambda failure: failure.name)
         return result
 
-    def _take(self, outcome: Outcome, row: ManifestRow | None) -> None:
-        source, result = self.sources[outcome.index], self.result
-        self._bytes_finished += self._sizes[outcome.index]
+    def _take(self, source: Source, outcome: Outcome, row: ManifestRow | None) -> None:
+        result = self.result
         if outcome.cache_failure:
             raise CacheError(f"{self.cache}: {outcome.cache_failure}; what was done is kept")
         if outcome.failure:
@@ -363,22 +409,24 @@ class _Run:
 
     @contextmanager
     def _reporting(
-        self, journal_file: Path, on_progress: Callable[[Progress], None] | None
-    ) -> Iterator[list[Task]]:
-        """Give tasks with a journal; report from it until the end, from a thread."""
-        journal: Any = np.memmap(journal_file, np.int64, "w+", shape=(len(self.sources), 2))
-        tasks = [Task(**{**task.__dict__, "journal": journal_file}) for task in self.tasks]
+        self, tasks: Sequence[Task], on_progress: Callable[[Progress], None] | None
+    ) -> Iterator[NDArray[np.bool_]]:
+        """Report from the journal until the end, from a thread; tasks taken are to be noted."""
+        journal = open_journal(tasks[0].journal, len(tasks), "w+")
+        sizes = np.array([task.num_bytes for task in tasks])
+        taken = np.zeros(len(tasks), bool)
         ended = threading.Event()
 
         def report() -> None:
             result = self.result
+            shares = np.where(taken, 1.0, journal[:, 2] / WHOLE)
             progress = Progress(
                 len(self.sources),
                 result.done + result.skipped + result.failed,
                 result.failed,
                 int(journal[:, 1].sum()),
-                self._bytes_finished,
-                sum(self._sizes),
+                self._bytes_skipped + round(float((shares * sizes).sum())),
+                self._bytes_skipped + int(sizes.sum()),
                 time.perf_counter() - self.started,
             )
             if on_progress is not None:
@@ -392,7 +440,7 @@ class _Run:
         if on_progress is not None:
             thread.start()
         try:
-            yield tasks
+            yield taken
         finally:
             ended.set()
             if on_progress is not None:
@@ -428,6 +476,7 @@ __all__ = [
     "ExtractionResult",
     "Failure",
     "Progress",
+    "choose_device",
     "entry_path",
     "extract",
     "make_recipe",

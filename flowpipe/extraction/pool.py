@@ -6,20 +6,19 @@ process of its own, and only the one that kills its process is given up.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
-from typing import Any
 
-import numpy as np
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from flowpipe.errors import FlowpipeError
-from flowpipe.extraction.worker import STARTED, Outcome, Task, process_in_worker
+from flowpipe.extraction.worker import STARTED, Outcome, Task, open_journal, process_in_worker
 from flowpipe.video import content_digest
 
 DEATH = (
@@ -62,7 +61,15 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
         batch_size=1,
         pre_dispatch="3*n_jobs",
     )
-    yield from parallel(delayed(process_in_worker)(task) for task in tasks)
+    outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
+    try:
+        for outcome in outcomes:  # `yield from` would close it before `finally` is reached
+            yield outcome
+    finally:
+        with warnings.catch_warnings():
+            # That tasks were left undone is no news to who ended the run.
+            warnings.simplefilter("ignore", UserWarning)
+            outcomes.close()
 
 
 def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
@@ -85,7 +92,7 @@ def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
 
 def _as_computed(outcome: Outcome, task: Task) -> Outcome:
     """Count an entry as computed whose first outcome was lost when another worker died."""
-    journal: Any = np.memmap(task.journal, np.int64, mode="r", shape=(task.num_tasks, 2))
+    journal = open_journal(task.journal, task.num_tasks, "r")
     lost = not outcome.computed and not outcome.failure and journal[task.index, 1] > 0
     return replace(outcome, computed=True) if lost else outcome
 
@@ -103,5 +110,5 @@ def _single() -> ProcessPoolExecutor:
 
 
 def _state(task: Task) -> int:
-    journal: Any = np.memmap(task.journal, np.int64, mode="r", shape=(task.num_tasks, 2))
+    journal = open_journal(task.journal, task.num_tasks, "r")
     return int(journal[task.index, 0])

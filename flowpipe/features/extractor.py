@@ -215,7 +215,7 @@ class FeatureExtractor:
                 values = truncated(values)
             features = self._features(values)
             mean = features.reshape(-1, views, *features.shape[1:]).mean(1)
-            return mean.float().cpu().numpy()  # type: ignore[no-any-return]
+            return mean.float().cpu().numpy()
 
     def _features(self, clips: Tensor) -> Tensor:
         """Run the network as far as the layer, and average what is not kept."""

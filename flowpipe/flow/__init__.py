@@ -5,14 +5,23 @@ from collections.abc import Callable
 from typing import Any
 
 from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.flow.method import FlowMethod, checked_method
+from flowpipe.flow.method import BatchFlowMethod, FlowMethod, checked_method
 from flowpipe.registry import resolve
 
 FLOWS = {
-    "tvl1": "flowpipe.flow.opencv_tvl1:build_tvl1",
+    "tvl1": "flowpipe.flow.tvl1:build",
+    "tvl1-nomedian": "flowpipe.flow.tvl1:build_nomedian",
+    "tvl1-fast": "flowpipe.flow.tvl1:build_fast",
     "opencv-tvl1": "flowpipe.flow.opencv_tvl1:build",
     "farneback": "flowpipe.flow.farneback:build",
     "dis": "flowpipe.flow.dis:build",
+}
+
+# Methods that compute many pairs at once on a GPU, by the same names; they need PyTorch.
+BATCHED = {
+    "tvl1": "flowpipe.flow.tvl1_torch:build",
+    "tvl1-nomedian": "flowpipe.flow.tvl1_torch:build_nomedian",
+    "tvl1-fast": "flowpipe.flow.tvl1_torch:build_fast",
 }
 
 
@@ -50,6 +59,34 @@ def create(name: str, /, **parameters: Any) -> FlowMethod:
     return checked_method(factory(**parameters), name)
 
 
+def create_batched(name: str, device: str, /, **parameters: Any) -> BatchFlowMethod:
+    """Make the form of a method that computes many pairs at once.
+
+    Parameters
+    ----------
+    name : str
+        A name of `BATCHED`.
+    device : str
+        Of PyTorch, such as "cuda".
+    **parameters
+        Of the method on the CPU, and those that only the batched form has.
+
+    Raises
+    ------
+    InvalidArgument
+        For a method without such a form, a parameter it does not have, or a value outside its
+        rule.
+    """
+    if name not in BATCHED:
+        raise InvalidArgument(
+            f'flow "{name}" has no form for a GPU; use device cpu, or one of {", ".join(BATCHED)}'
+        )
+    factory = resolve(BATCHED, name, kind="flow method")
+    _check_parameters(factory, name, parameters)
+    method: BatchFlowMethod = factory(**parameters)
+    return method.on(device)
+
+
 def _check_parameters(factory: Callable[..., Any], name: str, given: dict[str, Any]) -> None:
     try:
         signature = inspect.signature(factory)
@@ -71,4 +108,4 @@ def _check_parameters(factory: Callable[..., Any], name: str, given: dict[str, A
         ) from error
 
 
-__all__ = ["FLOWS", "FlowMethod", "create"]
+__all__ = ["BATCHED", "FLOWS", "BatchFlowMethod", "FlowMethod", "create", "create_batched"]

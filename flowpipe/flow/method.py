@@ -39,6 +39,21 @@ class FlowMethod(Protocol):
         ...
 
 
+@runtime_checkable
+class BatchFlowMethod(FlowMethod, Protocol):
+    """A method that computes many pairs at once, as on a GPU."""
+
+    def batch(
+        self, prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Give `uv_BHWC` of B pairs of one size; a pair's field does not hang on the others."""
+        ...
+
+    def on(self, device: str) -> "BatchFlowMethod":
+        """Give the same method on a device of PyTorch, such as "cuda"."""
+        ...
+
+
 class OpenCVFlow:
     """Checks and bookkeeping shared by the methods that OpenCV computes."""
 
@@ -95,6 +110,22 @@ def checked_pair(
             f"{least_side_px} px on each side; enlarge them with --short-side {least_side_px}"
         )
     return np.ascontiguousarray(prev_HW), np.ascontiguousarray(next_HW)
+
+
+def checked_batch(
+    prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8], least_side_px: int, name: str
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Refuse batches of frames a method cannot take; give them contiguous."""
+    for frames in (prev_BHW, next_BHW):
+        if not isinstance(frames, np.ndarray) or frames.ndim != 3 or not len(frames):
+            told = f"{type(frames).__name__} {getattr(frames, 'shape', '')}"
+            raise FlowError(f"{name} takes one or more grey uint8 frames of B×H×W, not {told}")
+    if len(prev_BHW) != len(next_BHW):
+        raise FlowError(
+            f"{name}: {len(prev_BHW)} earlier and {len(next_BHW)} later frames must be as many"
+        )
+    checked_pair(prev_BHW[0], next_BHW[0], least_side_px, name)
+    return np.ascontiguousarray(prev_BHW), np.ascontiguousarray(next_BHW)
 
 
 def checked_flow(uv_HWC: object, shape_HW: tuple[int, ...], name: str) -> NDArray[np.float32]:

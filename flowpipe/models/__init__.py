@@ -6,7 +6,9 @@ A network is an `nn.Module` with three string attributes beside its layers:
 - `stem_name`: dotted name of the first convolution, the layer that sees the input channels;
 - `classifier_name`: dotted name of the last layer, the one whose outputs are the K classes.
 
-By the two names, `flowpipe.models.weights` fits weights to another number of channels or classes.
+A network of two pathways names the first convolutions of the others in `other_stem_names`.
+
+By these names, `flowpipe.models.weights` fits weights to another number of channels or classes.
 They are not called `stem` and `classifier`, because the latter is a *layer* in torchvision's
 SqueezeNet, whose state-dict names are kept here.
 
@@ -41,8 +43,10 @@ MODELS: Mapping[str, str] = {
     "resnet18": "flowpipe.models.resnet:resnet18",
     "resnet34": "flowpipe.models.resnet:resnet34",
     "resnet50": "flowpipe.models.resnet:resnet50",
+    "resnet101": "flowpipe.models.resnet:resnet101",
     "squeezenet1_0": "flowpipe.models.squeezenet:squeezenet1_0",
     "cnn-m-2048": "flowpipe.models.cnn_m_2048:cnn_m_2048",
+    "vgg16": "flowpipe.models.vgg:vgg16",
     "small-cnn": "flowpipe.models.small_cnn:small_cnn",
     "single-frame": "flowpipe.models.single_frame:single_frame",
     "single-frame-tiny": "flowpipe.models.single_frame:single_frame_tiny",
@@ -57,6 +61,31 @@ MODELS: Mapping[str, str] = {
     "c3d": "flowpipe.models.c3d:c3d",
     "c3d-lecture": "flowpipe.models.c3d:c3d_lecture",
     "c3d-tiny": "flowpipe.models.c3d:c3d_tiny",
+    "lecture-late": "flowpipe.models.lecture:lecture_late",
+    "lecture-early": "flowpipe.models.lecture:lecture_early",
+    "lecture-3d": "flowpipe.models.lecture:lecture_3d",
+    "r3d-18": "flowpipe.models.r3d:r3d_18",
+    "r3d-18-tiny": "flowpipe.models.r3d:r3d_18_tiny",
+    "i3d": "flowpipe.models.i3d:i3d",
+    "i3d-tiny": "flowpipe.models.i3d:i3d_tiny",
+    "i3d-resnet50": "flowpipe.models.resnet3d:i3d_resnet50",
+    "i3d-resnet50-tiny": "flowpipe.models.resnet3d:i3d_resnet50_tiny",
+    "i3d-resnet50-nonlocal-tiny": "flowpipe.models.resnet3d:i3d_resnet50_nonlocal_tiny",
+    "c2d-resnet50": "flowpipe.models.resnet3d:c2d_resnet50",
+    "c2d-resnet50-tiny": "flowpipe.models.resnet3d:c2d_resnet50_tiny",
+    "slow-r50": "flowpipe.models.resnet3d:slow_r50",
+    "slow-r50-tiny": "flowpipe.models.resnet3d:slow_r50_tiny",
+    "slowfast-4x16-r50": "flowpipe.models.slowfast:slowfast_4x16_r50",
+    "slowfast-8x8-r50": "flowpipe.models.slowfast:slowfast_8x8_r50",
+    "slowfast-tiny": "flowpipe.models.slowfast:slowfast_tiny",
+    "cnn-lstm": "flowpipe.models.cnn_lstm:cnn_lstm",
+    "cnn-lstm-tiny": "flowpipe.models.cnn_lstm:cnn_lstm_tiny",
+    "lrcn": "flowpipe.models.lrcn:lrcn",
+    "lrcn-tiny": "flowpipe.models.lrcn:lrcn_tiny",
+    "cnn3d-lstm": "flowpipe.models.cnn3d_lstm:cnn3d_lstm",
+    "cnn3d-lstm-tiny": "flowpipe.models.cnn3d_lstm:cnn3d_lstm_tiny",
+    "convgru": "flowpipe.models.convgru:convgru",
+    "convgru-tiny": "flowpipe.models.convgru:convgru_tiny",
 }
 
 INPUT_LAYOUTS = get_args(InputLayout)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models import build
 
 
@@ -53,18 +53,140 @@ def frame_backbone(
 
 
 def feature_backbone(
-    name: str, parameters: Mapping[str, Any] | None, *, in_channels: int
+    name: str, parameters: Mapping[str, Any] | None, *, in_channels: int, layer: str | None = None
 ) -> tuple[nn.Module, int]:
     """Build a 2D network without its classifier; give it and D, the features per frame.
+
+    Parameters
+    ----------
+    name, parameters, in_channels
+        As for `frame_backbone`.
+    layer
+        Dotted name of a linear layer whose outputs are the features; None takes what the network
+        gives to its own classifier.
 
     Raises
     ------
     UnknownName, InvalidArgument
-        As `frame_backbone`.
+        As `frame_backbone`, and if the network has no such layer.
     """
     network = frame_backbone(name, parameters, num_classes=1, in_channels=in_channels)
+    if layer is not None:
+        cut_after(network, layer, name=name)
+        return network, int(network.get_submodule(layer).weight.shape[0])  # type: ignore[index]
     last = network.get_submodule(str(network.classifier_name))
     weight = last.weight
     assert isinstance(weight, Tensor)
     network.set_submodule(str(network.classifier_name), nn.Identity())
     return network, weight.shape[1]
+
+
+def find_layer(network: nn.Module, layer: str, *, name: str) -> nn.Module:
+    """Give a layer by its dotted name; InvalidArgument if there is none."""
+    layers: dict[str, nn.Module] = dict(network.named_modules())
+    if layer not in layers:
+        raise InvalidArgument(
+            f'backbone "{name}" has no layer "{layer}"{nearest_name(layer, layers)}; take a dotted '
+            "name of its state dict"
+        )
+    return layers[layer]
+
+
+def cut_after(network: nn.Module, layer: str, *, name: str) -> None:
+    """Make every layer with weights behind `layer` an identity.
+
+    Layers must be registered in the order in which they run, as in all 2D networks here.
+
+    Raises
+    ------
+    InvalidArgument
+        If the network has no such layer.
+    """
+    find_layer(network, layer, name=name)
+    behind = False
+    for other, module in list(network.named_modules()):
+        inside = other == layer or other.startswith(f"{layer}.")
+        behind = behind or inside
+        if behind and not inside and any(True for _ in module.parameters(recurse=False)):
+            network.set_submodule(other, nn.Identity())
+
+
+Steps = Literal["last", "mean", "frames"]
+
+
+def join_steps(logits_BTK: Tensor, output: Steps) -> Tensor:
+    """Give the last step's logits, the log of the mean probabilities, or all steps as they are."""
+    if output == "last":
+        return logits_BTK[:, -1]
+    return log_mean_softmax(logits_BTK) if output == "mean" else logits_BTK
+
+
+class FrameFeatures(nn.Module):
+    """What networks with a 2D backbone on each frame share: names, and a backbone left frozen.
+
+    Parameters
+    ----------
+    backbone
+        Applied to B·T frames.
+    frozen
+        Its weights get no gradient, and its normalisation and dropout stay as in testing.
+    """
+
+    input_layout = "TCHW"
+
+    def __init__(self, backbone: nn.Module, *, frozen: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.frozen = frozen
+        self.stem_name = f"backbone.{backbone.stem_name}"
+        backbone.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> "FrameFeatures":
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+
+def check_output(output: str) -> None:
+    """Refuse an output other than last, mean and frames, with InvalidArgument."""
+    if output not in get_args(Steps):
+        raise InvalidArgument(
+            f'output "{output}"{nearest_name(output, get_args(Steps))} must be last (many to one), '
+            "mean (probabilities averaged over the steps) or frames (many to many)"
+        )
+
+
+class Bottleneck3d(nn.Module):
+    """t×1×1 down, 1×3×3 with the spatial stride, 1×1×1 up, around a shortcut.
+
+    Names are those of the 2D bottleneck of `flowpipe.models.resnet`.
+    """
+
+    def __init__(
+        self, in_planes: int, planes: int, *, stride: int, taps: int, expansion: int = 4
+    ) -> None:
+        super().__init__()
+        out_planes = planes * expansion
+        strides = (1, stride, stride)
+        self.conv1 = nn.Conv3d(
+            in_planes, planes, (taps, 1, 1), padding=(taps // 2, 0, 0), bias=False
+        )
+        self.bn1 = nn.BatchNorm3d(planes)
+        self.conv2 = nn.Conv3d(planes, planes, (1, 3, 3), strides, padding=(0, 1, 1), bias=False)
+        self.bn2 = nn.BatchNorm3d(planes)
+        self.conv3 = nn.Conv3d(planes, out_planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm3d(out_planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Sequential | None = None
+        if stride != 1 or in_planes != out_planes:
+            self.downsample = nn.Sequential(
+                nn.Conv3d(in_planes, out_planes, 1, strides, bias=False),
+                nn.BatchNorm3d(out_planes),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + shortcut)  # type: ignore[no-any-return]

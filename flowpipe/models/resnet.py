@@ -1,4 +1,4 @@
-"""ResNet-18, -34 and -50: B×C×H×W to B×K logits.
+"""ResNet-18, -34, -50 and -101: B×C×H×W to B×K logits.
 
 He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016,
 doi:10.1109/CVPR.2016.90.
@@ -153,4 +153,11 @@ def resnet50(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) ->
     """ResNet-50; 25,557,032 parameters for 3 channels and 1000 classes. See `resnet18`."""
     return ResNet(
         Bottleneck, (3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, dropout=dropout
+    )
+
+
+def resnet101(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> ResNet:
+    """ResNet-101; 44,549,160 parameters for 3 channels and 1000 classes. See `resnet18`."""
+    return ResNet(
+        Bottleneck, (3, 4, 23, 3), num_classes=num_classes, in_channels=in_channels, dropout=dropout
     )

@@ -42,7 +42,7 @@ class LoadReport:
     loaded
         Tensors of the network that were copied as they are.
     adapted
-        The stem's weight, if it was averaged to another number of channels.
+        The stem's weight (of each pathway), if it was averaged to another number of channels.
     left
         Tensors of the network that keep their initial values.
     unused
@@ -125,10 +125,10 @@ def load_weights(
             "choose the network these weights were trained in"
         )
     source = {name: originals[name][1] for name in common}
-    stem = f"{_layer_name(model, 'stem_name')}.weight"
+    stems = [f"{name}.weight" for name in stem_names(model)]
     head = f"{_layer_name(model, 'classifier_name')}."
     left = _left_names(target, source, head)
-    adapted = _adaptable(target, source, stem)
+    adapted = [stem for stem in stems if _adaptable(target, source, stem)]
     _refuse_differences(
         f"{path} does not fit the network",
         missing=[name for name in target if name not in source and name not in left],
@@ -156,7 +156,7 @@ def load_weights(
         adapted=tuple(adapted),
         left=tuple(name for name in target if name in left),
         unused=tuple(raw for name, (raw, _) in originals.items() if name not in target),
-        channels=(source[stem].shape[1], target[stem].shape[1]) if adapted else None,
+        channels=(source[adapted[0]].shape[1], target[adapted[0]].shape[1]) if adapted else None,
         classes=_class_change(target, source, head),
     )
 
@@ -313,6 +313,12 @@ def _rename(
     return renamed
 
 
+def stem_names(model: nn.Module) -> tuple[str, ...]:
+    """Give the names of all layers that see the input: two where there are two pathways."""
+    others: tuple[str, ...] = getattr(model, "other_stem_names", ())
+    return (_layer_name(model, "stem_name"), *others)
+
+
 def _layer_name(model: nn.Module, attribute: str) -> str:
     name = getattr(model, attribute, None)
     if not isinstance(name, str):
@@ -347,15 +353,13 @@ def _class_change(
     return source[weight].shape[0], target[weight].shape[0]
 
 
-def _adaptable(
-    target: Mapping[str, Tensor], source: Mapping[str, Tensor], stem: str
-) -> frozenset[str]:
+def _adaptable(target: Mapping[str, Tensor], source: Mapping[str, Tensor], stem: str) -> bool:
     if stem not in source:
-        return frozenset()
+        return False
     ours, theirs = target[stem].shape, source[stem].shape
     fits = len(ours) == len(theirs) > 1 and theirs[1] == 3 != ours[1]
     same_otherwise = ours[:1] == theirs[:1] and ours[2:] == theirs[2:]
-    return frozenset([stem]) if fits and same_otherwise else frozenset()
+    return fits and same_otherwise
 
 
 def _average_channels(weight: Tensor, in_channels: int) -> Tensor:

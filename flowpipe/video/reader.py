@@ -177,6 +177,14 @@ class VideoReader:
         return f"VideoReader({str(self.info.path)!r}, {height} × {width} px)"
 
     def __iter__(self) -> Iterator[Frame]:
+        return self.frames()
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Give the frames [start, stop) of the sequence that iteration gives.
+
+        The frames before `start` are decoded too, since only decoding tells how many there are,
+        but not converted. `problem` is known only where `stop` is None.
+        """
         source = self.info.path
         damage = Damage()
         self.problem = None
@@ -194,17 +202,21 @@ class VideoReader:
             grey_HW, rgb_HWC = np.empty((0, 0), np.uint8), None
             index = 0
             for frame, pts_s in timed:
-                if frame is not last:
-                    grey_HW, rgb_HWC = self._pictures(frame, damage)
-                    last = frame
-                yield Frame(index, pts_s, grey_HW, rgb_HWC)
+                if index == stop:
+                    return
+                self._note_geometry(frame, damage)
+                if index >= start:
+                    if frame is not last:
+                        grey_HW, rgb_HWC = self._pictures(frame)
+                        last = frame
+                    yield Frame(index, pts_s, grey_HW, rgb_HWC)
                 index += 1
             if index == 0:
                 raise VideoError(no_frame(source, damage))
             damage.check_end(duration_s_of(container))
         self.problem = damage.reason()
 
-    def _pictures(self, frame: Any, damage: Damage) -> tuple[Picture, Picture | None]:
+    def _note_geometry(self, frame: Any, damage: Damage) -> None:
         rotation, strange = rotation_of(frame)
         if strange is not None:
             damage.strange_rotation = strange
@@ -212,7 +224,9 @@ class VideoReader:
         height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
         if (height, width) != (self.info.height, self.info.width):
             damage.other_size = f"{height} × {width}"
+
+    def _pictures(self, frame: Any) -> tuple[Picture, Picture | None]:
+        rotation, _ = rotation_of(frame)
         rgb_HWC = to_rgb(frame) if self._rgb else None
-        grey_HW = to_grey(frame, rgb_HWC)
-        grey_HW = fit(grey_HW, rotation, self.output_size)
+        grey_HW = fit(to_grey(frame, rgb_HWC), rotation, self.output_size)
         return grey_HW, None if rgb_HWC is None else fit(rgb_HWC, rotation, self.output_size)

@@ -1,0 +1,453 @@
+"""Duality-based TV-L1 of many pairs at once, in PyTorch: `tvl1` on a GPU.
+
+Minimises ∫ λ|I₁(x + u) − I₀(x)| + |∇u| for every pair of a batch. C. Zach, T. Pock, H. Bischof,
+"A duality based approach for realtime TV-L1 optical flow", DAGM 2007,
+https://doi.org/10.1007/978-3-540-74936-3_22; symbols as in J. Sánchez et al.,
+https://doi.org/10.5201/ipol.2013.26. The numerics are those of OpenCV 5's CPU solver: 5×5 median
+before every outer iteration, bicubic warps that are zero outside, no smoothing of the frames.
+
+This file has the pyramid and, in plain PyTorch for any device, the solver of one level: the
+reference for the Triton kernels of `tvl1_triton`, which take its place on a GPU. A batch stands as
+frames N×H×W and pairs B×2 of indices into them, so that a frame of two pairs is uploaded, and its
+pyramid made, once.
+"""
+
+import functools
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowpipe.errors import FlowError
+from flowpipe.flow import opencv_tvl1
+from flowpipe.flow.method import checked_batch, checked_whole
+
+LEAST_SIDE_PX = 16
+"""Where the pyramid stops."""
+
+CUBIC = -0.75
+"""a of the bicubic kernel, OpenCV's."""
+
+FLAT = float(np.finfo(np.float32).eps)
+"""|∇I₁|² below which the data term has no direction."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters as the solver of a level wants them.
+
+    Attributes
+    ----------
+    most_update, tightness, dual_step : float
+        λθ, θ and τ/θ.
+    warps, outer_iterations, inner_iterations, median_size : int
+    stopping_threshold : float
+        ε: a pair is finished with a warp when its mean squared update falls below ε².
+    fixed_iterations : int
+        Of every warp, whatever ε says, after one median; 0 for the stopping rule.
+    """
+
+    most_update: float
+    tightness: float
+    dual_step: float
+    warps: int
+    outer_iterations: int
+    inner_iterations: int
+    median_size: int
+    stopping_threshold: float
+    fixed_iterations: int = 0
+
+
+class BatchTVL1:
+    """TV-L1 of a batch; made by `build`. One thread at a time may use it.
+
+    Parameters
+    ----------
+    name : str
+    parameters : dict
+        Of the CPU solver, and `fixed_iterations`.
+    device : str
+        Of PyTorch.
+    kernels : "auto", "torch" or "triton"
+        Who solves a level; by default Triton on a CUDA device, where it is installed.
+    """
+
+    version = 1
+
+    def __init__(
+        self, name: str, parameters: dict[str, Any], device: str = "cpu", kernels: str = "auto"
+    ) -> None:
+        self.name = name
+        self.parameters = parameters
+        # Nobody else's code computes here; caches outlive updates of PyTorch and Triton.
+        self.libraries: dict[str, str] = {}
+        self.device = torch.device(device)
+        p = parameters
+        self.settings = Settings(
+            most_update=p["attachment"] * p["tightness"],
+            tightness=p["tightness"],
+            dual_step=p["time_step"] / p["tightness"],
+            warps=p["warps"],
+            outer_iterations=p["outer_iterations"],
+            inner_iterations=p["inner_iterations"],
+            median_size=p["median_size"],
+            stopping_threshold=p["stopping_threshold"],
+            fixed_iterations=p["fixed_iterations"],
+        )
+        on_gpu = self.device.type == "cuda"
+        if kernels == "auto":
+            has_triton = importlib.util.find_spec("triton") is not None
+            kernels = "triton" if on_gpu and has_triton else "torch"
+        self.kernels = kernels
+        # Of its own, so that one batch is copied while another is computed.
+        self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+
+    def on(self, device: str) -> "BatchTVL1":
+        """Give the same method on another device of PyTorch."""
+        return BatchTVL1(self.name, self.parameters, device)
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
+        return f"{self.name}({told}) on {self.device} by {self.kernels}"
+
+    def __call__(
+        self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Compute the flow of one pair; see `batch`."""
+        uv_HWC: NDArray[np.float32] = self.batch(prev_HW[None], next_HW[None])[0]
+        return uv_HWC
+
+    def batch(
+        self, prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
+        """Compute the flow of B pairs of grey uint8 frames of one size.
+
+        Where a pair's later frame is the next pair's earlier one, it is uploaded once.
+
+        Returns
+        -------
+        array of B×H×W×2 float32
+            px, on the grid of the earlier frames.
+
+        Raises
+        ------
+        FlowError
+            For frames of another type, of different sizes or too small, and for a broken result.
+        """
+        prev_BHW, next_BHW = checked_batch(prev_BHW, next_BHW, LEAST_SIDE_PX, self.name)
+        frames, pairs = distinct_frames(prev_BHW, next_BHW)
+        with torch.cuda.stream(self._stream):
+            uv_BHWC = self.flow_of(*(self._to_device(array) for array in (frames, pairs)))
+            broken = (~torch.isfinite(uv_BHWC)).any(-1).sum()
+            result = self._to_host(uv_BHWC)
+        if int(broken):
+            raise FlowError(
+                f"{self.name} gave {int(broken)} displacements of {result[..., 0].size} that are "
+                "not finite; try another size or method"
+            )
+        return result
+
+    def _to_device(self, array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._stream is None:
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _to_host(self, tensor: Tensor) -> NDArray[np.float32]:
+        if self._stream is not None:
+            pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            tensor = pinned.copy_(tensor, non_blocking=True)
+            self._stream.synchronize()
+        result: NDArray[np.float32] = tensor.cpu().numpy()
+        return result
+
+    def flow_of(self, frames_NHW: Tensor, pairs_B2: Tensor) -> Tensor:
+        """Compute flow B×H×W×2 on the device from uint8 frames and int64 pairs of indices.
+
+        Nothing here waits for the device when the level is solved by Triton.
+        """
+        solve = _solver(self.kernels)
+        p = self.parameters
+        sizes = level_sizes(*frames_NHW.shape[1:], p["scales"], p["scale_step"])
+        pyramid = [frames_NHW.float()]
+        for size in sizes[1:]:
+            pyramid.append(resize(pyramid[-1], size, 1 / p["scale_step"]))
+        u: Tensor | None = None
+        for frames, size in zip(reversed(pyramid), reversed(sizes), strict=True):
+            if u is None:
+                u = frames.new_zeros((len(pairs_B2), 2, *size))
+            else:
+                u = resize(u, size) * (1 / p["scale_step"])
+            u = solve(frames, pairs_B2, u.contiguous(), self.settings)
+        assert u is not None
+        return u.movedim(1, -1).contiguous()
+
+
+def build(
+    *,
+    time_step: float = 0.25,
+    attachment: float = 0.15,
+    tightness: float = 0.3,
+    scales: int = 5,
+    scale_step: float = 0.8,
+    warps: int = 5,
+    stopping_threshold: float = 0.01,
+    inner_iterations: int = 30,
+    outer_iterations: int = 10,
+    median_size: int = 5,
+    fixed_iterations: int = 0,
+) -> BatchTVL1:
+    """Make the batched form of `tvl1`; `on` gives it on a GPU.
+
+    Parameters
+    ----------
+    fixed_iterations : int
+        0: every pair stops where the CPU solver stops. More: so many iterations after each warp
+        for every pair, after one median; faster, and not quite the CPU's result.
+    others
+        As `flowpipe.flow.opencv_tvl1.build` has them.
+
+    Raises
+    ------
+    InvalidArgument
+        For a value outside its rule.
+    """
+    # OpenCV's own solver has the same parameters, under the same rules.
+    checked = opencv_tvl1.build(
+        time_step=time_step,
+        attachment=attachment,
+        tightness=tightness,
+        scales=scales,
+        scale_step=scale_step,
+        warps=warps,
+        stopping_threshold=stopping_threshold,
+        inner_iterations=inner_iterations,
+        outer_iterations=outer_iterations,
+        median_size=median_size,
+    ).parameters
+    parameters = {key: value for key, value in checked.items() if key != "illumination"}
+    fixed = checked_whole("fixed_iterations", fixed_iterations, 0, usual=0)
+    return BatchTVL1("tvl1", {**parameters, "fixed_iterations": fixed})
+
+
+def _preset(name: str, **changed: Any) -> Callable[..., BatchTVL1]:
+    """Give `build` with other defaults, under a name of its own."""
+
+    @functools.wraps(build)
+    def made(**parameters: Any) -> BatchTVL1:
+        method = build(**{**changed, **parameters})
+        method.name = name
+        return method
+
+    return made
+
+
+build_nomedian = _preset("tvl1-nomedian", median_size=1)
+build_fast = _preset("tvl1-fast", scale_step=0.5, scales=32)
+"""The presets of the CPU solver."""
+
+
+def _solver(kernels: str) -> Any:
+    if kernels == "triton":
+        from flowpipe.flow import tvl1_triton
+
+        return tvl1_triton.solve_level
+    return solve_level
+
+
+def distinct_frames(
+    prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Give the frames N×H×W of a batch, those shared by neighbouring pairs once, and pairs B×2."""
+    frames: list[NDArray[np.uint8]] = []
+    pairs = np.empty((len(prev_BHW), 2), np.int64)
+    for index, (prev_HW, next_HW) in enumerate(zip(prev_BHW, next_BHW, strict=True)):
+        if index == 0 or not np.array_equal(frames[-1], prev_HW):
+            frames.append(prev_HW)
+        pairs[index] = len(frames) - 1, len(frames)
+        frames.append(next_HW)
+    return np.stack(frames), pairs
+
+
+def level_sizes(height: int, width: int, scales: int, scale_step: float) -> list[tuple[int, int]]:
+    """Give (height, width) of the pyramid's levels, finest first; each is rounded from the last."""
+    sizes = [(height, width)]
+    while len(sizes) < scales:
+        # Python's rounding sends halves to the even neighbour, as OpenCV's does.
+        size = round(sizes[-1][0] * scale_step), round(sizes[-1][1] * scale_step)
+        if min(size) < LEAST_SIDE_PX:
+            break
+        sizes.append(size)
+    return sizes
+
+
+def resize(image: Tensor, size: tuple[int, int], scale: float | None = None) -> Tensor:
+    """Resize …×H×W linearly as OpenCV does.
+
+    Parameters
+    ----------
+    image : Tensor
+    size : (height, width)
+    scale : float, optional
+        Source px per result px; by default the ratio of the sizes, which rounding makes another.
+    """
+    rows, rows_after, share_H = _linear_table(image.shape[-2], size[0], scale, image.device)
+    columns, columns_after, share_W = _linear_table(image.shape[-1], size[1], scale, image.device)
+    across = image[..., columns] * (1 - share_W) + image[..., columns_after] * share_W
+    share = share_H[:, None]
+    return across[..., rows, :] * (1 - share) + across[..., rows_after, :] * share
+
+
+@functools.lru_cache(maxsize=256)
+def _linear_table(
+    source: int, target: int, scale: float | None, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    places = (np.arange(target) + 0.5) * (source / target if scale is None else scale) - 0.5
+    places = np.clip(places.astype(np.float32), 0, source - 1)
+    before = np.floor(places).astype(np.int64)
+    after = np.minimum(before + 1, source - 1)
+    share = places - before.astype(np.float32)
+    tables = (torch.from_numpy(table) for table in (before, after, share))
+    return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
+
+
+def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Settings) -> Tensor:
+    """Solve one level of the pyramid in plain PyTorch, from a first flow.
+
+    A pair that meets its stopping rule is frozen until the next warp. The loop ends when all are,
+    which asks the device after every iteration.
+
+    Parameters
+    ----------
+    frames_NHW : Tensor
+        float32 of grey values 0..255.
+    pairs_B2 : Tensor
+        int64 indices of the earlier and the later frame.
+    u_B2HW : Tensor
+        float32 px.
+    s : Settings
+
+    Returns
+    -------
+    Tensor
+        Flow B×2×H×W, px.
+    """
+    earlier, later = frames_NHW[pairs_B2[:, 0]], frames_NHW[pairs_B2[:, 1]]
+    u = u_B2HW
+    # The dual field of u and v, along x and along y.
+    px, py = torch.zeros_like(u), torch.zeros_like(u)
+    fixed = s.fixed_iterations
+    outer, inner = (1, fixed) if fixed else (s.outer_iterations, s.inner_iterations)
+    for _ in range(s.warps):
+        gradient, constant = linearise(earlier, later, u)
+        active = torch.ones(len(u), dtype=torch.bool, device=u.device)
+        for iteration in range(outer * inner):
+            if not (fixed or bool(active.any())):
+                break
+            mask = active[:, None, None, None]
+            if iteration % inner == 0 and s.median_size > 1:
+                u = torch.where(mask, median(u, s.median_size), u)
+            new_u, new_px, new_py = iterate(u, px, py, gradient, constant, s)
+            if fixed:
+                u, px, py = new_u, new_px, new_py
+                continue
+            mean_square = ((new_u - u) ** 2).sum((1, 2, 3), dtype=torch.float64)
+            u = torch.where(mask, new_u, u)
+            px, py = torch.where(mask, new_px, px), torch.where(mask, new_py, py)
+            active = active & (mean_square > s.stopping_threshold**2 * math.prod(u.shape[2:]))
+    return u
+
+
+def iterate(
+    u: Tensor, px: Tensor, py: Tensor, gradient: Tensor, constant: Tensor, s: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do one step of the threshold and one of the dual field; all B×2×H×W, `constant` B×1×H×W."""
+    residual = constant + (gradient * u).sum(1, keepdim=True)
+    square = (gradient * gradient).sum(1, keepdim=True).clamp_min(FLAT)
+    step = (-residual / square).clamp(-s.most_update, s.most_update)
+    divergence = px + py
+    divergence[..., 1:] -= px[..., :-1]
+    divergence[..., 1:, :] -= py[..., :-1, :]
+    u = u + step * gradient + s.tightness * divergence
+
+    ux, uy = torch.zeros_like(u), torch.zeros_like(u)
+    ux[..., :-1] = u[..., 1:] - u[..., :-1]
+    uy[..., :-1, :] = u[..., 1:, :] - u[..., :-1, :]
+    norm = 1 + s.dual_step * (ux * ux + uy * uy).sqrt()
+    return u, (px + s.dual_step * ux) / norm, (py + s.dual_step * uy) / norm
+
+
+def linearise(earlier: Tensor, later: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Warp the later frames and their gradients by u, bicubically, zero outside.
+
+    Gradients are centred differences that replicate the border. One pass over the 6×6
+    neighbourhood (without its corners) gives all three: the weight of a pixel for the gradient is
+    half the difference of its neighbours' weights.
+
+    Returns
+    -------
+    gradient : Tensor
+        B×2×H×W, ∇I₁(x + u).
+    constant : Tensor
+        B×1×H×W, I₁(x + u) − ∇I₁(x + u)·u − I₀(x): the linearised residual at zero flow.
+    """
+    height, width = later.shape[1:]
+    x = u[:, 0] + torch.arange(width, device=u.device)
+    y = u[:, 1] + torch.arange(height, device=u.device)[:, None]
+    columns, weights_x, slopes_x = _cubic(x, width)
+    rows, weights_y, slopes_y = _cubic(y, height)
+    flat = later.flatten(1)
+    warped, warped_x, warped_y = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    for row, weight_y, slope_y in zip(rows, weights_y, slopes_y, strict=True):
+        value, slope = torch.zeros_like(x), torch.zeros_like(x)
+        for column, weight_x, slope_x in zip(columns, weights_x, slopes_x, strict=True):
+            pixel = flat.gather(1, (row * width + column).flatten(1)).view_as(x)
+            value += weight_x * pixel
+            slope += slope_x * pixel
+        warped += weight_y * value
+        warped_x += weight_y * slope
+        warped_y += slope_y * value
+    gradient = torch.stack((warped_x, warped_y), 1)
+    constant = warped - warped_x * u[:, 0] - warped_y * u[:, 1] - earlier
+    return gradient, constant[:, None]
+
+
+def _cubic(place: Tensor, size: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Give indices, weights and derived weights of the six pixels about a place on one axis."""
+    # Two px beyond the border nothing is left; the limit keeps huge vectors from overflowing.
+    place = place.clamp(-3, size + 2)
+    first = place.floor()
+    t = place - first
+    a = CUBIC
+    before = ((a * (t + 1) - 5 * a) * (t + 1) + 8 * a) * (t + 1) - 4 * a
+    at = ((a + 2) * t - (a + 3)) * t * t + 1
+    after = ((a + 2) * (1 - t) - (a + 3)) * (1 - t) * (1 - t) + 1
+    taps = [before, at, after, 1 - before - at - after]
+    base = first.long()
+    nothing = torch.zeros_like(t)
+    inside = [((base + i >= 0) & (base + i < size)).to(t.dtype) for i in range(-1, 3)]
+    weights = [
+        nothing,
+        *(tap * within for tap, within in zip(taps, inside, strict=True)),
+        nothing,
+    ]
+    padded = [nothing, *weights, nothing]
+    slopes = [0.5 * (padded[i] - padded[i + 2]) for i in range(6)]
+    return [(base + i).clamp(0, size - 1) for i in range(-2, 4)], weights, slopes
+
+
+def median(u: Tensor, size: int) -> Tensor:
+    """Filter B×2×H×W by the median of size×size px, the border replicated."""
+    reach = size // 2
+    padded = torch.nn.functional.pad(u, (reach,) * 4, mode="replicate")
+    height, width = u.shape[2:]
+    around: Sequence[Tensor] = [
+        padded[..., i : i + height, j : j + width] for i in range(size) for j in range(size)
+    ]
+    return torch.stack(around, -1).median(-1).values

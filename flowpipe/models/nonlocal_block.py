@@ -1,0 +1,115 @@
+"""Non-local block: every position of a clip sees every other, B×C×T×H×W to the same.
+
+Wang, Girshick, Gupta, He: Non-local neural networks, CVPR 2018, doi:10.1109/CVPR.2018.00813.
+
+    y_i = Σ_j f(x_i, x_j) g(x_j) / N(x)      z_i = x_i + BN(W y_i)
+
+    form            f(x_i, x_j)                          N
+    embedded        exp(θ(x_i)ᵀ φ(x_j))                  Σ_j f (softmax over j)
+    gaussian        exp(x_iᵀ x_j)                        Σ_j f (softmax over j)
+    dot             θ(x_i)ᵀ φ(x_j)                       number of positions j
+    concatenation   ReLU(w · [θ(x_i), φ(x_j)])           number of positions j
+
+θ, φ, g are 1×1×1 convolutions to half the channels, with bias. The scale of the last batch
+normalisation starts at zero: at insertion the block is the identity, so that it can be added to
+a trained network. Sub-sampling pools φ and g (or x_j) 2×2 in space: a quarter of the products.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from flowpipe.errors import InvalidArgument, nearest_name
+
+Pairwise = Literal["embedded", "gaussian", "dot", "concatenation"]
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+
+class NonlocalBlock(nn.Module):
+    """One block of C channels; C = 512: 526,592 parameters in the embedded form."""
+
+    def __init__(self, channels: int, *, form: Pairwise = "embedded", subsample: bool = True):
+        super().__init__()
+        if form not in get_args(Pairwise):
+            raise InvalidArgument(
+                f'nonlocal_form "{form}"{nearest_name(str(form), get_args(Pairwise))} must be '
+                f"one of {', '.join(get_args(Pairwise))}; embedded is the paper's default"
+            )
+        self.form = form
+        half = channels // 2
+        self.g = nn.Conv3d(channels, half, 1)
+        if form != "gaussian":
+            self.theta = nn.Conv3d(channels, half, 1)
+            self.phi = nn.Conv3d(channels, half, 1)
+        if form == "concatenation":
+            self.pair = nn.Linear(2 * half, 1, bias=False)
+        self.pool = nn.MaxPool3d((1, 2, 2)) if subsample else nn.Identity()
+        self.out = nn.Conv3d(half, channels, 1)
+        self.bn = nn.BatchNorm3d(channels)
+        nn.init.zeros_(self.bn.weight)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        # Maps of one row or column cannot be pooled.
+        pooled = self.pool(x_BCTHW) if min(x_BCTHW.shape[-2:]) > 1 else x_BCTHW
+        values_BJD = self.g(pooled).flatten(2).transpose(1, 2)
+        y_BID = self._weights(x_BCTHW, pooled) @ values_BJD
+        y = y_BID.transpose(1, 2).unflatten(2, x_BCTHW.shape[2:])
+        return x_BCTHW + self.bn(self.out(y))  # type: ignore[no-any-return]
+
+    def _weights(self, x_BCTHW: Tensor, pooled: Tensor) -> Tensor:
+        """Give f(x_i, x_j) / N(x), B×I×J."""
+        if self.form == "gaussian":
+            queries_BID, keys_BDJ = x_BCTHW.flatten(2).transpose(1, 2), pooled.flatten(2)
+        else:
+            queries_BID = self.theta(x_BCTHW).flatten(2).transpose(1, 2)
+            keys_BDJ = self.phi(pooled).flatten(2)
+        if self.form == "concatenation":
+            # w · [θ, φ] is a part of θ plus a part of φ; no pair is ever stored.
+            of_theta, of_phi = self.pair.weight[0].chunk(2)
+            sums = (queries_BID @ of_theta)[:, :, None] + (of_phi @ keys_BDJ)[:, None, :]
+            return torch.relu(sums) / keys_BDJ.shape[2]
+        products_BIJ = queries_BID @ keys_BDJ
+        if self.form == "dot":
+            return products_BIJ / keys_BDJ.shape[2]
+        return products_BIJ.softmax(-1)
+
+
+def check_nonlocal_blocks(blocks: Mapping[str, int]) -> None:
+    """Refuse stages other than res2 to res5, with InvalidArgument."""
+    for stage in blocks:
+        if stage not in STAGES:
+            raise InvalidArgument(
+                f'nonlocal_blocks: stage "{stage}"{nearest_name(stage, STAGES)} must be one of '
+                f"{', '.join(STAGES)}; the paper's five blocks are {{res3 = 2, res4 = 3}}"
+            )
+
+
+def insert_nonlocal(
+    stage: nn.Sequential, count: int, channels: int, *, form: Pairwise, subsample: bool
+) -> nn.Sequential:
+    """Put `count` blocks between the residual blocks of a stage, evenly, one after the last.
+
+    ::
+
+        4 residual blocks, 2 non-local     r r N r r N
+        6 residual blocks, 3 non-local     r r N r r N r r N     (every other, as in the paper)
+
+    The residual blocks keep their names 0, 1, …; a non-local block is called `1_nonlocal` after
+    the residual block that it follows.
+    """
+    if not 0 <= count <= len(stage):
+        raise InvalidArgument(
+            f"nonlocal_blocks: {count} must be from 0 to the {len(stage)} residual blocks of the "
+            "stage"
+        )
+    after = {(number + 1) * len(stage) // count - 1 for number in range(count)}
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, block in enumerate(stage):
+        layers[str(number)] = block
+        if number in after:
+            layers[f"{number}_nonlocal"] = NonlocalBlock(channels, form=form, subsample=subsample)
+    return nn.Sequential(layers)

@@ -1,0 +1,351 @@
+"""A configuration from videos to fused scores, on twelve tiny videos of a square that moves.
+
+The two classes are "left" and "right", which a mirror turns into each other: what reaches the
+networks decides whether they can be learnt. The three actors are the folds.
+"""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
+from flowpipe.experiment.pages import load_run, report_run
+from flowpipe.experiment.predict import predict_videos
+from flowpipe.experiment.run import (
+    RESULTS_FILE,
+    SCORES_FOLDER,
+    divide,
+    load_annotations,
+    read_history,
+    retest,
+    run_experiment,
+)
+from flowpipe.experiment.settings import Settings, load_settings
+from flowpipe.scores import load_scores
+from flowpipe.training import CHECKPOINT
+
+ACTORS = ("ann", "ben", "cid")
+CONFIG = """
+title = "Left and right"
+[data]
+root = "videos"
+annotations = "list.csv"
+fold_column = "actor"
+flip = false
+[extract]
+flow = "farneback"
+workers = 1
+[streams.spatial]
+input = "rgb"
+crop_size = [24, 24]
+model_parameters = {width = 4}
+[streams.temporal]
+input = "flow"
+frames = 4
+crop_size = [24, 24]
+flow_scale_px = 2.0
+model_parameters = {width = 4}
+epochs = 12
+[train]
+epochs = 2
+batch_size = 8
+optimiser = "adamw"
+learning_rate = 0.02
+clips_per_video = 2
+scales = [1.0]
+[test]
+clips = 2
+"""
+
+
+def draw_square(label: str, seed: int) -> np.ndarray:
+    """Draw ten frames of 32×32 px, in which a square moves two pixels a frame to one side."""
+    rng = np.random.default_rng(seed)
+    frames = np.empty((10, 32, 32, 3), np.uint8)
+    frames[:] = rng.integers(0, 60, (32, 32, 1))
+    square = rng.integers(120, 255, (12, 12, 1))
+    top, first = rng.integers(2, 18), rng.integers(0, 3)
+    for number, frame in enumerate(frames):
+        left = first + number if label == "right" else 19 - first - number
+        frame[top : top + 12, left : left + 12] = square
+    return frames
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, write_video) -> Path:
+    """A folder with videos/, videos/list.csv and config.toml; its cache fills with use."""
+    folder = tmp_path_factory.mktemp("data")
+    rows = [("video", "label", "actor", "half")]
+    for number, actor in enumerate(ACTORS):
+        for label in ("left", "right"):
+            (folder / "videos" / label).mkdir(parents=True, exist_ok=True)
+            for take in range(2):
+                name = f"{label}/{actor}_{take}.mp4"
+                frames = draw_square(label, seed=10 * number + take)
+                write_video(folder / "videos" / name, frames)
+                rows.append((name, label, actor, "test" if actor == "cid" else "train"))
+    with (folder / "videos" / "list.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+    (folder / "config.toml").write_text(CONFIG)
+    return folder
+
+
+def settings_of(data: Path, *overrides: str) -> Settings:
+    return load_settings(data / "config.toml", [f"data.cache={data / 'cache'}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def whole_run(data, tmp_path_factory):
+    """All three folds, trained once."""
+    out = tmp_path_factory.mktemp("run")
+    return run_experiment(settings_of(data), out, fold="all")
+
+
+def test_all_folds_test_each_video_once_and_give_their_mean(whole_run):
+    record = whole_run.as_record()
+    assert [fold["fold"] for fold in record["folds"]] == list(ACTORS)
+    assert [fold["videos"] for fold in record["folds"]] == [4, 4, 4]
+    for name in ("spatial", "temporal"):
+        scores = load_scores(whole_run.out / SCORES_FOLDER / f"{name}.npz")
+        assert len(set(scores.ids)) == len(scores.ids) == 12
+        right = scores.predictions_N == scores.labels_N
+        by_fold = [
+            np.mean([hit for hit, video in zip(right, scores.ids, strict=True) if actor in video])
+            for actor in ACTORS
+        ]
+        assert [fold[name] for fold in record["folds"]] == pytest.approx(by_fold)
+        assert record["accuracy"][name] == pytest.approx(np.mean(by_fold))
+    assert record["accuracy"]["fused"] == record["fusions"]["logsum"]
+    assert set(record["fusions"]) == {"logsum", "average", "svm"}
+    assert json.loads((whole_run.out / RESULTS_FILE).read_text()) == record
+
+
+def test_flow_tells_left_from_right_where_no_mirror_mixes_them(whole_run, data, tmp_path):
+    assert whole_run.as_record()["accuracy"]["temporal"] == 1.0
+    mirrored = settings_of(data, "data.flip=true").only("temporal")
+    run_experiment(mirrored, tmp_path, fold="ann")
+    (last, *_) = reversed(read_history(tmp_path, "ann", "temporal"))
+    # Half of the training clips wear the other class's motion.
+    assert last["accuracy"] < 0.8
+    (unmirrored, *_) = reversed(read_history(whole_run.out, "ann", "temporal"))
+    assert unmirrored["accuracy"] > 0.9
+
+
+def test_the_test_fold_is_not_trained_on(data):
+    settings = settings_of(data)
+    for division in divide(settings, load_annotations(settings), "all"):
+        train = {record.id for record in division.train.records}
+        test = {record.id for record in division.test.records}
+        assert len(train) == 8
+        assert len(test) == 4
+        assert not train & test
+        assert all(division.name in video for video in test)
+
+
+class Killed(Exception):
+    """Ends a run in the midst of an epoch's report."""
+
+
+def test_a_run_ended_anywhere_goes_on_to_the_same_numbers(data, whole_run, tmp_path):
+    whole = whole_run.as_record()["folds"][0]
+    for stop_at in (1, 3, 9):  # epochs of spatial, then temporal
+        out = tmp_path / str(stop_at)
+        told = []
+
+        def on_share(share, text, told=told, stop_at=stop_at):
+            told.append(text)
+            if sum("epoch" in line for line in told) == stop_at:
+                raise Killed
+
+        with pytest.raises(Killed):
+            run_experiment(settings_of(data), out, fold="ann", on_share=on_share)
+        again = run_experiment(settings_of(data), out, fold="ann")
+        assert again.as_record()["folds"][0] == whole
+        for name in ("spatial", "temporal"):
+            mine = load_scores(out / SCORES_FOLDER / f"{name}.npz")
+            scores = load_scores(whole_run.out / SCORES_FOLDER / f"{name}.npz")
+            assert np.array_equal(mine.logits_NK, scores.select(mine.ids).logits_NK)
+
+
+def test_a_finished_run_is_not_trained_again(whole_run, data):
+    before = {path: path.stat().st_mtime_ns for path in whole_run.out.rglob(CHECKPOINT)}
+    assert len(before) == 6
+    texts = []
+    again = run_experiment(
+        settings_of(data),
+        whole_run.out,
+        fold="all",
+        on_share=lambda share, text: texts.append(text),
+    )
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not any("epoch" in text for text in texts)
+    assert again.as_record()["folds"] == whole_run.as_record()["folds"]
+    assert again.extraction is not None
+    assert (again.extraction.done, again.extraction.skipped) == (0, 12)
+
+
+def test_other_settings_do_not_go_on_with_a_run(whole_run, data):
+    with pytest.raises(WeightsError, match=r"trained with other settings .*learning_rate 0.02 → 0"):
+        run_experiment(settings_of(data, "train.learning_rate=0.01"), whole_run.out, fold="ann")
+    # What only says where and how fast is no other setting.
+    run_experiment(settings_of(data, "train.memory_mb=0"), whole_run.out, fold="ann")
+    run_experiment(settings_of(data), whole_run.out, fold="all")
+
+
+def test_testing_again_gives_the_same_numbers(whole_run, tmp_path):
+    settings, results = load_run(whole_run.out)
+    again = retest(settings, whole_run.out, ACTORS, out=tmp_path)
+    assert again.as_record()["folds"] == results["folds"]
+    more = dataclasses.replace(settings, test=dataclasses.replace(settings.test, crops="ten"))
+    tested = retest(more, whole_run.out, ["ben"], out=tmp_path / "ten")
+    protocol = load_scores(tmp_path / "ten" / SCORES_FOLDER / "temporal.npz").protocol
+    assert (protocol["clips"], protocol["crops"], protocol["views"]) == (2, "ten", 10)
+    assert [fold["fold"] for fold in tested.as_record()["folds"]] == ["ben"]
+
+
+def test_another_data_set_needs_three_keys(data, tmp_path):
+    other = shutil.copytree(data / "videos", tmp_path / "elsewhere" / "clips")
+    (other / "list.csv").rename(other / "mine.csv")
+    settings = load_settings(
+        data / "config.toml",
+        [
+            f"data.root={other}",
+            "data.annotations=mine.csv",
+            "data.fold_column=half",
+            f"data.cache={tmp_path / 'cache'}",
+        ],
+    )
+    result = run_experiment(settings.only("spatial"), tmp_path / "run")
+    # A column of "train" and "test" has one division.
+    assert [fold["fold"] for fold in result.as_record()["folds"]] == ["test"]
+    assert {Path(video).stem[:3] for video in result.streams["spatial"].ids} == {"cid"}
+    assert result.as_record()["headline"] == "spatial"
+    assert set(result.as_record()["accuracy"]) == {"spatial"}
+
+
+def test_class_folders_are_split_by_the_pattern_of_a_group(data):
+    table = {"annotations": None, "fold_column": None, "group_pattern": r"(\w+)_\d"}
+    settings = settings_of(data)
+    settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **table))
+    annotations = load_annotations(settings)
+    assert annotations.classes == ("left", "right")
+    (division,) = divide(settings, annotations, None)
+    halves = [
+        {Path(record.id).stem[:3] for record in half.records}
+        for half in (division.train, division.test)
+    ]
+    assert halves[0] | halves[1] == set(ACTORS)
+    assert not halves[0] & halves[1]
+    (again,) = divide(settings, annotations, "all")
+    assert again.test.records == division.test.records
+    with pytest.raises(ConfigError, match=r'fold "ann": the data has no folds; set .*fold_column'):
+        divide(settings, annotations, "ann")
+
+
+def test_an_unknown_fold_is_refused_with_the_known(data):
+    settings = settings_of(data)
+    with pytest.raises(AnnotationError, match='fold "dan" must be one of: ann, ben, cid'):
+        divide(settings, load_annotations(settings), "dan")
+
+
+def test_a_video_without_flow_stops_the_experiment_by_name(data, tmp_path):
+    videos = shutil.copytree(data / "videos", tmp_path / "videos")
+    (videos / "left" / "ann_0.mp4").write_text("no video\n")
+    settings = load_settings(
+        data / "config.toml", [f"data.root={videos}", f"data.cache={tmp_path / 'cache'}"]
+    )
+    with pytest.raises(VideoError, match=r"1 videos? ha.* no flow.*ann_0\.mp4.*an empty fold"):
+        run_experiment(settings, tmp_path / "run")
+
+
+def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_path, write_video):
+    new = tmp_path / "new.mp4"
+    write_video(new, draw_square("left", seed=99))
+    text = tmp_path / "text.mp4"
+    text.write_text("no video\n")
+    found = predict_videos(whole_run.out, [new, text])
+    assert found.names[:2] == ["spatial", "temporal"]
+    record = found.as_record(top=5)
+    (streams,) = record["videos"].values()
+    assert list(streams) == found.names
+    for ranked in streams.values():
+        assert [name for name, _ in ranked] in (["left", "right"], ["right", "left"])
+        assert sum(share for _, share in ranked) == pytest.approx(1)
+        assert ranked[0][1] >= ranked[1][1]
+    assert streams["temporal"][0][0] == "left"
+    assert record["failed"] == 1
+    assert "text.mp4" in record["failures"][0]["name"]
+    with pytest.raises(ConfigError, match=r'has no fold "bem" \(did you mean "?ben"?\?\)'):
+        predict_videos(whole_run.out, [new], fold="bem")
+
+
+def test_the_report_needs_nothing_else_and_has_all_parts(whole_run):
+    page = report_run(whole_run.out).read_text()
+    assert "<script" not in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    for heading in (
+        "Results",
+        "Folds",
+        "Frames and their flow",
+        "Learning curves",
+        "Confusion",
+        "Worst mistakes",
+        "Protocol",
+        "Versions",
+    ):
+        assert f"<h2>{heading}</h2>" in page
+    assert page.count('src="data:image/png;base64,') == 4  # a frame and its flow, two classes
+    for text in ("fused: logsum", "fused: svm", "left taken for", "test.clips", "torch"):
+        assert text in page
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"no finished run at .*; flowpipe train makes one"):
+        load_run(tmp_path)
+    (tmp_path / "settings.json").write_text("{")
+    (tmp_path / RESULTS_FILE).write_text("{}")
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", r'train: unknown key "epoch" \(did you mean "epochs"\?\)'),
+        ("streams.temporal.flow_scale=1", "flow_scale.*flow_scale_px"),
+        ("tests.clips=3", "tests.*test"),
+        ("train.epochs=many", "epochs"),
+        ("extract.storage=u9", "u9.*u8"),
+        ("streams.fused.input=rgb", 'stream "fused" must be'),
+    ],
+)
+def test_settings_that_are_not_known_are_refused(data, override, message):
+    with pytest.raises(ConfigError, match=message):
+        settings_of(data, override)
+
+
+def test_paths_are_relative_to_the_configuration(data, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings(data / "config.toml", ["streams.spatial.weights=w.pth"])
+    assert settings.data.root == (data / "videos").resolve()
+    assert settings.data.annotations == (data / "videos" / "list.csv").resolve()
+    assert settings.streams["spatial"].weights == (data / "w.pth").resolve()
+
+
+def test_one_stream_is_chosen_by_name(data):
+    settings = settings_of(data)
+    assert list(settings.only("temporal").streams) == ["temporal"]
+    assert settings.only(None) is settings
+    with pytest.raises(ConfigError, match=r'no stream "temporel".*"?temporal"?.*there are'):
+        settings.only("temporel")
+
+
+def test_a_clip_that_asks_for_nonsense_is_refused_before_training(data, tmp_path):
+    settings = settings_of(data, "streams.temporal.frames=0")
+    with pytest.raises(InvalidArgument, match="frames 0 and stride 1 must be ≥ 1"):
+        run_experiment(settings, tmp_path)
