@@ -28,6 +28,7 @@ COMMANDS = {
     "fuse": ("fuse", "Fuse score files of several streams."),
     "predict": ("predict", "Name the actions in new videos."),
     "report": ("report", "Write the page of a run."),
+    "inflate-check": ("inflate_check", "Show that an inflated network is the 2D one when still."),
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -44,7 +45,7 @@ class LateGroup(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, COMMANDS[name][0])
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:

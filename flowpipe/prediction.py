@@ -112,6 +112,9 @@ def predict_scores(
                 views = codes.shape[1]
                 moved = {stream.name: codes.flatten(0, 1)}
                 logits = model(to_network_input(moved, stream, quantiser)).double()
+                if logits.ndim == 3:  # a score per frame; averaged as the crops are
+                    views *= logits.shape[1]
+                    logits = logits.flatten(0, 1)
                 _check_outputs(logits, len(codes) * views, classes)
                 logits_BVK = logits.unflatten(0, (-1, views))
                 shares_BK = logits_BVK.softmax(-1).mean(1).cpu().numpy()

@@ -56,7 +56,8 @@ def train_stream(
     Parameters
     ----------
     model : nn.Module
-        Changed in place; at return it holds the weights of the last epoch.
+        Changed in place; at return it holds the weights of the last epoch. It gives logits B×K,
+        or B×T×K: then the loss is the mean over the frames.
     dataset : ClipDataset
         With one stream.
     out : path
@@ -387,6 +388,10 @@ def _train_epoch(
             device.type, torch.bfloat16, enabled=mixed_precision and device.type == "cuda"
         ):
             logits = model(to_network_input(moved, stream, quantiser))
+            if logits.ndim == 3:  # a score per frame, each of which has the clip's label
+                labels = labels.repeat_interleave(logits.shape[1])
+                batch["index"] = batch["index"].repeat_interleave(logits.shape[1])
+                logits = logits.flatten(0, 1)
             loss = criterion(logits.float(), labels)
         loss_value = float(loss.detach())
         if not math.isfinite(loss_value):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import WeightsError
+from flowpipe.models.inflation import inflate_filter
 
 __all__ = ["LoadReport", "load_state", "load_weights", "model_state", "read_state"]
 
@@ -43,6 +44,8 @@ class LoadReport:
         Tensors of the network that were copied as they are.
     adapted
         The stem's weight (of each pathway), if it was averaged to another number of channels.
+    inflated
+        Filters of a 2D network that were copied along time and divided (`inflation`).
     left
         Tensors of the network that keep their initial values.
     unused
@@ -56,6 +59,7 @@ class LoadReport:
     path: Path
     loaded: tuple[str, ...]
     adapted: tuple[str, ...] = ()
+    inflated: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     channels: tuple[int, int] | None = None
@@ -67,6 +71,8 @@ class LoadReport:
         if self.adapted:
             change = f" {self.channels[0]}→{self.channels[1]} channels" if self.channels else ""
             parts.append(f"adapted {_some(self.adapted)}{change} by averaging")
+        if self.inflated:
+            parts.append(f"inflated {_some(self.inflated)}")
         if self.left:
             change = f" ({self.classes[0]}→{self.classes[1]} classes)" if self.classes else ""
             parts.append(f"left as initialised {_some(self.left)}{change}")
@@ -83,9 +89,10 @@ def load_weights(
     A stem of three channels (RGB) is fitted to C' channels by cross-modality initialisation [1]:
     the mean of its weights over R, G and B stands for each of the C' channels. As in [1], it is
     **not** rescaled by 3/C', so its responses grow with C'; the batch normalisation or the
-    training that follows absorbs it. A classifier of another number of classes, or absent from
-    the file, is left as initialised. Batch counters (`num_batches_tracked`), which old files do
-    not have, are left too.
+    training that follows absorbs it. Filters of a 2D network are inflated where the network's are
+    3D (`flowpipe.models.inflation`): a 2D ResNet-50 starts `i3d-resnet50`. A classifier of another
+    number of classes, or absent from the file, is left as initialised. Batch counters
+    (`num_batches_tracked`), which old files do not have, are left too.
 
     Parameters
     ----------
@@ -128,6 +135,7 @@ def load_weights(
     stems = [f"{name}.weight" for name in stem_names(model)]
     head = f"{_layer_name(model, 'classifier_name')}."
     left = _left_names(target, source, head)
+    inflated = _inflate(target, source)
     adapted = [stem for stem in stems if _adaptable(target, source, stem)]
     _refuse_differences(
         f"{path} does not fit the network",
@@ -152,8 +160,9 @@ def load_weights(
     _copy(target, values)
     return LoadReport(
         path=path,
-        loaded=tuple(name for name in values if name not in adapted),
+        loaded=tuple(name for name in values if name not in {*adapted, *inflated}),
         adapted=tuple(adapted),
+        inflated=tuple(inflated),
         left=tuple(name for name in target if name in left),
         unused=tuple(raw for name, (raw, _) in originals.items() if name not in target),
         channels=(source[adapted[0]].shape[1], target[adapted[0]].shape[1]) if adapted else None,
@@ -351,6 +360,18 @@ def _class_change(
     if weight not in source or source[weight].shape == target[weight].shape:
         return None
     return source[weight].shape[0], target[weight].shape[0]
+
+
+def _inflate(target: Mapping[str, Tensor], source: dict[str, Tensor]) -> list[str]:
+    """Inflate the filters of `source` that are 3D in `target`; give their names."""
+    names = [
+        name
+        for name, value in source.items()
+        if value.ndim == 4 and target[name].ndim == 5 and value.shape[2:] == target[name].shape[3:]
+    ]
+    for name in names:
+        source[name] = inflate_filter(source[name], target[name].shape[2])
+    return names
 
 
 def _adaptable(target: Mapping[str, Tensor], source: Mapping[str, Tensor], stem: str) -> bool:
