@@ -11,7 +11,7 @@ interruption changes what a training sees.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -109,6 +109,8 @@ class _Clips(Dataset[Sample]):
         return read_items(entry, stream.input, stream_indices(stream, entry, centre, self.short))
 
     def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
+        if stream.input == "features":
+            return torch.from_numpy(np.ascontiguousarray(codes_TCHW))
         seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
         return torch.from_numpy(np.ascontiguousarray(transforms.to_layout(seen, stream.layout)))
 
@@ -292,6 +294,8 @@ class TestClips(_Clips):
         }
 
     def _views(self, frame_size: tuple[int, int]) -> list[View]:
+        if self.streams[0].input == "features":
+            return [View(0, 0, 1, 1)]
         return transforms.make_test_views(
             frame_size,
             self.streams[0].crop_size,
@@ -316,7 +320,9 @@ class TestClips(_Clips):
         return sample | {"label": label, "index": position, "clip": clip}
 
 
-def read_items(entry: EntryLike, content: Content, indices: NDArray[np.int64]) -> NDArray[Any]:
+def read_items(
+    entry: EntryLike, content: Content | Literal["features"], indices: NDArray[np.int64]
+) -> NDArray[Any]:
     """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
 
     Indices may repeat, as those of a short clip do; each item is read once.
@@ -324,6 +330,9 @@ def read_items(entry: EntryLike, content: Content, indices: NDArray[np.int64]) -
     wanted = np.union1d(indices, indices + 1) if content == "rgbdiff" else indices
     unique = np.unique(wanted)
     place = np.searchsorted(unique, indices)
+    if content == "features":
+        features: NDArray[Any] = entry.features[indices]  # type: ignore[attr-defined]
+        return features
     if content == "flow":
         codes: NDArray[Any] = entry.flow.codes(unique)
         return codes[place]
@@ -369,6 +378,8 @@ def to_network_input(
             f'stream "{stream.name}": batch of shape {tuple(codes.shape)} must end in {shape}'
         )
     values = codes.to(torch.float32)
+    if stream.input == "features":
+        return values
     if stream.input == "flow":
         if quantiser is None:
             raise InvalidArgument(

@@ -71,8 +71,9 @@ class StreamInput:
     ----------
     name : str
         Key of the stream in samples and score files.
-    input : {"rgb", "flow", "rgbdiff"}
-        "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k.
+    input : {"rgb", "flow", "rgbdiff", "features"}
+        "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k. Items of
+        "features" are snippets of a feature store.
     frames : int
         Flow fields (L), frames or differences in a clip.
     stride : int
@@ -89,10 +90,12 @@ class StreamInput:
         Flow is divided by this many pixels. 9 is TSN's normalisation; 20 gives I3D's −1..1.
     rgb_range : {"imagenet", "symmetric"}
         ImageNet's mean and deviation, or −1..1 (I3D).
+    feature_shape : tuple of int
+        Features only: (D,), or (D, H', W') of maps.
     """
 
     name: str
-    input: Literal["rgb", "flow", "rgbdiff"]
+    input: Literal["rgb", "flow", "rgbdiff", "features"]
     frames: int
     stride: int = 1
     crop_size: tuple[int, int] = (224, 224)
@@ -101,6 +104,7 @@ class StreamInput:
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
+    feature_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or self.name in RESERVED_KEYS:
@@ -108,7 +112,12 @@ class StreamInput:
                 f'stream name "{self.name}" must not be empty or one of '
                 f"{', '.join(sorted(RESERVED_KEYS))}; call it by its input"
             )
-        self._check_choice("input", self.input, ("rgb", "flow", "rgbdiff"))
+        self._check_choice("input", self.input, ("rgb", "flow", "rgbdiff", "features"))
+        if (self.input == "features") != bool(self.feature_shape):
+            raise InvalidArgument(
+                f'stream "{self.name}": feature_shape {self.feature_shape} goes with features, and '
+                f"here the input is {self.input}"
+            )
         self._check_choice("layout", self.layout, ("CHW", "CTHW", "TCHW"))
         self._check_choice("rgb_range", self.rgb_range, ("imagenet", "symmetric"))
         if self.frames < 1 or self.stride < 1:
@@ -161,6 +170,8 @@ class StreamInput:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one clip, without the batch."""
+        if self.input == "features":
+            return (self.frames, *self.feature_shape)
         if self.layout == "CHW":
             return (self.in_channels, *self.crop_size)
         pair = (self.channels, self.frames)

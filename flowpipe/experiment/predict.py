@@ -10,6 +10,7 @@ import numpy as np
 from flowpipe.cache import open_cache
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.experiment.cached import refuse_new_videos
 from flowpipe.experiment.pages import load_run
 from flowpipe.experiment.run import RecordCache, extract_arguments, score_records, trained_model
 from flowpipe.extraction import Failure, extract
@@ -78,6 +79,7 @@ def predict_videos(
         Whose networks; the run's first by default.
     """
     settings, results = load_run(run)
+    refuse_new_videos(settings)
     folds = [str(row["fold"]) for row in results["folds"]]
     if fold is not None and fold not in folds:
         raise ConfigError(

@@ -28,12 +28,14 @@ from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.splits import folds, seeded_split, split_fold
 from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
-from flowpipe.experiment.settings import Settings
+from flowpipe.experiment.cached import feature_records, fit_svm, needs_flow
+from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.extraction import ExtractionResult, Progress, extract
 from flowpipe.extraction.sources import Source
 from flowpipe.fusion import fuse
 from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
 from flowpipe.models import build_for_clip
+from flowpipe.models.heads import build_head
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores, load_scores
@@ -54,6 +56,10 @@ class Fold:
     test: Annotations
     scores: dict[str, Scores] = field(default_factory=dict)
     fused: dict[str, Scores] = field(default_factory=dict)
+
+    @property
+    def records(self) -> tuple[VideoRecord, ...]:
+        return (*self.train.records, *self.test.records)
 
     def accuracies(self) -> dict[str, float]:
         """Top-1 accuracy of each stream and of each fusion."""
@@ -207,14 +213,17 @@ def run_experiment(
     out.mkdir(parents=True, exist_ok=True)
     (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
     records = annotations.records
-    cache_path = settings.data.cache or out / "cache"
-    extraction = fill_cache(settings, records, cache_path, on_extract)
-    say(
-        f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
-        f"{extraction.flows_total} flows"
-    )
-    stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
-    cache = MemoryCache(stored, settings.train.memory_mb)
+    extraction: ExtractionResult | None = None
+    cache: MemoryCache | None = None
+    if needs_flow(settings):
+        cache_path = settings.data.cache or out / "cache"
+        extraction = fill_cache(settings, records, cache_path, on_extract)
+        say(
+            f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
+            f"{extraction.flows_total} flows"
+        )
+        stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+        cache = MemoryCache(stored, settings.train.memory_mb)
     done = 0.0
     parts = len(divisions) * len(settings.streams)
     for division in divisions:
@@ -224,7 +233,9 @@ def run_experiment(
                 if on_share is not None:
                     on_share((before + part) / parts, told)
 
-            division.scores[name] = run_stream(settings, name, division, cache, out, share, say)
+            features = feature_records(settings, name, division.name, division.records)
+            own = cache if features is None else features
+            division.scores[name] = run_stream(settings, name, division, own, out, share, say)
             done += 1
         _fuse_fold(settings, division, out)
         told = ", ".join(f"{k} {v:.3f}" for k, v in division.accuracies().items())
@@ -245,8 +256,10 @@ def run_stream(
     stream, train = settings.streams[name], settings.train
     classes = division.train.classes
     folder = stream_folder(out, division.name, name)
-    stream_input = settings.stream_input(name)
-    model = make_model(settings, name, len(classes), load=True, say=say)
+    shape = getattr(cache, "feature_shape", ())
+    stream_input = settings.stream_input(name, shape)
+    model = make_model(settings, name, len(classes), load=True, say=say, feature_shape=shape)
+    same = fingerprint(settings, name, division, getattr(cache, "recipes", ()))
     dataset = ClipDataset(
         division.train.records,
         cache,
@@ -268,28 +281,31 @@ def run_stream(
         )
         share(0.9 * record["epoch"] / epochs, told)
 
-    train_stream(
-        model,
-        dataset,
-        out=folder,
-        epochs=epochs,
-        batch_size=train.batch_size,
-        optimiser=train.optimiser,
-        learning_rate=stream.learning_rate or train.learning_rate,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        schedule=train.schedule,
-        steps=train.steps,
-        warmup_epochs=train.warmup_epochs,
-        gradient_clip=train.gradient_clip,
-        label_smoothing=train.label_smoothing,
-        balanced=train.balanced,
-        seed=train.seed,
-        workers=train.workers,
-        device=train.device,
-        fingerprint=fingerprint(settings, name, division),
-        on_epoch=on_epoch,
-    )
+    if stream.model == SVM and stream.input == "features":
+        fit_svm(model, division.train, cache, out=folder, fingerprint=same, seed=train.seed)
+    else:
+        train_stream(
+            model,
+            dataset,
+            out=folder,
+            epochs=epochs,
+            batch_size=train.batch_size,
+            optimiser=train.optimiser,
+            learning_rate=stream.learning_rate or train.learning_rate,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            schedule=train.schedule,
+            steps=train.steps,
+            warmup_epochs=train.warmup_epochs,
+            gradient_clip=train.gradient_clip,
+            label_smoothing=train.label_smoothing,
+            balanced=train.balanced,
+            seed=train.seed,
+            workers=train.workers,
+            device=train.device,
+            fingerprint=same,
+            on_epoch=on_epoch,
+        )
     share(0.9, f"fold {division.name}, {name}: testing")
     if len(settings.streams) > 1 and settings.fuse.training_clips > 0:
         fitted = score_stream(
@@ -331,7 +347,7 @@ def score_records(
         model,
         records,
         cache,
-        settings.stream_input(name),
+        settings.stream_input(name, getattr(cache, "feature_shape", ())),
         classes=classes,
         clips=clips or settings.test.clips,
         crops=settings.test.crops,
@@ -344,31 +360,51 @@ def score_records(
 
 
 def make_model(
-    settings: Settings, name: str, num_classes: int, *, load: bool, say: Say = lambda text: None
+    settings: Settings,
+    name: str,
+    num_classes: int,
+    *,
+    load: bool,
+    say: Say = lambda text: None,
+    feature_shape: tuple[int, ...] = (),
 ) -> nn.Module:
     """Build the network of a stream, its initial weights fixed by the seed."""
     stream = settings.streams[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        model = build_for_clip(
-            stream.model,
-            settings.stream_input(name).clip_CTHW,
-            num_classes=num_classes,
-            **stream.model_parameters,
-        )
+        if stream.input == "features":
+            model = build_head(
+                stream.model, feature_shape, num_classes=num_classes, **stream.model_parameters
+            )
+        else:
+            model = build_for_clip(
+                stream.model,
+                settings.stream_input(name).clip_CTHW,
+                num_classes=num_classes,
+                **stream.model_parameters,
+            )
     if load and stream.weights is not None:
         say(f"{name}: {load_weights(model, stream.weights)}")
     return model
 
 
-def trained_model(settings: Settings, name: str, fold: str, out: Path, classes: int) -> nn.Module:
+def trained_model(
+    settings: Settings,
+    name: str,
+    fold: str,
+    out: Path,
+    classes: int,
+    feature_shape: tuple[int, ...] = (),
+) -> nn.Module:
     """Build the network of a stream with the weights that a run gave it."""
-    model = make_model(settings, name, classes, load=False)
+    model = make_model(settings, name, classes, load=False, feature_shape=feature_shape)
     read_model(stream_folder(out, fold, name) / CHECKPOINT, model)
     return model
 
 
-def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]:
+def fingerprint(
+    settings: Settings, name: str, division: Fold, recipes: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a checkpoint must share to be gone on with."""
     stream = asdict(settings.streams[name])
     train = asdict(settings.train)
@@ -381,6 +417,7 @@ def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]
         "flip": settings.data.flip,
         "fold": division.name,
         "videos": len(division.train.records),
+        **({"features": list(recipes)} if recipes else {}),
     }
 
 
@@ -449,15 +486,22 @@ def retest(
     """Test the networks of a finished run again, with the `[test]` of these settings."""
     annotations = load_annotations(settings)
     divisions = [d for d in divide(settings, annotations, "all") if d.name in names]
-    cache_path = settings.data.cache or run / "cache"
-    extraction = fill_cache(settings, annotations.records, cache_path)
-    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
+    extraction: ExtractionResult | None = None
+    cache: RecordCache | None = None
+    if needs_flow(settings):
+        cache_path = settings.data.cache or run / "cache"
+        extraction = fill_cache(settings, annotations.records, cache_path)
+        cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
     parts = [(division, name) for division in divisions for name in settings.streams]
     for number, (division, name) in enumerate(parts):
         if on_share is not None:
             on_share(number / len(parts), f"fold {division.name}, {name}")
-        model = trained_model(settings, name, division.name, run, len(annotations.classes))
-        division.scores[name] = score_stream(settings, name, model, division.test, cache)
+        features = feature_records(settings, name, division.name, division.records)
+        own = cache if features is None else features
+        shape = getattr(own, "feature_shape", ())
+        classes = len(annotations.classes)
+        model = trained_model(settings, name, division.name, run, classes, shape)
+        division.scores[name] = score_stream(settings, name, model, division.test, own)
     for division in divisions:
         _fuse_fold(settings, division, run)
     return collect(settings, divisions, out, extraction)

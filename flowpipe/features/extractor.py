@@ -26,7 +26,7 @@ from flowpipe.cache.features import STORAGES
 from flowpipe.clips import sampling
 from flowpipe.clips.dataset import read_items, to_network_input
 from flowpipe.clips.streams import StreamInput, stream_length
-from flowpipe.clips.transforms import TestCrops, apply_view, make_test_views, to_layout
+from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models.weights import model_state
 from flowpipe.training import choose_device
@@ -109,6 +109,10 @@ class FeatureExtractor:
     ) -> None:
         if storage not in STORAGES:
             raise InvalidArgument(f'dtype "{storage}" must be one of {", ".join(STORAGES)}')
+        if stream.input == "features":
+            raise InvalidArgument(
+                "features are computed from rgb, flow or rgbdiff, not from features"
+            )
         if spatial and crops != "center":
             raise InvalidArgument(f'maps of "{crops}" crops have no mean; spatial needs "center"')
         if truncate_flow and stream.input != "flow":
@@ -195,7 +199,8 @@ class FeatureExtractor:
             crops=self.crops,
             scale=self.crop_scale,
         )
-        seen = [apply_view(codes_TCHW, view, stream.crop_size, stream.input) for view in views]
+        content: Content = stream.input  # type: ignore[assignment]
+        seen = [apply_view(codes_TCHW, view, stream.crop_size, content) for view in views]
         clips = [
             to_layout(view_TCHW[rows], stream.layout)
             for rows in places.reshape(units_UF.shape)
