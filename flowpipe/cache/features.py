@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.cache import entry_path, recipe_files, schema
+from flowpipe.cache import RECIPE_FILE, Entry, entry_path, recipe_files, schema
 from flowpipe.cache.codec import ZSTD_LEVEL, decode_field, encode_field, filters_of
 from flowpipe.cache.entry import FileReader, read_attributes, read_datasets, resolve_index
 from flowpipe.cache.key import FeatureRecipe, read_recipe
@@ -384,6 +384,10 @@ class FeatureStore:
         rows = [row for row in self._manifest if row.recipe in self.recipes]
         return sorted(rows, key=lambda row: (row.name, row.recipe))
 
+    def entry_path(self, row: ManifestRow) -> Path:
+        """Give the file in which a row's entry stands."""
+        return entry_path(self.path, row.recipe, row.digest)
+
     def __getitem__(self, name: str) -> NetworkFeatures:
         """Give the features of a network, by its name in the store.
 
@@ -407,6 +411,24 @@ class FeatureStore:
         half its own step are left out, unless nothing would be left.
         """
         return align([self[name][video] for name in networks])
+
+
+def holds_features(path: Path) -> bool:
+    """Whether a directory is a store of features, with no flow beside them."""
+    if not path.is_dir():
+        return False
+    kinds = {type(read_recipe(file.read_text(encoding="utf-8"))) for file in recipe_files(path)}
+    return kinds == {FeatureRecipe}
+
+
+def open_entry(path: Path) -> Entry | FeatureEntry:
+    """Open an entry file of either kind, by the recipe beside it."""
+    recipe = path.parent.parent / RECIPE_FILE
+    try:
+        of_features = isinstance(read_recipe(recipe.read_text("utf-8")), FeatureRecipe)
+    except (OSError, ValueError):
+        of_features = False  # as verification says of it
+    return FeatureEntry(path) if of_features else Entry(path)
 
 
 def align(entries: Sequence[FeatureEntry]) -> AlignedFeatures:

@@ -165,7 +165,7 @@ class FeatureExtractor:
             items = np.arange(length)
             # Flow i ends where frame i + 1 is shown; the last frame is shown as long as others.
             bounds_s = np.append(pts_s, pts_s[-1] + usual_s)[: length + 1]
-            fps = 1 / usual_s
+            fps = round(1 / usual_s, 6)
         else:
             fps = stream.fps
             last_s = float(pts_s[length - 1] - pts_s[0])
