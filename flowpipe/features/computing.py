@@ -287,29 +287,30 @@ class _Run:
         assert writer is not None
         extractor = self.extractor
         length = (extractor.frames - 1) * extractor.stream.stride + 1
-        writer.finish(
-            snippets.centre_s,
-            snippets.span_s,
-            {
-                "recipe": self.recipe.to_json(),
-                "source_name": row.name,
-                "source_sha256": row.digest,
-                "source": json.dumps(
-                    {
-                        "video": json.loads(video.entry.attributes["source"]),
-                        "recipe": json.loads(video.entry.recipe.to_json()),
-                        "num_frames": video.entry.num_frames,
-                    },
-                    sort_keys=True,
-                ),
-                "fps": snippets.fps,
-                "offset_frames": length / 2,
-                "step_frames": float(extractor.step),
-                "snippet_frames": float(length),
-                "problem": str(video.entry.attributes["problem"]),
-                "software": json.dumps(software_versions(extractor.device), sort_keys=True),
-            },
-        )
+        with writer:
+            writer.finish(
+                snippets.centre_s,
+                snippets.span_s,
+                {
+                    "recipe": self.recipe.to_json(),
+                    "source_name": row.name,
+                    "source_sha256": row.digest,
+                    "source": json.dumps(
+                        {
+                            "video": json.loads(video.entry.attributes["source"]),
+                            "recipe": json.loads(video.entry.recipe.to_json()),
+                            "num_frames": video.entry.num_frames,
+                        },
+                        sort_keys=True,
+                    ),
+                    "fps": snippets.fps,
+                    "offset_frames": length / 2,
+                    "step_frames": float(extractor.step),
+                    "snippet_frames": float(length),
+                    "problem": str(video.entry.attributes["problem"]),
+                    "software": json.dumps(software_versions(extractor.device), sort_keys=True),
+                },
+            )
         video.writer = None
         count = writer.num_snippets
         self.result.snippets += count
