@@ -37,7 +37,17 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "mypy>=1.15", "ruff>=0.12"],
+        "tensorboard": ["tensorboard>=2.18"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "ruff>=0.12",
+            "setuptools>=77",
+            "triton>=3.6; sys_platform == 'linux'",
+            "tensorboard>=2.18",
+        ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},
     classifiers=[

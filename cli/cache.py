@@ -426,6 +426,7 @@ def _command(entry: "Entry", source: str) -> str:
     if recipe.fps is not None:
         words += ["--fps", repr(recipe.fps)]
     words += ["--rgb" if recipe.rgb else "--no-rgb", "--storage", recipe.storage]
+    words += ["--backward"] if recipe.backward else []
     words += ["--codec", str(entry.attributes["codec"])]
     if recipe.bound_px is not None:
         words += ["--bound", repr(recipe.bound_px)]

@@ -61,6 +61,7 @@ def parse_arguments(
 @click.option("--size", metavar="HxW", callback=parse_size, help="Exact size in px.")
 @click.option("--fps", type=float, metavar="F", help="Resample to F frames/s, by timestamp.")
 @click.option("--rgb/--no-rgb", default=True, show_default=True, help="Keep the frames too.")
+@click.option("--backward", is_flag=True, help="Compute the backward flow too.")
 @click.option(
     "--storage",
     type=click.Choice(["u8", "i16", "f16"]),

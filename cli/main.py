@@ -4,12 +4,14 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
 
-from flowpipe import __version__
+import flowpipe
 from flowpipe.errors import (
+    AnnotationError,
     CacheNotFound,
     ConfigError,
     EntryNotFound,
@@ -30,11 +32,20 @@ COMMANDS = {
     "fuse": ("fuse", "Fuse score files of several streams."),
     "predict": ("predict", "Name the actions in new videos."),
     "report": ("report", "Write the page of a run."),
+    "models": ("models", "List the networks."),
+    "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),
     "inflate-check": ("inflate_check", "Show that an inflated network is the 2D one when still."),
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-MISUSES = (InvalidArgument, UnknownName, ConfigError, CacheNotFound, EntryNotFound)
+MISUSES = (
+    AnnotationError,
+    CacheNotFound,
+    ConfigError,
+    EntryNotFound,
+    InvalidArgument,
+    UnknownName,
+)
 
 
 class LateGroup(click.Group):
@@ -56,7 +67,7 @@ class LateGroup(click.Group):
 
 
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="flowpipe")
+@click.version_option(flowpipe.__version__, prog_name="flowpipe")
 @click.option("--traceback", is_flag=True, help="Show Python's traceback when something fails.")
 def app(traceback: bool) -> None:
     """Dense optical flow of videos, extracted in parallel and cached; two-stream networks on it.
@@ -72,8 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     # One option for all commands, wherever it stands.
     wants_traceback = "--traceback" in given
     given = [argument for argument in given if argument != "--traceback"]
-    # package.module:callable of the person's own, beside the videos.
-    sys.path.append(str(os.getcwd()))  # noqa: PTH109
+    # The current folder may hold package.module:callable of the person's own. Our own place goes
+    # before it: an editable install would lose to a folder called flowpipe, in workers too.
+    sys.path += [str(Path(flowpipe.__file__).parents[1]), str(Path.cwd())]
     try:
         status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -59,17 +59,25 @@ def train(
 
 
 def print_results(result: "RunResult", title: str = "") -> None:
-    """Print one row for each stream and fusion: mean accuracy over folds, and each fold's."""
+    """Print one row for each stream and fusion, and with several folds those of each."""
+    from flowpipe.report.results import NETWORK_COLUMNS, network_cells
+
     record = result.as_record()
-    names = [*result.streams, *(f"fused ({name})" for name in result.fused)]
-    several = len(result.folds) > 1
-    header = ["", "accuracy", "class mean", *(f["fold"] for f in result.folds if several)]
-    rows = []
-    for name in names:
-        method = name.removeprefix("fused (").removesuffix(")")
-        mean = record["accuracy"].get(name, record["fusions"].get(method))
-        per_fold = [f"{fold[name]:.1%}" for fold in result.folds if several]
-        mark = " ←" if method == result.headline and result.fused else ""
-        class_mean = record["mean_class_accuracy"][method]
-        rows.append([name + mark, f"{mean:.1%}", f"{class_mean:.1%}", *per_fold])
-    print_table(title or f"{record['videos']} test videos", header, rows)
+    class_means = record["mean_class_accuracy"]
+
+    def class_mean(name: str) -> str:
+        return f"{100 * class_means[name]:.1f}" if name in class_means else "–"
+
+    rows = [
+        [name, *network_cells(result.networks[name]), class_mean(name)] for name in result.streams
+    ]
+    blank = [""] * (len(NETWORK_COLUMNS) - 2)
+    for name, mean in record["fusions"].items():
+        mark = " ←" if name == result.headline else ""
+        rows.append([f"fused ({name}){mark}", *blank, f"{100 * mean:.1f}", "", class_mean(name)])
+    header = ["", *NETWORK_COLUMNS, "class mean %"]
+    print_table(title or f"{record['videos']} test videos", header, rows, text_columns=3)
+    if len(result.folds) > 1:
+        names = [name for name in result.folds[0] if name not in ("fold", "videos")]
+        folds = [[name, *(f"{fold[name]:.1%}" for fold in result.folds)] for name in names]
+        print_table("each fold", ["", *(fold["fold"] for fold in result.folds)], folds)

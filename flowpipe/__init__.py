@@ -31,6 +31,8 @@ __all__ = ["FlowpipeError", "Scores", "extract", "fuse", "load_scores", "open_ca
 
 
 def __getattr__(name: str) -> Any:
+    if name == "flow":
+        return importlib.import_module("flowpipe.flow")
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'flowpipe' has no attribute {name!r}")

@@ -11,7 +11,9 @@ sum        softmax of the sum of the streams' mean logits, as two-stream I3D [2]
 =========  ====================================================================================
 
 `p` are a video's probabilities in one stream, already averaged over clips and crops. Of classes
-that come out equal, `Scores.predictions_N` takes the first.
+that come out equal, `Scores.predictions_N` takes the first. Where streams have sigmoid
+probabilities, each class is fused for itself: "logsum" is Πp against Π(1 − p), "sum" the sigmoid
+of the summed logits, and there is no "svm".
 
 References
 ----------
@@ -101,17 +103,25 @@ def fuse(
             f'are there to search weights; here the method is "{method}"'
         )
     streams = _join(scores)
+    sigmoid = streams[0].activation == "sigmoid"
+    activate = _sigmoid if sigmoid else _softmax
     labels_N = _merge_labels(streams)
     details: dict[str, Any] = {}
     if method == "svm":
+        if sigmoid or streams[0].targets_NK is not None:
+            raise InvalidArgument(
+                "svm gives each video one class; for several labels take logsum, average or sum"
+            )
         logits_NK, details = _svm_logits(streams, _checked_training(streams, training), seed)
         probabilities_NK = _softmax(logits_NK)
     elif method == "logsum":
         logits_NK = np.sum([_log(stream.probabilities_NK) for stream in streams], axis=0)
-        probabilities_NK = _softmax(logits_NK)
+        if sigmoid:
+            logits_NK -= np.sum([_log(1 - stream.probabilities_NK) for stream in streams], axis=0)
+        probabilities_NK = activate(logits_NK)
     elif method == "sum":
         logits_NK = np.sum([stream.logits_NK for stream in streams], axis=0, dtype=np.float64)
-        probabilities_NK = _softmax(logits_NK)
+        probabilities_NK = activate(logits_NK)
     else:
         shares = np.full(len(streams), 1 / len(streams))
         if method == "weighted" and weights is not None:
@@ -137,6 +147,8 @@ def fuse(
             ],
             **details,
         },
+        activation=first.activation,
+        targets_NK=first.targets_NK,
     )
 
 
@@ -148,6 +160,11 @@ def _join(scores: Sequence[Scores]) -> list[Scores]:
         pair = f"streams {first.stream} and {other.stream}"
         if other.classes != first.classes:
             raise ScoresMismatch(f"{pair} {_class_difference(first.classes, other.classes)}")
+        if other.activation != first.activation:
+            raise ScoresMismatch(
+                f"{pair} have {first.activation} and {other.activation} probabilities; train both "
+                "with one loss"
+            )
         there = set(other.ids)
         if there != wanted:
             parts = [
@@ -162,7 +179,20 @@ def _join(scores: Sequence[Scores]) -> list[Scores]:
                 f"{pair} do not speak of the same videos: {'; '.join(parts)}; predict the missing "
                 "ones or leave the others out with Scores.select"
             )
-    return [first, *(other.select(first.ids) for other in scores[1:])]
+    joined = [first, *(other.select(first.ids) for other in scores[1:])]
+    for other in joined[1:]:
+        if not _same_targets(first, other):
+            raise ScoresMismatch(
+                f"streams {first.stream} and {other.stream} have different labels for some of the "
+                "videos; predict all streams from one annotation"
+            )
+    return joined
+
+
+def _same_targets(one: Scores, other: Scores) -> bool:
+    if one.targets_NK is None or other.targets_NK is None:
+        return one.targets_NK is other.targets_NK
+    return np.array_equal(one.targets_NK, other.targets_NK)
 
 
 def _merge_labels(streams: Sequence[Scores]) -> npt.NDArray[np.int64]:
@@ -243,10 +273,13 @@ def _search_weights(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any]]
         [np.full(num_streams, 1 / num_streams)], (np.array(row) / steps for row in grid)
     )
     labels_N = _merge_labels(training)
+    targets_NK = training[0].targets_NK
+    if targets_NK is None:
+        targets_NK = labels_N[:, None] == np.arange(len(training[0].classes))
     best, best_right = np.empty(0), -1
     for shares in candidates:
         predictions_N = _weighted_mean(training, shares).argmax(axis=1)
-        right = int(np.count_nonzero(predictions_N == labels_N))
+        right = int(np.count_nonzero(targets_NK[np.arange(len(labels_N)), predictions_N]))
         if right > best_right:
             best, best_right = shares, right
     return best, {
@@ -314,6 +347,10 @@ def _log(probabilities_NK: Floats) -> Floats:
 def _softmax(logits_NK: Floats) -> Floats:
     powers = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _sigmoid(logits_NK: Floats) -> Floats:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * logits_NK)))
 
 
 def _class_difference(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -45,6 +45,46 @@ def top_k_accuracy(probabilities_NK: npt.ArrayLike, labels_N: npt.ArrayLike, k: 
     return float(np.mean(ahead_NK.sum(axis=1) < k))
 
 
+def hit_at_k(scores_NK: npt.ArrayLike, targets_NK: npt.ArrayLike, k: int = 1) -> float:
+    """Share of the videos of which at least one true class is among the `k` most probable ones.
+
+    The measure of Sports-1M, whose videos have several labels [1]. With one label each it is
+    `top_k_accuracy`, of equal scores the lower index first here too.
+
+    Parameters
+    ----------
+    scores_NK : array of N×K
+        Probabilities or any other scores that grow with confidence.
+    targets_NK : array of N×K bool
+        Which classes a video has, one at least.
+    k : int
+        `[1, K]`.
+
+    Raises
+    ------
+    InvalidArgument
+        For shapes that do not fit, no video, NaN, a video without a class, a `k` outside `[1, K]`.
+
+    References
+    ----------
+    .. [1] A. Karpathy et al., "Large-scale video classification with convolutional neural
+       networks", CVPR 2014. https://doi.org/10.1109/CVPR.2014.223
+    """
+    targets: npt.NDArray[np.bool_] = np.asarray(targets_NK).astype(bool)
+    scores, _ = _checked(scores_NK, np.zeros(len(targets), np.int64))
+    if targets.shape != scores.shape:
+        raise InvalidArgument(
+            f"targets of shape {targets.shape} must be {scores.shape}, like the scores"
+        )
+    if not targets.any(axis=1).all():
+        row = int(np.flatnonzero(~targets.any(axis=1))[0])
+        raise InvalidArgument(f"the video in row {row} has no class; leave it out")
+    if not 1 <= k <= scores.shape[1]:
+        raise InvalidArgument(f"k = {k} must be 1 to {scores.shape[1]}, the number of classes")
+    best_Nk = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return float(np.mean(np.take_along_axis(targets, best_Nk, axis=1).any(axis=1)))
+
+
 def mean_class_accuracy(probabilities_NK: npt.ArrayLike, labels_N: npt.ArrayLike) -> float:
     """Top-1 accuracy of each class, averaged over the classes that have a video.
 

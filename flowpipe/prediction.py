@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ def predict_scores(
     batch_size: int = 16,
     workers: int = 0,
     device: str = "auto",
+    activation: Literal["softmax", "sigmoid"] = "softmax",
     protocol: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
-    """Score videos by the mean softmax over S clips × V crops.
+    """Score videos by the mean softmax (or sigmoid) over S clips × V crops.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ def predict_scores(
         Clips (of all their crops) at a time; does not change the result beyond rounding.
     workers, device
         As for training.
+    activation : {"softmax", "sigmoid"}
+        "sigmoid" for a network trained with that loss, whose classes do not exclude each other.
     protocol : mapping, optional
         Further facts to be stored beside the scores.
     on_progress : callable, optional
@@ -61,6 +64,8 @@ def predict_scores(
     -------
     Scores
         Probabilities are means over clips and crops of the softmax, logits means of the logits.
+        `protocol` has `clip_accuracy` where all videos are labelled: the share of single clips
+        (their crops averaged) whose most probable class is right.
 
     Raises
     ------
@@ -92,7 +97,7 @@ def predict_scores(
         flip=flip,
     )
     target = torch.device(choose_device(device))
-    quantiser = dataset.quantiser if stream.input == "flow" else None
+    quantiser = dataset.quantiser if stream.has_flow else None
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -102,6 +107,12 @@ def predict_scores(
     )
     shape_NK = (len(records), len(classes))
     probabilities_NK, logits_NK = np.zeros(shape_NK), np.zeros(shape_NK)
+    sigmoid = activation == "sigmoid"
+    targets_NK = dataset.record_targets
+    known_NK = dataset.record_labels[:, None] == np.arange(len(classes))
+    if targets_NK is not None:
+        known_NK = targets_NK
+    right = 0
     modes = [(module, module.training) for module in model.modules()]
     place(model, target).eval()
     done = 0
@@ -117,8 +128,10 @@ def predict_scores(
                     logits = logits.flatten(0, 1)
                 _check_outputs(logits, len(codes) * views, classes)
                 logits_BVK = logits.unflatten(0, (-1, views))
-                shares_BK = logits_BVK.softmax(-1).mean(1).cpu().numpy()
+                shares_BVK = logits_BVK.sigmoid() if sigmoid else logits_BVK.softmax(-1)
+                shares_BK = shares_BVK.mean(1).cpu().numpy()
                 rows = batch["index"].numpy()
+                right += int(known_NK[rows, shares_BK.argmax(1)].sum())
                 np.add.at(probabilities_NK, rows, shares_BK / clips)
                 np.add.at(logits_NK, rows, logits_BVK.mean(1).cpu().numpy() / clips)
                 done += len(rows)
@@ -127,10 +140,15 @@ def predict_scores(
     finally:
         for module, training in modes:
             module.training = training
+    if sigmoid:
+        probabilities_NK = probabilities_NK.clip(0.0, 1.0)
+    else:
+        probabilities_NK /= probabilities_NK.sum(axis=1, keepdims=True)
+    labelled = bool((dataset.record_labels >= 0).all())
     return Scores(
         ids=tuple(record.id for record in records),
         labels_N=dataset.record_labels,
-        probabilities_NK=probabilities_NK / probabilities_NK.sum(axis=1, keepdims=True),
+        probabilities_NK=probabilities_NK,
         logits_NK=logits_NK.astype(np.float32),
         classes=tuple(classes),
         stream=stream.name,
@@ -140,8 +158,11 @@ def predict_scores(
             "frames": stream.frames,
             "stride": stream.stride,
             "crop_size": list(stream.crop_size),
+            **({"clip_accuracy": right / len(dataset)} if labelled else {}),
             **(protocol or {}),
         },
+        activation=activation,
+        targets_NK=targets_NK,
     )
 
 

@@ -6,8 +6,9 @@ A score file is an `.npz` archive without a pickled object:
 member             content
 =================  =====================================================
 header.npy         uint8: UTF-8 JSON with `format`, `version`, `ids`,
-                   `classes`, `stream`, `protocol`
+                   `classes`, `stream`, `protocol`, `activation`
 labels.npy         N int64, −1 where the class is unknown
+targets.npy        N×K bool, only where videos have several labels
 probabilities.npy  N×K float64
 logits.npy         N×K float32
 =================  =====================================================
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class Scores:
     ids : tuple of N str
         Video ids, each once.
     labels_N : array of N int64
-        True classes, `[0, K)`; −1 where unknown.
+        True classes, `[0, K)`; −1 where unknown. Of several labels the first.
     probabilities_NK : array of N×K float64
         Mean over a video's clips and crops of the softmax probabilities; rows sum to one.
     logits_NK : array of N×K float32
@@ -57,6 +58,11 @@ class Scores:
         What gave the scores: "rgb", "flow", "rgb+flow".
     protocol : mapping
         How: clips, crops, checkpoint, fold…; JSON-able.
+    activation : {"softmax", "sigmoid"}
+        What made probabilities of logits. Those of a sigmoid stand each for itself, in 0 to 1,
+        and need not sum to one.
+    targets_NK : array of N×K bool, optional
+        Which classes each video has, where some have several; `labels_N` is then the first.
 
     Raises
     ------
@@ -71,6 +77,8 @@ class Scores:
     classes: tuple[str, ...]
     stream: str
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    targets_NK: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the dataclass is frozen
@@ -84,6 +92,7 @@ class Scores:
                 "and two classes at least"
             )
         put(self, "labels_N", _checked_labels(self.labels_N, len(self.ids), len(self.classes)))
+        put(self, "targets_NK", self._checked_targets())
         put(self, "probabilities_NK", self._checked_rows(self.probabilities_NK, np.float64))
         put(self, "logits_NK", self._checked_rows(self.logits_NK, np.float32))
         self._check_probabilities()
@@ -94,6 +103,15 @@ class Scores:
         """The most probable class of each video; of equal ones the first."""
         best: npt.NDArray[np.int64] = self.probabilities_NK.argmax(axis=1).astype(np.int64)
         return best
+
+    @property
+    def correct_N(self) -> npt.NDArray[np.bool_]:
+        """Whether the most probable class of each video is its own, or one of its own."""
+        if self.targets_NK is None:
+            correct: npt.NDArray[np.bool_] = self.predictions_N == self.labels_N
+        else:
+            correct = self.targets_NK[np.arange(len(self.ids)), self.predictions_N]
+        return correct
 
     def select(self, ids: Sequence[str]) -> "Scores":
         """Give the scores of these videos, in this order.
@@ -119,6 +137,8 @@ class Scores:
             classes=self.classes,
             stream=self.stream,
             protocol=self.protocol,
+            activation=self.activation,
+            targets_NK=None if self.targets_NK is None else self.targets_NK[order],
         )
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -139,7 +159,9 @@ class Scores:
             "classes": self.classes,
             "stream": self.stream,
             "protocol": self.protocol,
+            "activation": self.activation,
         }
+        several: dict[str, Any] = {} if self.targets_NK is None else {"targets": self.targets_NK}
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".scores-", dir=target.parent) as folder:
@@ -151,6 +173,7 @@ class Scores:
                     labels=self.labels_N,
                     probabilities=self.probabilities_NK,
                     logits=self.logits_NK,
+                    **several,
                 )
                 file.flush()
                 os.fsync(file.fileno())
@@ -182,7 +205,34 @@ class Scores:
         rows.flags.writeable = False
         return rows
 
+    def _checked_targets(self) -> npt.NDArray[np.bool_] | None:
+        if self.targets_NK is None:
+            return None
+        targets: npt.NDArray[Any] = np.array(self.targets_NK)
+        wanted = (len(self.ids), len(self.classes))
+        if targets.shape != wanted or targets.dtype != np.bool_:
+            raise InvalidArgument(
+                f"targets of shape {targets.shape} and type {targets.dtype} must be {wanted}, "
+                "videos × classes, of bool"
+            )
+        known_N = self.labels_N >= 0
+        own_N = targets[np.arange(len(targets)), self.labels_N]
+        if not own_N[known_N].all() or targets[~known_N].any():
+            raise InvalidArgument(
+                "targets and labels disagree; a label is the first of a video's targets"
+            )
+        targets.flags.writeable = False
+        return targets
+
     def _check_probabilities(self) -> None:
+        if self.activation not in ("softmax", "sigmoid"):
+            raise InvalidArgument(f'activation "{self.activation}" must be softmax or sigmoid')
+        if self.activation == "sigmoid":
+            if self.probabilities_NK.min() < 0 or self.probabilities_NK.max() > 1:
+                raise InvalidArgument(
+                    "probabilities must lie in 0 to 1: pass the network's logits through a sigmoid"
+                )
+            return
         sums_N = self.probabilities_NK.sum(axis=1)
         wrong = (np.abs(sums_N - 1) > SUM_TOLERANCE) | (self.probabilities_NK < 0).any(axis=1)
         if wrong.any():
@@ -213,6 +263,8 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
                 name: _read_member(archive, name)
                 for name in ("header", "labels", "probabilities", "logits")
             }
+            if "targets.npy" in archive.namelist():
+                arrays["targets"] = _read_member(archive, "targets")
         header = _read_header(arrays["header"])
         return Scores(
             ids=header["ids"],
@@ -222,6 +274,8 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
             classes=header["classes"],
             stream=header["stream"],
             protocol=header["protocol"],
+            activation=header.get("activation", "softmax"),
+            targets_NK=arrays.get("targets"),
         )
     except zipfile.BadZipFile as error:
         raise EntryCorrupt(

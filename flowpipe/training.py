@@ -5,6 +5,7 @@ written aside and renamed in after every epoch. Checkpoints hold tensors and pla
 and are read with `weights_only=True`.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -14,8 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from flowpipe.clips.dataset import ClipDataset, to_network_input
@@ -43,6 +47,7 @@ def train_stream(
     warmup_epochs: float = 0.0,
     gradient_clip: float | None = None,
     label_smoothing: float = 0.0,
+    loss: Literal["softmax", "sigmoid"] = "softmax",
     balanced: bool = False,
     seed: int = 0,
     workers: int = 0,
@@ -61,7 +66,8 @@ def train_stream(
     dataset : ClipDataset
         With one stream.
     out : path
-        Folder of the checkpoint and of metrics.jsonl; made when missing.
+        Folder of the checkpoint and of metrics.jsonl; made when missing. Where TensorBoard is
+        installed (extra `tensorboard`), its event files stand there too.
     epochs, batch_size : int
     optimiser : "sgd" (with `momentum`) or "adamw"
     learning_rate, weight_decay : float
@@ -72,8 +78,11 @@ def train_stream(
     gradient_clip : float, optional
         Largest norm of the gradient.
     label_smoothing : float
+    loss : "softmax" or "sigmoid"
+        Cross-entropy over the classes, of which a video with n labels has 1/n each; or of each
+        class for itself, summed over the classes.
     balanced : bool
-        Draw classes, not videos, with equal probability.
+        Draw classes, not videos, with equal probability; of several labels the first counts.
     seed : int
     workers : int
         Processes that read clips; 0 reads in this one.
@@ -111,6 +120,7 @@ def train_stream(
         "warmup_epochs": warmup_epochs,
         "gradient_clip": gradient_clip,
         "label_smoothing": label_smoothing,
+        "loss": loss,
         "balanced": balanced,
         "seed": seed,
         "mixed_precision": mixed_precision,
@@ -140,7 +150,8 @@ def train_stream(
         # epoch than an unbroken one; from torch's own generator that would move the dropout.
         generator=torch.Generator(),
     )
-    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    board = open_board(folder, len(history)) if len(history) < epochs else None
+    criterion = Criterion(loss, label_smoothing, dataset.record_targets, len(dataset.classes))
     for epoch in range(len(history), epochs):
         started = time.perf_counter()
         sampler.set_epoch(epoch)
@@ -170,8 +181,14 @@ def train_stream(
         history.append(record)
         save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
         write_metrics(folder / METRICS, history)
+        if board is not None:
+            for name, value in record.items():
+                board.add_scalar(name, value, epoch + 1)
+            board.flush()
         if on_epoch is not None:
             on_epoch(record)
+    if board is not None:
+        board.close()
     return history
 
 
@@ -191,12 +208,17 @@ def check_settings(settings: Mapping[str, Any], workers: int) -> None:
         "weight_decay": ("be ≥ 0; 0.0005 is usual", lambda v: 0 <= v < math.inf),
         "steps": ("be epochs ≥ 0", lambda v: all(0 <= step < math.inf for step in v)),
         "warmup_epochs": ("be ≥ 0; 0 is none", lambda v: 0 <= v < math.inf),
+        "loss": ("be softmax or sigmoid", ("softmax", "sigmoid").__contains__),
         "gradient_clip": ("be > 0, or None for no limit", lambda v: v is None or 0 < v < math.inf),
         "label_smoothing": ("be in [0, 1); 0 is none", lambda v: 0 <= v < 1),
     }
     for name, (rule, holds) in rules.items():
         if not holds(settings[name]):
             raise InvalidArgument(f"{name} {settings[name]!r} must {rule}")
+    if settings["loss"] == "sigmoid" and settings["label_smoothing"]:
+        raise InvalidArgument(
+            f"label_smoothing {settings['label_smoothing']} must be 0 with loss sigmoid"
+        )
     if workers < 0:
         raise InvalidArgument(f"workers {workers} must be ≥ 0; 0 reads clips in this process")
 
@@ -353,6 +375,15 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[d
     )
 
 
+def open_board(folder: Path, epochs_done: int) -> Any:
+    """Give TensorBoard's writer, which hides what a killed run wrote later; None without it."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the history as JSON lines, aside and renamed in: a resumed run has no line twice."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -360,12 +391,64 @@ def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     aside.replace(path)
 
 
+class Criterion:
+    """The loss of a batch, and how many of its clips are right.
+
+    Parameters
+    ----------
+    loss : "softmax" or "sigmoid"
+    label_smoothing : float
+    targets_NK : array of N×K bool, optional
+        The classes of each record, where some have several.
+    num_classes : int
+    """
+
+    def __init__(
+        self,
+        loss: str,
+        label_smoothing: float,
+        targets_NK: npt.NDArray[np.bool_] | None,
+        num_classes: int,
+    ) -> None:
+        self.loss = loss
+        self.label_smoothing = label_smoothing
+        self.targets_NK = None if targets_NK is None else torch.from_numpy(targets_NK)
+        self.num_classes = num_classes
+
+    def __call__(self, logits_BK: Tensor, labels_B: Tensor, records_B: Tensor) -> Tensor:
+        if self.loss == "softmax" and self.targets_NK is None:
+            return functional.cross_entropy(
+                logits_BK, labels_B, label_smoothing=self.label_smoothing
+            )
+        targets_BK = self._targets(labels_B, records_B).to(logits_BK.dtype)
+        if self.loss == "softmax":
+            shares_BK = targets_BK / targets_BK.sum(1, keepdim=True)
+            return functional.cross_entropy(
+                logits_BK, shares_BK, label_smoothing=self.label_smoothing
+            )
+        every = functional.binary_cross_entropy_with_logits(logits_BK, targets_BK, reduction="none")
+        return every.sum(1).mean()
+
+    def count_correct(self, logits_BK: Tensor, labels_B: Tensor, records_B: Tensor) -> int:
+        """Count the clips whose most probable class is right, or one of theirs."""
+        best_B = logits_BK.argmax(1)
+        if self.targets_NK is None:
+            return int((best_B == labels_B).sum())
+        targets_BK = self._targets(labels_B, records_B)
+        return int(targets_BK.gather(1, best_B[:, None]).sum())
+
+    def _targets(self, labels_B: Tensor, records_B: Tensor) -> Tensor:
+        if self.targets_NK is None:
+            return functional.one_hot(labels_B, self.num_classes)
+        return self.targets_NK[records_B].to(labels_B.device)
+
+
 def _train_epoch(
     model: nn.Module,
     loader: DataLoader[Any],
     dataset: ClipDataset,
     update: torch.optim.Optimizer,
-    criterion: nn.Module,
+    criterion: "Criterion",
     *,
     rate_at: Callable[[float], float],
     gradient_clip: float | None,
@@ -375,7 +458,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     model.train()
     stream = dataset.streams[0]
-    quantiser = dataset.quantiser if stream.input == "flow" else None
+    quantiser = dataset.quantiser if stream.has_flow else None
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
     for number, batch in enumerate(loader):
         rate = rate_at((number + 0.5) / len(loader))
@@ -392,18 +475,18 @@ def _train_epoch(
                 labels = labels.repeat_interleave(logits.shape[1])
                 batch["index"] = batch["index"].repeat_interleave(logits.shape[1])
                 logits = logits.flatten(0, 1)
-            loss = criterion(logits.float(), labels)
+            loss: Tensor = criterion(logits.float(), labels, batch["index"])
         loss_value = float(loss.detach())
         if not math.isfinite(loss_value):
             raise InvalidArgument(
                 f"loss is not finite in epoch {epoch}, at learning rate {rate:g}; lower the "
                 "learning rate, or set gradient_clip"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         if gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
         update.step()
         loss_sum += loss_value * len(labels)
-        correct += int((logits.argmax(1) == labels).sum())
+        correct += criterion.count_correct(logits, labels, batch["index"])
         seen += len(labels)
     return {"loss": loss_sum / seen, "accuracy": correct / seen, "learning_rate": rate}

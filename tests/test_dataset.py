@@ -289,7 +289,7 @@ def test_a_video_of_one_frame_has_no_flow():
     ("fields", "message"),
     [
         ({"name": "label"}, 'stream name "label" must not be'),
-        ({"input": "flwo"}, 'input "flwo" must be one of rgb, flow, rgbdiff .*"flow"'),
+        ({"input": "flwo"}, 'input "flwo" must be one of rgb, flow, rgbdiff, .*"flow"'),
         ({"frames": 0}, "frames 0 and stride 1 must be ≥ 1"),
         ({"crop_size": (224,)}, r"must be \(height, width\)"),
         ({"layout": "HWC"}, 'layout "HWC" must be one of'),
@@ -376,3 +376,17 @@ def test_a_sampler_outside_of_its_rule_is_refused(fields, message):
         EpochSampler(**({"num_items": 4} | fields))
     with pytest.raises(InvalidArgument, match="position 5 in"):
         EpochSampler(4).set_epoch(0, position=5)
+
+
+@pytest.mark.parametrize("layout", ["CHW", "CTHW", "TCHW"])
+def test_frames_and_flow_of_one_clip_are_its_two_parts(layout):
+    both = StreamInput("x", "rgb+flow", 4, crop_size=(12, 12), layout=layout)
+    rgb, flow = (
+        StreamInput(name, name, 4, crop_size=(12, 12), layout=layout) for name in ("rgb", "flow")
+    )
+    clips = TestClips(RECORDS, CACHE, [both, rgb, flow], classes=CLASSES, clips=2, crops="three")
+    sample = clips[1]
+    assert sample["x"].shape[1:] == both.input_shape
+    seen = to_network_input(sample, both, clips.quantiser)
+    parts = [to_network_input(sample, part, clips.quantiser) for part in (rgb, flow)]
+    torch.testing.assert_close(seen, torch.cat(parts, both.channel_axis), rtol=0, atol=0)

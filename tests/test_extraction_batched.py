@@ -1,5 +1,6 @@
 """The pipeline of a GPU, its method on the CPU: the same entries, failures, resume and end."""
 
+import json
 import os
 import signal
 import threading
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from joblib.externals.loky import get_reusable_executor
 
 from flowpipe import extract, open_cache
 from flowpipe.cache import Recipe
@@ -68,6 +71,7 @@ def test_entries_hold_what_single_pairs_give_across_videos_of_other_sizes(gpu, v
         frames = list(VideoReader(videos / name, rgb=True))
         entry = cache[name]
         assert entry.recipe.device == "cuda"
+        assert json.loads(entry.attributes["software"])["torch"] == torch.__version__
         np.testing.assert_allclose(entry.pts_s, [frame.pts_s for frame in frames])
         assert np.abs(entry.rgb[-1].astype(int) - frames[-1].rgb_HWC).mean() < 4  # JPEG
         for i in range(len(frames) - 1):
@@ -117,6 +121,23 @@ def test_the_run_ends_with_the_cause_when_the_gpu_fails(gpu, videos, tmp_path, m
     assert run(videos, tmp_path / "c").done == 4
 
 
+def test_a_worker_that_dies_costs_nobody_anything(gpu, videos, tmp_path, monkeypatch):
+    from flowpipe.flow.tvl1_torch import BatchTVL1
+
+    real, killed = BatchTVL1.flow_of, []
+
+    def kill(self, *arguments):
+        if not killed:
+            killed.extend(get_reusable_executor(reuse=True)._processes)
+            os.kill(killed[0], signal.SIGKILL)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(BatchTVL1, "flow_of", kill)
+    result = run(videos, tmp_path / "c")
+    assert killed
+    assert (result.done, result.failed) == (4, 0)
+
+
 def test_an_interrupted_run_goes_on_and_leaves_no_shared_memory(gpu, videos, tmp_path, monkeypatch):
     from flowpipe.flow.tvl1_torch import BatchTVL1
 
@@ -144,6 +165,7 @@ class Recorder:
     """A batched method that notes its batches and can be held."""
 
     name, version, parameters, libraries = "recorder", 1, {}, {}
+    software = {"recorder": "1"}  # noqa: RUF012
 
     def __init__(self):
         self.batches = []

@@ -97,6 +97,7 @@ def test_2d_weights_start_a_3d_network(tmp_path: Path) -> None:
     assert ((found["3d"][:, :, 0] - expected).abs().max() / scale) > 1e-3
 
 
+@pytest.mark.slow
 def test_rgb_weights_start_a_3d_network_of_flow(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(build("resnet50", num_classes=5).state_dict(), tmp_path / "flat.pth")

@@ -183,7 +183,7 @@ def test_names_point_to_the_first_convolution_and_the_last_layer(
     assert order[-1] is last
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", rows())
 @pytest.mark.parametrize("in_channels", [1, 15])
 def test_any_number_of_channels_changes_the_stem_only(name: str, in_channels: int) -> None:
     with torch.device("meta"):

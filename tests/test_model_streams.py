@@ -1,16 +1,19 @@
 """Every tiny row is trained as a stream of an experiment, and fused with another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from flowpipe.experiment.run import run_experiment
-from flowpipe.experiment.settings import Settings, settings_from
+from flowpipe.experiment.run import make_model, run_experiment
+from flowpipe.experiment.settings import Settings, load_settings, settings_from
 from flowpipe.models import FACTS
 from flowpipe.scores import load_scores
 from flowpipe.synthetic import write_videos
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = sorted(name for name in FACTS if name.endswith("-tiny"))
 QUICK = {"single-frame-tiny", "early-fusion-tiny", "c3d-tiny"}
 
@@ -84,3 +87,45 @@ def test_the_network_decides_the_layout_of_its_clips(
     stream = settings(tmp_path, model).stream_input("spatial")
     assert stream.layout == layout
     assert stream.input_shape == shape
+
+
+@pytest.mark.slow
+def test_slowfast_is_trained_on_frames_and_flow_of_one_clip(folder: Path, tmp_path: Path) -> None:
+    plain = settings(folder, "slowfast-tiny")
+    stream = replace(
+        plain.streams["temporal"], input="rgb+flow", model_parameters={"fast_channels": 2}
+    )
+    result = run_experiment(replace(plain, streams={"both": stream}), tmp_path)
+    assert np.isfinite(result.streams["both"].logits_NK).all()
+
+
+@pytest.mark.parametrize(
+    "output", [pytest.param("frames", marks=pytest.mark.slow), pytest.param("mean")]
+)
+def test_a_score_per_frame_is_trained_and_averaged_in_testing(
+    folder: Path, tmp_path: Path, output: str
+) -> None:
+    plain = settings(folder, "cnn-lstm-tiny")
+    stream = replace(plain.streams["spatial"], model_parameters={"output": output})
+    result = run_experiment(replace(plain, streams={"spatial": stream}), tmp_path)
+    probabilities = result.streams["spatial"].probabilities_NK
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stacking", ["bidirectional", "trajectory"])
+def test_temporal_variants_are_trained(folder: Path, tmp_path: Path, stacking: str) -> None:
+    plain = settings(folder, "early-fusion-tiny")
+    stream = replace(plain.streams["temporal"], stacking=stacking)
+    result = run_experiment(replace(plain, streams={"temporal": stream}), tmp_path)
+    assert np.isfinite(result.streams["temporal"].logits_NK).all()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_configurations_can_be_read_and_their_networks_built(path: Path) -> None:
+    loaded = load_settings(path)
+    for name, stream in loaded.streams.items():
+        with torch.device("meta"):
+            network = make_model(loaded, name, 101, load=False)
+            clip = torch.empty(1, *loaded.stream_input(name).input_shape)
+            assert network.eval()(clip).shape == (1, 101), stream

@@ -344,3 +344,39 @@ def test_device_that_is_not_there(monkeypatch):
     assert choose_device("auto") == "cpu"
     with pytest.raises(InvalidArgument, match="torch finds no GPU"):
         choose_device("cuda")
+
+
+def test_tensorboard_gets_each_epoch_once_over_a_kill(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with pytest.raises(Stopped):
+        train(tmp_path, on_epoch=stop_after(2))
+    history = train(tmp_path)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    for name in ("loss", "accuracy", "learning_rate"):
+        points = [(point.step, point.value) for point in events.Scalars(name)]
+        assert [step for step, _ in points] == [1, 2, 3, 4]
+        assert [value for _, value in points] == pytest.approx([r[name] for r in history])
+    # A finished run opens no further file of events.
+    before = sorted(tmp_path.glob("events.*"))
+    train(tmp_path)
+    assert sorted(tmp_path.glob("events.*")) == before
+
+
+def test_without_tensorboard_there_are_the_json_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    train(tmp_path, epochs=1)
+    assert len((tmp_path / METRICS).read_text().splitlines()) == 1
+    assert not list(tmp_path.glob("events.*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"loss": "hinge"}, "loss 'hinge' must be softmax or sigmoid"),
+        ({"loss": "sigmoid", "label_smoothing": 0.1}, "must be 0 with loss sigmoid"),
+    ],
+)
+def test_losses_outside_their_rules(tmp_path, change, told):
+    with pytest.raises(InvalidArgument, match=told):
+        train(tmp_path, **change)

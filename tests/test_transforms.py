@@ -85,6 +85,17 @@ def test_flip_of_pictures_and_differences_only_mirrors():
     )
 
 
+@pytest.mark.parametrize("box", [(0, 5, 0, 7), (1, 4, 2, 5), (2, 3, 0, 1)])
+def test_flip_of_a_view_into_larger_frames(storage, box):
+    encode, decode, _ = storage
+    top, bottom, left, right = box
+    codes = encode(some_flow(np.random.default_rng(4)))[..., top:bottom, left:right]
+    flipped = transforms.flip_horizontal(codes, "flow")
+    assert flipped.dtype == codes.dtype
+    expected = decode(codes)[..., ::-1] * np.float32([-1, 1])[None, :, None, None]
+    np.testing.assert_array_equal(decode(flipped), expected)
+
+
 @pytest.mark.parametrize("output", [(24, 16), (6, 32), (6, 8), (24, 32), (9, 11)])
 def test_resizing_a_constant_field_scales_u_by_width_and_v_by_height(storage, output):
     encode, decode, half_step = storage

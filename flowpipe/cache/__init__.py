@@ -85,6 +85,7 @@ class Cache:
                 if row.recipe in self.recipes and self.recipe in (None, row.recipe):
                     self._rows.setdefault(row.name, []).append(row)
         self._open: OrderedDict[str, Entry] = OrderedDict()
+        self._turned: dict[str, Cache] = {}
 
     def __repr__(self) -> str:
         return f"Cache({str(self.path)!r}, {len(self)} videos, {len(self.recipes)} recipes)"
@@ -99,7 +100,7 @@ class Cache:
         return name in self._rows or name in self._stems
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        return {**self.__dict__, "_open": OrderedDict(), "_turned": {}}
 
     @cached_property
     def _stems(self) -> dict[str, list[str]]:
@@ -171,6 +172,9 @@ class Cache:
         entry = self._open.get(full)
         if entry is None:
             rows = self._rows[full]
+            # Backward flow is asked for by `backward`, or by its recipe.
+            forward = [row for row in rows if not self.recipes[row.recipe].backward]
+            rows = forward or rows
             files = {(row.recipe, row.digest) for row in rows}
             if len(files) > 1:
                 raise EntryNotFound(self._ambiguous(full, rows))
@@ -179,6 +183,27 @@ class Cache:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(full)
         return entry
+
+    def backward(self, name: str) -> Entry:
+        """Open the backward flow of a name: field i goes from frame i + 1 back to frame i.
+
+        Raises
+        ------
+        EntryNotFound
+            Also if the cache was filled without backward flow.
+        EntryCorrupt
+            If the entry's header is not what was written.
+        """
+        entry = self[name]
+        recipe = entry.recipe if entry.recipe.backward else entry.recipe.turned()
+        if recipe.id not in self.recipes:
+            raise EntryNotFound(
+                f"{self.path} holds no backward flow of {entry.recipe.describe()}; extract into it "
+                "again with --backward"
+            )
+        if recipe.id not in self._turned:
+            self._turned[recipe.id] = Cache(self.path, recipe.id)
+        return self._turned[recipe.id][entry.name]
 
     def entries(self) -> Iterator[Entry]:
         """Give each entry in turn, by name."""

@@ -207,7 +207,7 @@ class FlowFields:
             self._checked(row, chunk)
             codec, mask = str(entry.attributes["codec"]), int(self._chunks[row, 2])
             try:
-                out[position] = decode_field(chunk, codec, mask, out.shape[1:], dtype)
+                decode_field(chunk, codec, mask, out[position])
             except EntryCorrupt as error:
                 told = f"{entry.path} ({entry.name}): flow {row}: {error}; {entry._way_out}"
                 raise EntryCorrupt(told) from error

@@ -233,7 +233,9 @@ class FeatureRows:
                 f"{entry.path} ({entry.name}): the bytes of chunk {number} of the features are "
                 f"not what was written; {WAY_OUT}"
             )
-        return decode_field(chunk, CODEC, mask, (self._rows, *self.shape[1:]), self.dtype)
+        out = np.empty((self._rows, *self.shape[1:]), self.dtype)
+        decode_field(chunk, CODEC, mask, out.reshape(self._rows, -1))
+        return out
 
 
 @dataclass(frozen=True)

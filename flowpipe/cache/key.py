@@ -64,6 +64,8 @@ class Recipe:
     grey_rule, resize_rule, fps_rule
         Names of the decode rules, see `flowpipe.video`.
     device : "cpu" or "cuda"
+    backward
+        Whether field i goes from frame i + 1 back to frame i, on the grid of frame i + 1.
     """
 
     flow: str
@@ -83,16 +85,23 @@ class Recipe:
     fps_rule: str
     device: str = "cpu"
     version: int = field(default=RECIPE_VERSION)
+    backward: bool = False
 
     def to_json(self) -> str:
         """Give the canonical JSON text: sorted keys, no spaces, floats by repr."""
         table = {**dataclasses.asdict(self), "size": list(self.size) if self.size else None}
+        if not self.backward:
+            del table["backward"]  # the ids of caches made before there was backward flow
         return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @property
     def id(self) -> str:
         """First 16 hex digits of the SHA-256 of `to_json()`."""
         return recipe_id(self.to_json())
+
+    def turned(self) -> "Recipe":
+        """Give the recipe of the backward flow beside this one; frames are kept here only."""
+        return dataclasses.replace(self, backward=True, rgb=False, rgb_quality=0)
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -108,6 +117,8 @@ class Recipe:
             for key, kinds in _KINDS.items():
                 if not isinstance(table.get(key), kinds):
                     raise TypeError(f'its "{key}" is {table.get(key)!r:.60}')
+            if table.get("backward", True) is not True:
+                raise TypeError('its "backward" must be true, or absent')
             if table["size"] is not None:
                 height, width = table["size"]
                 table["size"] = int(height), int(width)
@@ -135,6 +146,8 @@ class Recipe:
         if self.tolerance_px:
             form += f" within {self.tolerance_px:g} px"
         flow = self.flow if self.device == "cpu" else f"{self.flow} on {self.device}"
+        if self.backward:
+            flow += " backward"
         parts = [flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
         if self.rgb:
             parts.append(f"RGB q{self.rgb_quality}")

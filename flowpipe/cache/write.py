@@ -69,7 +69,7 @@ class FieldCoder:
             mask,
             clipped=self._quantiser.clipped(components),
             zero=int(np.count_nonzero((codes == self._code_of_zero).all(axis=0))),
-            magnitude_px=float(np.sqrt((components**2).sum(axis=0)).mean(dtype=np.float64)),
+            magnitude_px=cv2.mean(cv2.magnitude(*components))[0],
         )
 
 
@@ -87,7 +87,8 @@ def encode_jpeg(rgb_HWC: NDArray[np.uint8], quality: int) -> bytes:
             f"a frame of {height}×{width} px is too large for a JPEG, which ends at "
             f"{JPEG_LARGEST_SIDE} px; give a smaller size or leave RGB out"
         )
-    _, jpeg = cv2.imencode(".jpg", rgb_HWC[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
+    _, jpeg = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return jpeg.tobytes()
 
 
@@ -471,10 +472,12 @@ def to_stored(codes: NDArray[Any]) -> NDArray[Any]:
 
 
 def from_stored(stored: NDArray[Any]) -> NDArray[Any]:
-    """Undo `to_stored`."""
+    """Undo `to_stored`, in place: a second array of a clip's size would go back to the system at
+    once, and its pages cost more than the decoding."""
     if stored.dtype != np.uint16:
         return stored
-    return (stored ^ np.uint16(0x8000)).view(np.int16)
+    stored ^= np.uint16(0x8000)
+    return stored.view(np.int16)
 
 
 def code_rule(quantiser: Quantiser) -> tuple[int, float]:

@@ -44,6 +44,7 @@ def from_csv(
     label_column: str | None = "label",
     fold_column: str | None = None,
     group_column: str | None = None,
+    label_separator: str | None = None,
     check_files: bool = True,
 ) -> Annotations:
     """Read a CSV file with a header and one video per row.
@@ -58,6 +59,8 @@ def from_csv(
     label_column, fold_column, group_column : str or None
         Columns of the label, fold and group; None leaves them out. A row whose fold is empty
         is left out.
+    label_separator : str, optional
+        What stands between the labels of a video that has several, such as ";".
     check_files : bool
         Whether every video must be on disk; False where only the cache is at hand.
 
@@ -67,13 +70,13 @@ def from_csv(
         If the file cannot be read, a column is missing, a row is broken, or a video is missing.
     """
     path = Path(csv_path)
-    rows = csv.DictReader(_read_lines(path), strict=True)
+    rows = csv.DictReader(read_lines(path), strict=True)
     try:
         columns = list(rows.fieldnames or ())
         video_column = _video_column(path, columns, video_column)
         for column in (label_column, fold_column, group_column):
             if column is not None:
-                _check_column(path, columns, column)
+                check_column(path, columns, column)
         records = []
         for row in rows:
             where = f"{path}, line {rows.line_num}"
@@ -89,19 +92,22 @@ def from_csv(
                 continue
             if label_column and not values[label_column]:
                 raise AnnotationError(f'{where}: column "{label_column}" is empty; give a label')
+            labels = [values[label_column]] if label_column else []
+            if label_separator and labels:
+                labels = [label.strip() for label in labels[0].split(label_separator)]
             records.append(
-                _record(
+                make_record(
                     values[video_column],
                     Path(root),
                     where,
-                    label=values[label_column] if label_column else None,
+                    labels=labels,
                     fold=fold,
                     group=(values[group_column] or None) if group_column else None,
                 )
             )
     except csv.Error as error:
         raise AnnotationError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from error
-    return _annotations(records, path, check_files=check_files)
+    return make_annotations(records, path, check_files=check_files)
 
 
 def from_folders(root: str | Path) -> Annotations:
@@ -125,7 +131,7 @@ def from_folders(root: str | Path) -> Annotations:
                 f"move it to {root}/<class>/{video_id}"
             )
         records.append(VideoRecord(video_id, path, label))
-    return _annotations(records, root, check_files=False)
+    return make_annotations(records, root, check_files=False)
 
 
 def from_ucf101(
@@ -159,7 +165,7 @@ def from_ucf101(
     index = None if class_index_file is None else _read_class_index(Path(class_index_file))
     numbers: dict[str, str] = {}
     records = []
-    for where, video, rest in _list_lines(path):
+    for where, video, rest in list_lines(path):
         label = PurePosixPath(video).parts[0] if "/" in video else ""
         if not label:
             raise AnnotationError(f'{where}: "{video}" must be <class>/<file>')
@@ -172,9 +178,9 @@ def from_ucf101(
                 )
         found = _UCF101_GROUP.search(PurePosixPath(video).stem)
         group = found.group(1) if found else None
-        records.append(_record(video, Path(root), where, label=label, group=group))
+        records.append(make_record(video, Path(root), where, labels=[label], group=group))
     classes = None if index is None else tuple(index)
-    return _annotations(records, path, check_files=check_files, classes=classes)
+    return make_annotations(records, path, check_files=check_files, classes=classes)
 
 
 def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = True) -> Annotations:
@@ -190,8 +196,8 @@ def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = Tr
     """
     path = Path(list_file)
     records = [
-        _record(video, Path(root), where, label=rest or None)
-        for where, video, rest in _list_lines(path)
+        make_record(video, Path(root), where, labels=[rest] if rest else [])
+        for where, video, rest in list_lines(path)
     ]
     unlabelled = [record.id for record in records if record.label is None]
     if unlabelled and len(unlabelled) < len(records):
@@ -199,16 +205,17 @@ def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = Tr
             f"{path}: {some(unlabelled)} without a label, while other lines have one; "
             "label all lines or none"
         )
-    return _annotations(records, path, check_files=check_files)
+    return make_annotations(records, path, check_files=check_files)
 
 
-def _annotations(
+def make_annotations(
     records: Sequence[VideoRecord],
     source: Path,
     *,
     check_files: bool,
     classes: tuple[str, ...] | None = None,
 ) -> Annotations:
+    """Check that the videos are there, and join them with their classes."""
     if check_files:
         missing = [record.id for record in records if not record.path.is_file()]
         if missing:
@@ -220,33 +227,35 @@ def _annotations(
                 f"{some(missing)}; restore them or take them off the list"
             )
     if classes is None:
-        classes = tuple(sorted({record.label for record in records if record.label is not None}))
+        classes = tuple(sorted({label for record in records for label in record.labels}))
     try:
         return Annotations(tuple(records), classes)
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
 
 
-def _record(
+def make_record(
     video: str,
     root: Path,
     where: str,
     *,
-    label: str | None,
+    labels: Sequence[str] = (),
     fold: str | None = None,
     group: str | None = None,
 ) -> VideoRecord:
+    """Make a record, with its place in the file in front of what is wrong with it."""
     try:
         check_id(video)
         video_id = PurePosixPath(video).as_posix()
-        return VideoRecord(video_id, root / video_id, label, fold, group)
+        first = labels[0] if labels else None
+        return VideoRecord(video_id, root / video_id, first, fold, group, tuple(labels[1:]))
     except AnnotationError as error:
         raise AnnotationError(f"{where}: {error}") from error
 
 
 def _video_column(path: Path, columns: Sequence[str], wanted: str | None) -> str:
     if wanted is not None:
-        _check_column(path, columns, wanted)
+        check_column(path, columns, wanted)
         return wanted
     for column in VIDEO_COLUMNS:
         if column in columns:
@@ -257,7 +266,8 @@ def _video_column(path: Path, columns: Sequence[str], wanted: str | None) -> str
     )
 
 
-def _check_column(path: Path, columns: Sequence[str], column: str) -> None:
+def check_column(path: Path, columns: Sequence[str], column: str) -> None:
+    """Refuse a column that is not there."""
     if column not in columns:
         raise AnnotationError(
             f'{path}: no column "{column}"{nearest_name(column, columns)}; '
@@ -265,7 +275,8 @@ def _check_column(path: Path, columns: Sequence[str], column: str) -> None:
         )
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Give the lines of a UTF-8 text, with or without a byte order mark."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -275,10 +286,10 @@ def _read_lines(path: Path) -> list[str]:
     return text.splitlines(keepends=True)
 
 
-def _list_lines(path: Path) -> list[tuple[str, str, str]]:
+def list_lines(path: Path) -> list[tuple[str, str, str]]:
     """Give (where, video, rest of the line) for every line that is neither empty nor a comment."""
     found = []
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
@@ -295,7 +306,7 @@ def _list_lines(path: Path) -> list[tuple[str, str, str]]:
 def _read_class_index(path: Path) -> dict[str, str]:
     """Give class name → number as text, in the order of the file."""
     index: dict[str, str] = {}
-    for line_number, line in enumerate(_read_lines(path), start=1):
+    for line_number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         number, _, name = line.strip().partition(" ")

@@ -11,7 +11,7 @@ interruption changes what a training sees.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from flowpipe.clips.streams import (
     stream_centres,
     stream_indices,
 )
-from flowpipe.clips.transforms import Content, CropChoice, TestCrops, View
+from flowpipe.clips.transforms import CropChoice, TestCrops, View
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument, nearest_name
 
@@ -76,9 +76,15 @@ class _Clips(Dataset[Sample]):
         self.short: sampling.ShortRule = short
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.record_labels = np.array(
-            [_label_number(record, numbers) for record in self.records], dtype=np.int64
+            [_label_number(record.label, record.id, numbers) for record in self.records],
+            dtype=np.int64,
         )
         self._quantiser: QuantiserLike | None = None
+
+    @property
+    def record_targets(self) -> NDArray[np.bool_] | None:
+        """Which classes each record has, N×K; None where none has several labels."""
+        return label_matrix(self.records, self.classes)
 
     @property
     def quantiser(self) -> QuantiserLike:
@@ -89,7 +95,7 @@ class _Clips(Dataset[Sample]):
 
     def _open(self, record: VideoRecord) -> EntryLike:
         entry = self.cache[record.id]
-        if any(stream.input == "flow" for stream in self.streams):
+        if any(stream.has_flow for stream in self.streams):
             mine, first = entry.quantiser, self.quantiser
             if mine != first:
                 raise CacheError(
@@ -105,12 +111,38 @@ class _Clips(Dataset[Sample]):
         stop = min(stop for _, stop in ranges)
         return first, max(stop, first + 1)
 
-    def _read(self, entry: EntryLike, stream: StreamInput, centre: int) -> NDArray[Any]:
-        return read_items(entry, stream.input, stream_indices(stream, entry, centre, self.short))
+    def _read(
+        self, record: VideoRecord, entry: EntryLike, stream: StreamInput, centre: int
+    ) -> NDArray[Any]:
+        indices = stream_indices(stream, entry, centre, self.short)
+        if stream.stacking == "bidirectional":
+            half = stream.frames // 2
+            past = self.cache.backward(record.id).flow.codes(indices[:half])
+            return np.concatenate([past, entry.flow.codes(indices[half:])])
+        return read_items(entry, stream.input, indices)
+
+    def _clips(
+        self,
+        record: VideoRecord,
+        entry: EntryLike,
+        stream: StreamInput,
+        centre: int,
+        views: Sequence[View],
+    ) -> torch.Tensor:
+        """Give one clip under several views, read once."""
+        parts = []
+        for part in stream.parts:
+            codes = self._read(record, entry, part, centre)
+            parts.append(torch.stack([self._tensor(codes, view, part) for view in views]))
+        # Frames and flow may be stored in different types; float32 holds either's codes.
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([part.float() for part in parts], stream.channel_axis)
 
     def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
         if stream.input == "features":
             return torch.from_numpy(np.ascontiguousarray(codes_TCHW))
+        assert stream.input != "rgb+flow"  # it comes in parts
         seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
         return torch.from_numpy(np.ascontiguousarray(transforms.to_layout(seen, stream.layout)))
 
@@ -217,7 +249,7 @@ class ClipDataset(_Clips):
         centre = int(rng.integers(first, stop)) if self.training else (first + stop - 1) // 2
         view = self._draw_view((entry.height, entry.width), rng)
         sample: Sample = {
-            stream.name: self._tensor(self._read(entry, stream, centre), view, stream)
+            stream.name: self._clips(self.records[position], entry, stream, centre, [view])[0]
             for stream in self.streams
         }
         return sample | {"label": int(self.record_labels[position]), "index": position}
@@ -312,17 +344,15 @@ class TestClips(_Clips):
         first, stop = self._centres(entry)
         centre = first + int(sampling.test_starts(stop - first, 1, self.clips)[clip])
         views = self._views((entry.height, entry.width))
-        sample: Sample = {}
-        for stream in self.streams:
-            codes = self._read(entry, stream, centre)
-            sample[stream.name] = torch.stack([self._tensor(codes, view, stream) for view in views])
+        sample: Sample = {
+            stream.name: self._clips(self.records[position], entry, stream, centre, views)
+            for stream in self.streams
+        }
         label = int(self.record_labels[position])
         return sample | {"label": label, "index": position, "clip": clip}
 
 
-def read_items(
-    entry: EntryLike, content: Content | Literal["features"], indices: NDArray[np.int64]
-) -> NDArray[Any]:
+def read_items(entry: EntryLike, content: str, indices: NDArray[np.int64]) -> NDArray[Any]:
     """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
 
     Indices may repeat, as those of a short clip do; each item is read once.
@@ -349,8 +379,8 @@ def to_network_input(
     """Turn the codes of one stream into the network's float32 input, on the codes' device.
 
     RGB is normalised by `stream.rgb_range`; differences are divided by 255 · 0.226; flow is
-    decoded to pixels, freed of each field's mean if the stream says so, and divided by
-    `stream.flow_scale_px`.
+    decoded to pixels, read along trajectories if the stream stacks them, freed of each field's
+    mean if the stream says so, and divided by `stream.flow_scale_px`.
 
     Parameters
     ----------
@@ -377,6 +407,14 @@ def to_network_input(
         raise InvalidArgument(
             f'stream "{stream.name}": batch of shape {tuple(codes.shape)} must end in {shape}'
         )
+    if stream.input == "rgb+flow":
+        channels = [part.in_channels for part in stream.parts]
+        pieces = torch.split(codes, channels, stream.channel_axis)
+        inputs = [
+            to_network_input({stream.name: piece}, part, quantiser)
+            for piece, part in zip(pieces, stream.parts, strict=True)
+        ]
+        return torch.cat(inputs, stream.channel_axis)
     values = codes.to(torch.float32)
     if stream.input == "features":
         return values
@@ -387,6 +425,8 @@ def to_network_input(
             )
         zero, step_px = _code_scale(quantiser)
         values = (values - zero) * step_px
+        if stream.stacking == "trajectory":
+            values = follow_trajectories(values, stream.layout)
         if stream.mean_subtraction:
             values = values - values.mean(dim=(-2, -1), keepdim=True)
         return values / stream.flow_scale_px
@@ -401,6 +441,52 @@ def to_network_input(
     return (values / 255.0 - mean) / deviation
 
 
+def follow_trajectories(flow: torch.Tensor, layout: transforms.Layout = "TCHW") -> torch.Tensor:
+    """Read each field where the fields before it have moved every point of the first frame to.
+
+    p₁ = p, p_{k+1} = p_k + d_k(p_k); the k-th output at p is d_k(p_k), read bilinearly, and at
+    the border where a path leaves the picture.
+
+    Parameters
+    ----------
+    flow : (…, T, 2, H, W), (…, 2, T, H, W) or (…, 2·T, H, W) tensor
+        Consecutive fields in px, in the given layout.
+    layout : {"TCHW", "CTHW", "CHW"}
+
+    Returns
+    -------
+    Tensor of the same shape
+
+    References
+    ----------
+    Simonyan and Zisserman (2014), section 3.1, "trajectory stacking", arXiv:1406.2199.
+    """
+    if layout == "CHW":
+        fields = flow.unflatten(-3, (-1, 2))  # type: ignore[no-untyped-call]
+        return follow_trajectories(fields).flatten(-4, -3)
+    if layout == "CTHW":
+        return follow_trajectories(flow.transpose(-4, -3)).transpose(-4, -3)
+    height, width = flow.shape[-2:]
+    fields_NTCHW = flow.reshape(-1, *flow.shape[-4:])
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=flow.dtype, device=flow.device),
+        torch.arange(width, dtype=flow.dtype, device=flow.device),
+        indexing="ij",
+    )
+    points_N2HW = torch.stack([columns, rows]).expand(len(fields_NTCHW), 2, height, width)
+    # grid_sample wants −1 and 1 at the centres of the first and last pixels.
+    half = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=flow.device) / 2
+    found = []
+    for field_N2HW in fields_NTCHW.unbind(1):
+        grid_NHW2 = points_N2HW.permute(0, 2, 3, 1) / half - 1
+        moved = torch.nn.functional.grid_sample(
+            field_N2HW, grid_NHW2, padding_mode="border", align_corners=True
+        )
+        found.append(moved)
+        points_N2HW = points_N2HW + moved
+    return torch.stack(found, 1).reshape(flow.shape)
+
+
 def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
     """Give the code of zero flow and the pixels per code, as the quantiser itself decodes."""
     if quantiser.storage == "f16":
@@ -410,12 +496,26 @@ def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
     return float(zero), float(decoded[0]) / reach
 
 
-def _label_number(record: VideoRecord, numbers: Mapping[str, int]) -> int:
-    if record.label is None:
+def label_matrix(
+    records: Sequence[VideoRecord], classes: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """Give which classes each record has, N×K; None where no record has several labels."""
+    if not any(record.more_labels for record in records):
+        return None
+    numbers = {name: number for number, name in enumerate(classes)}
+    targets_NK = np.zeros((len(records), len(classes)), dtype=np.bool_)
+    for row, record in enumerate(records):
+        for label in record.labels:
+            targets_NK[row, _label_number(label, record.id, numbers)] = True
+    return targets_NK
+
+
+def _label_number(label: str | None, record_id: str, numbers: Mapping[str, int]) -> int:
+    if label is None:
         return -1
-    if record.label not in numbers:
+    if label not in numbers:
         raise AnnotationError(
-            f'"{record.id}": label "{record.label}" is not among the {len(numbers)} '
-            f"classes{nearest_name(record.label, numbers)}"
+            f'"{record_id}": label "{label}" is not among the {len(numbers)} '
+            f"classes{nearest_name(label, numbers)}"
         )
-    return numbers[record.label]
+    return numbers[label]

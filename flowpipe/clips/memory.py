@@ -36,14 +36,21 @@ class MemoryCache:
         self._cache, self._limit = cache, limit_mb * 1e6
         self._room = _Room(self._limit)
         self._entries: dict[str, _KeptEntry] = {}
+        self._turned: dict[str, _KeptEntry] = {}
 
     def __getitem__(self, name: str) -> EntryLike:
         if name not in self._entries:
-            self._entries[name] = _KeptEntry(self._cache, name, self._room)
+            self._entries[name] = _KeptEntry(self._cache.__getitem__, name, self._room)
         return self._entries[name]
 
+    def backward(self, name: str) -> EntryLike:
+        """Give the backward flow of a name, as `flowpipe.cache.Cache.backward`."""
+        if name not in self._turned:
+            self._turned[name] = _KeptEntry(self._cache.backward, name, self._room)
+        return self._turned[name]
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_room": _Room(self._limit), "_entries": {}}
+        return {**self.__dict__, "_room": _Room(self._limit), "_entries": {}, "_turned": {}}
 
 
 class _Room:
@@ -60,16 +67,16 @@ class _Room:
 class _KeptEntry:
     """Facts of an entry, and its items; the entry itself, an open file, is not held."""
 
-    def __init__(self, cache: CacheLike, name: str, room: _Room) -> None:
-        entry = cache[name]
+    def __init__(self, opened: Callable[[str], EntryLike], name: str, room: _Room) -> None:
+        entry = opened(name)
         self.num_flows: int = entry.num_flows
         self.num_frames: int = entry.num_frames
         self.height: int = entry.height
         self.width: int = entry.width
         self.pts_s: NDArray[np.float64] = entry.pts_s
         self.quantiser: QuantiserLike = entry.quantiser
-        self.flow = _KeptItems(lambda rows: cache[name].flow.codes(rows), room)
-        self.rgb = _KeptItems(lambda rows: cache[name].rgb[rows], room)
+        self.flow = _KeptItems(lambda rows: opened(name).flow.codes(rows), room)
+        self.rgb = _KeptItems(lambda rows: opened(name).rgb[rows], room)
 
 
 class _KeptItems:

@@ -1,7 +1,7 @@
 """What one network looks at, and which items of a video a clip of it takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from flowpipe.errors import InvalidArgument, nearest_name
 
 # TSN divides 8-bit flow (±20 px on 255 levels) by 0.226 · 255 levels; in pixels that is 9.
 FLOW_SCALE_PX = 9.0
+INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow", "features")
 RESERVED_KEYS = frozenset({"label", "index", "clip"})
 
 
@@ -61,6 +62,9 @@ class CacheLike(Protocol):
     """Video ids to entries; must be picklable for workers."""
 
     def __getitem__(self, name: str, /) -> EntryLike: ...
+    def backward(self, name: str, /) -> EntryLike:
+        """Needed for bi-directional stacking only."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ class StreamInput:
     ----------
     name : str
         Key of the stream in samples and score files.
-    input : {"rgb", "flow", "rgbdiff", "features"}
-        "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k. Items of
+    input : {"rgb", "flow", "rgbdiff", "rgb+flow", "features"}
+        "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k. "rgb+flow"
+        has the channels of frame k before those of flow k, for networks of two pathways. Items of
         "features" are snippets of a feature store.
     frames : int
         Flow fields (L), frames or differences in a clip.
@@ -82,6 +87,10 @@ class StreamInput:
         (height, width) of the network's input.
     layout : {"CHW", "CTHW", "TCHW"}
         How the network takes a clip; see `transforms.to_layout`.
+    stacking : {"plain", "bidirectional", "trajectory"}
+        Flow only. "bidirectional": of L fields the earlier half are backward ones, from the
+        centre's frame to the past, and the later half forward ones. "trajectory": each field is
+        read where the fields before it have moved a point to (`dataset.follow_trajectories`).
     mean_subtraction : bool
         Flow only: subtract each field's mean displacement.
     fps : float, optional
@@ -95,11 +104,12 @@ class StreamInput:
     """
 
     name: str
-    input: Literal["rgb", "flow", "rgbdiff", "features"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
     frames: int
     stride: int = 1
     crop_size: tuple[int, int] = (224, 224)
     layout: Layout = "CHW"
+    stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
     mean_subtraction: bool = False
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
@@ -112,7 +122,7 @@ class StreamInput:
                 f'stream name "{self.name}" must not be empty or one of '
                 f"{', '.join(sorted(RESERVED_KEYS))}; call it by its input"
             )
-        self._check_choice("input", self.input, ("rgb", "flow", "rgbdiff", "features"))
+        self._check_choice("input", self.input, INPUTS)
         if (self.input == "features") != bool(self.feature_shape):
             raise InvalidArgument(
                 f'stream "{self.name}": feature_shape {self.feature_shape} goes with features, and '
@@ -139,6 +149,19 @@ class StreamInput:
                 f'stream "{self.name}": fps {self.fps} must be > 0 and takes the place of stride '
                 f"(here {self.stride}); give one of them"
             )
+        self._check_choice("stacking", self.stacking, ("plain", "bidirectional", "trajectory"))
+        if self.stacking != "plain" and (
+            self.input != "flow" or self.stride != 1 or self.fps is not None
+        ):
+            raise InvalidArgument(
+                f'stream "{self.name}": stacking {self.stacking} is for consecutive fields of flow '
+                f"(here {self.input}, stride {self.stride}, fps {self.fps})"
+            )
+        if self.stacking == "bidirectional" and self.frames % 2:
+            raise InvalidArgument(
+                f'stream "{self.name}": bidirectional stacking needs an even number of fields, not '
+                f"{self.frames}; half of them are backward"
+            )
         if not self.flow_scale_px > 0:
             raise InvalidArgument(
                 f'stream "{self.name}": flow_scale_px {self.flow_scale_px} must be > 0; '
@@ -154,8 +177,25 @@ class StreamInput:
 
     @property
     def channels(self) -> int:
-        """Channels per item: 2 of flow, else 3."""
-        return 2 if self.input == "flow" else 3
+        """Channels per item: 2 of flow, 5 of both, else 3."""
+        return {"flow": 2, "rgb+flow": 5}.get(self.input, 3)
+
+    @property
+    def has_flow(self) -> bool:
+        """Whether its codes need a quantiser."""
+        return self.input in ("flow", "rgb+flow")
+
+    @property
+    def parts(self) -> tuple["StreamInput", ...]:
+        """The inputs whose channels lie one behind the other: two for "rgb+flow"."""
+        if self.input != "rgb+flow":
+            return (self,)
+        return (replace(self, input="rgb"), replace(self, input="flow"))
+
+    @property
+    def channel_axis(self) -> int:
+        """Axis of the channels, from the end."""
+        return -4 if self.layout == "CTHW" else -3
 
     @property
     def clip_CTHW(self) -> tuple[int, int, int, int]:

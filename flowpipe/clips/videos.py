@@ -22,16 +22,19 @@ class VideoRecord:
     path : Path
         Where the file stands.
     label : str or None
-        Class name; None if unknown.
+        Class name; None if unknown. Of several labels the first.
     fold : str or None
         Fold of cross-validation to which the video belongs as a *test* video.
     group : str or None
         What must not be torn apart by a split: an actor, or the film a clip was cut from.
+    more_labels : tuple of str
+        The labels behind the first, of a video that has several.
 
     Raises
     ------
     AnnotationError
-        If the id is empty, absolute, holds `..` or a control character.
+        If the id is empty, absolute, holds `..` or a control character, or a label is empty or
+        stands twice.
     """
 
     id: str
@@ -39,11 +42,22 @@ class VideoRecord:
     label: str | None = None
     fold: str | None = None
     group: str | None = None
+    more_labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.id)
-        if self.label is not None and not self.label.strip():
+        labels = self.labels
+        if not all(label.strip() for label in labels) or (self.more_labels and not self.label):
             raise AnnotationError(f'"{self.id}": label is empty; give a class name or None')
+        if len(set(labels)) < len(labels):
+            raise AnnotationError(
+                f'"{self.id}": labels {", ".join(labels)}: one stands twice; give each once'
+            )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels; none where the class is unknown."""
+        return (() if self.label is None else (self.label,)) + self.more_labels
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,12 @@ class Annotations:
             raise AnnotationError("a class name stands twice; class names must differ")
         known = set(self.classes)
         for record in self.records:
-            if record.label is not None and record.label not in known:
-                raise AnnotationError(
-                    f'"{record.id}": label "{record.label}" is not among the '
-                    f"{len(known)} classes{nearest_name(record.label, known)}"
-                )
+            for label in record.labels:
+                if label not in known:
+                    raise AnnotationError(
+                        f'"{record.id}": label "{label}" is not among the '
+                        f"{len(known)} classes{nearest_name(label, known)}"
+                    )
 
     def __len__(self) -> int:
         return len(self.records)

@@ -14,6 +14,7 @@ from flowpipe.experiment.run import (
     SCORES_FOLDER,
     SETTINGS_FILE,
     RecordCache,
+    fused_file,
     load_annotations,
     read_history,
 )
@@ -50,7 +51,7 @@ def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = 
     settings, results = load_run(out)
     folder = out / SCORES_FOLDER
     streams = [load_scores(folder / f"{name}.npz") for name in settings.streams]
-    fused = {name: load_scores(folder / f"fused-{name}.npz") for name in results["fusions"]}
+    fused = {name: load_scores(fused_file(out, name)) for name in results["fusions"]}
     fold = str(results["folds"][0]["fold"])
     own = results["accuracy"]
     best = own.get("fused", next(iter(own.values())))
@@ -72,6 +73,7 @@ def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = 
         folds=results["folds"] if several else None,
         notes=notes,
         factors=results.get("factors"),
+        networks=results.get("networks"),
     )
 
 

@@ -12,12 +12,14 @@
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -25,6 +27,7 @@ from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.annotations import from_csv, from_folders
 from flowpipe.clips.dataset import ClipDataset
 from flowpipe.clips.memory import MemoryCache
+from flowpipe.clips.official import SPLITS, TEST, TRAIN, from_kinetics, split_numbers
 from flowpipe.clips.splits import folds, seeded_split, split_fold
 from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
@@ -33,12 +36,14 @@ from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.extraction import ExtractionResult, Progress, extract
 from flowpipe.extraction.sources import Source
 from flowpipe.fusion import fuse
-from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
+from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.models import build_for_clip
 from flowpipe.models.heads import build_head
+from flowpipe.models.summary import describe
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores, load_scores
+from flowpipe.synthetic import write_videos
 from flowpipe.training import CHECKPOINT, METRICS, read_model, train_stream
 
 SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
@@ -56,6 +61,7 @@ class Fold:
     test: Annotations
     scores: dict[str, Scores] = field(default_factory=dict)
     fused: dict[str, Scores] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def records(self) -> tuple[VideoRecord, ...]:
@@ -78,6 +84,7 @@ class RunResult:
     headline: str
     folds: list[dict[str, Any]]
     extraction: ExtractionResult | None = None
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
         """Give what `--json` prints: means over folds, which `folds` has one by one."""
@@ -92,7 +99,9 @@ class RunResult:
             "mean_class_accuracy": {
                 name: mean_class_accuracy(s.probabilities_NK, s.labels_N)
                 for name, s in {**self.streams, **self.fused}.items()
+                if s.targets_NK is None
             },
+            "networks": self.networks,
             "classes": list(self.classes),
             "headline": self.headline if self.fused else next(iter(self.streams)),
             "videos": len(next(iter(self.streams.values())).ids),
@@ -102,28 +111,54 @@ class RunResult:
 
 
 def accuracy(scores: Scores) -> float:
-    """Top-1 accuracy at video level."""
+    """Top-1 accuracy at video level; hit@1 where videos have several labels."""
+    if scores.targets_NK is not None:
+        return hit_at_k(scores.probabilities_NK, scores.targets_NK, 1)
     return top_k_accuracy(scores.probabilities_NK, scores.labels_N, 1)
 
 
 def load_annotations(settings: Settings) -> Annotations:
-    """Give the labelled videos of `[data]`: a CSV, or class folders."""
+    """Give all labelled videos of `[data]`."""
     data = settings.data
+    if data.generate is not None:
+        write_videos(data.root, clips=data.generate)
     if not data.root.is_dir():
         raise ConfigError(f"[data] root {data.root} is not a directory")
-    if data.annotations is None:
+    form = data.form or ("folders" if data.annotations is None else "csv")
+    if form == "folders":
         return from_folders(data.root)
+    if data.annotations is None:
+        raise ConfigError(f'[data] form "{form}" needs annotations, a path below the root')
+    if form in SPLITS:
+        splits = [
+            SPLITS[form](data.annotations, data.root, number)
+            for number in split_numbers(form, data.annotations)
+        ]
+        records = {record.id: record for split in splits for record in split.records}
+        return Annotations(tuple(records.values()), splits[0].classes)
+    if form == "kinetics":
+        return from_kinetics(data.annotations, data.root, skip_missing=data.skip_missing)
     return from_csv(
         data.annotations,
         data.root,
         video_column=data.video_column,
         label_column=data.label_column,
         fold_column=data.fold_column,
+        label_separator=data.label_separator,
     )
 
 
 def divide(settings: Settings, annotations: Annotations, fold: str | None) -> list[Fold]:
     """Give the folds asked for: one name, "all", or (None) the first; or a seeded split."""
+    data = settings.data
+    if data.form is not None and data.form in SPLITS and data.annotations is not None:
+        numbers = list(map(str, split_numbers(data.form, data.annotations)))
+        official = numbers if fold == "all" else [numbers[0] if fold is None else fold]
+        if unknown := [name for name in official if name not in numbers]:
+            raise ConfigError(f'no split "{unknown[0]}"; there are: {", ".join(numbers)}')
+        read = SPLITS[data.form]
+        splits = {name: read(data.annotations, data.root, int(name)) for name in official}
+        return [Fold(name, *split_fold(split, TEST)) for name, split in splits.items()]
     names = folds(annotations)
     if not names:
         if fold not in (None, "all", WHOLE):
@@ -135,9 +170,12 @@ def divide(settings: Settings, annotations: Annotations, fold: str | None) -> li
             seed=settings.train.seed,
         )
         return [Fold(WHOLE, train, test)]
-    # A split column of "train" and "test" has one division, not two.
-    if set(names) == {"train", "test"} and fold in (None, "all", "test"):
-        chosen = ["test"]
+    # A column of splits ("train", "val", "test") trains on one of them, not on all others.
+    if TRAIN in names and fold != TRAIN:
+        tested = [name for name in names if name != TRAIN]
+        chosen = [fold] if fold not in (None, "all") else [TEST if TEST in tested else tested[0]]
+        kept = tuple(r for r in annotations.records if r.fold in (TRAIN, *chosen))
+        annotations = replace(annotations, records=kept)
     else:
         chosen = names if fold == "all" else [names[0] if fold is None else fold]
     return [Fold(name, *split_fold(annotations, name)) for name in chosen]
@@ -167,7 +205,8 @@ def extract_arguments(settings: Settings) -> dict[str, Any]:
     wanted = settings.extract
     options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
     options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
-    return {**options, "rgb": True}
+    backward = any(stream.stacking == "bidirectional" for stream in settings.streams.values())
+    return {**options, "rgb": True, "backward": backward}
 
 
 class RecordCache:
@@ -185,6 +224,9 @@ class RecordCache:
 
     def __getitem__(self, record_id: str) -> Any:
         return self._cache[self._names[record_id]]
+
+    def backward(self, record_id: str) -> Any:
+        return self._cache.backward(self._names[record_id])
 
 
 def run_experiment(
@@ -283,8 +325,9 @@ def run_stream(
 
     if stream.model == SVM and stream.input == "features":
         fit_svm(model, division.train, cache, out=folder, fingerprint=same, seed=train.seed)
+        history: list[dict[str, Any]] = []
     else:
-        train_stream(
+        history = train_stream(
             model,
             dataset,
             out=folder,
@@ -299,6 +342,7 @@ def run_stream(
             warmup_epochs=train.warmup_epochs,
             gradient_clip=train.gradient_clip,
             label_smoothing=train.label_smoothing,
+            loss=train.loss,
             balanced=train.balanced,
             seed=train.seed,
             workers=train.workers,
@@ -307,6 +351,7 @@ def run_stream(
             on_epoch=on_epoch,
         )
     share(0.9, f"fold {division.name}, {name}: testing")
+    started = time.perf_counter()
     if len(settings.streams) > 1 and settings.fuse.training_clips > 0:
         fitted = score_stream(
             settings, name, model, division.train, cache, clips=settings.fuse.training_clips
@@ -314,6 +359,8 @@ def run_stream(
         fitted.save(folder / "training_scores.npz")
     scores = score_stream(settings, name, model, division.test, cache)
     scores.save(folder / "scores.npz")
+    trained_s = sum(record["seconds"] for record in history)
+    division.seconds[name] = trained_s + time.perf_counter() - started
     return scores
 
 
@@ -355,6 +402,7 @@ def score_records(
         batch_size=settings.test.batch_size,
         workers=settings.train.workers,
         device=settings.train.device,
+        activation=settings.train.loss,
         protocol={"model": settings.streams[name].model},
     )
 
@@ -437,7 +485,7 @@ def collect(
     for name, scores in streams.items():
         scores.save(out / SCORES_FOLDER / f"{name}.npz")
     for name, scores in fused.items():
-        scores.save(out / SCORES_FOLDER / f"fused-{name}.npz")
+        scores.save(fused_file(out, name))
     result = RunResult(
         out,
         divisions[0].train.classes,
@@ -446,6 +494,7 @@ def collect(
         settings.fuse.headline,
         [{"fold": d.name, "videos": len(d.test.records), **d.accuracies()} for d in divisions],
         extraction,
+        describe_networks(settings, divisions, streams),
     )
     (out / RESULTS_FILE).write_text(
         json.dumps(result.as_record(), indent=2) + "\n", encoding="utf-8"
@@ -453,9 +502,57 @@ def collect(
     return result
 
 
+def fused_file(out: Path, name: str) -> Path:
+    """Give the score file of a fusion, by its method or its streams."""
+    return out / SCORES_FOLDER / f"fused-{name.replace(' ', '')}.npz"
+
+
+def describe_networks(
+    settings: Settings, divisions: Sequence[Fold], scores: Mapping[str, Scores]
+) -> dict[str, dict[str, Any]]:
+    """Give what each stream's network is and what it cost: rows of the table of results."""
+    found = {}
+    for name, stream in settings.streams.items():
+        classes = len(divisions[0].train.classes)
+        features = feature_records(settings, name, divisions[0].name, ())
+        if features is None:
+            clip: tuple[int, ...] = settings.stream_input(name).clip_CTHW
+            summary = describe(
+                stream.model,
+                num_classes=classes,
+                clip=settings.stream_input(name).clip_CTHW,
+                **stream.model_parameters,
+            )
+            parameters, macs = summary.parameters, summary.macs
+        else:
+            # The cost of a head is next to nothing beside the network's, which is paid once.
+            shape = features.feature_shape
+            clip, macs = settings.stream_input(name, shape).input_shape, None
+            head = make_model(settings, name, classes, load=False, feature_shape=shape)
+            parameters = sum(p.numel() for p in head.parameters())
+        tested = [division.scores[name] for division in divisions]
+        # A test of a finished run trained nothing.
+        spent = [d.seconds[name] for d in divisions if name in d.seconds]
+        seconds = round(sum(spent), 1) if spent else None
+        clip_accuracies = [part.protocol["clip_accuracy"] for part in tested]
+        found[name] = {
+            "model": stream.model,
+            "input": f"{stream.input} {'×'.join(map(str, clip))}",
+            "parameters": parameters,
+            "macs": macs,
+            "clip_accuracy": float(np.mean(clip_accuracies)),
+            "video_accuracy": float(np.mean([accuracy(part) for part in tested])),
+            "seconds": seconds,
+        }
+    return found
+
+
 def concatenate(parts: Sequence[Scores]) -> Scores:
     """Join scores of different videos."""
     first = parts[0]
+    targets_NK = None
+    if any(part.targets_NK is not None for part in parts):
+        targets_NK = np.concatenate([_targets(part) for part in parts])
     return Scores(
         ids=tuple(i for part in parts for i in part.ids),
         labels_N=np.concatenate([part.labels_N for part in parts]),
@@ -464,7 +561,16 @@ def concatenate(parts: Sequence[Scores]) -> Scores:
         classes=first.classes,
         stream=first.stream,
         protocol=first.protocol,
+        activation=first.activation,
+        targets_NK=targets_NK,
     )
+
+
+def _targets(scores: Scores) -> npt.NDArray[np.bool_]:
+    if scores.targets_NK is not None:
+        return scores.targets_NK
+    targets_NK: npt.NDArray[np.bool_] = scores.labels_N[:, None] == np.arange(len(scores.classes))
+    return targets_NK
 
 
 def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
@@ -511,15 +617,20 @@ def _fuse_fold(settings: Settings, division: Fold, out: Path) -> None:
     """Fuse the streams; weights and SVM see scores of the training videos only."""
     if len(settings.streams) < 2:
         return
-    scores = list(division.scores.values())
-    for method in dict.fromkeys((settings.fuse.headline, *settings.fuse.methods)):
+
+    def fused(names: Sequence[str], method: str) -> Scores:
         training = None
         if method in ("svm", "weighted"):
             folder = out / f"fold-{division.name}"
-            training = [load_scores(folder / n / "training_scores.npz") for n in settings.streams]
-        division.fused[method] = fuse(
-            scores,
+            training = [load_scores(folder / n / "training_scores.npz") for n in names]
+        return fuse(
+            [division.scores[name] for name in names],
             method,  # type: ignore[arg-type]
             training=training,
             seed=settings.train.seed,
         )
+
+    for method in dict.fromkeys((settings.fuse.headline, *settings.fuse.methods)):
+        division.fused[method] = fused(list(settings.streams), method)
+    for group in settings.fuse.groups:
+        division.fused[" + ".join(group)] = fused(group, settings.fuse.headline)

@@ -17,12 +17,22 @@ SVM = "svm"
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`[data]`. Paths are relative to the configuration; `annotations` to `root`."""
+    """`[data]`. Paths are relative to the configuration; `annotations` to `root`.
+
+    `form` is "csv" where there are annotations and "folders" where there are none; for "ucf101"
+    and "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds.
+    `label_separator` stands between several labels of a video. `generate` videos of the
+    quickstart are made at `root` first.
+    """
 
     root: Path
+    form: Literal["csv", "folders", "ucf101", "hmdb51", "kinetics"] | None = None
     annotations: Path | None = None
     video_column: str | None = None
     label_column: str = "label"
+    label_separator: str | None = None
+    skip_missing: bool = False
+    generate: int | None = None
     fold_column: str | None = None
     group_pattern: str | None = None
     test_fraction: float = 0.25
@@ -52,7 +62,7 @@ class ExtractSettings:
 class StreamSettings:
     """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
 
-    input: Literal["rgb", "flow", "rgbdiff", "features"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
     model: str = "small-cnn"
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
@@ -61,8 +71,10 @@ class StreamSettings:
     stride: int = 1
     fps: float | None = None
     crop_size: tuple[int, ...] = (112, 112)
+    stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
     mean_subtraction: bool = False
     flow_scale_px: float = 9.0
+    rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
     epochs: int | None = None
     learning_rate: float | None = None
     clips_per_video: int | None = None
@@ -83,6 +95,7 @@ class TrainSettings:
     warmup_epochs: float = 1.0
     gradient_clip: float | None = None
     label_smoothing: float = 0.0
+    loss: Literal["softmax", "sigmoid"] = "softmax"
     balanced: bool = False
     clips_per_video: int = 1
     scales: tuple[float, ...] = (1.0, 0.875, 0.75)
@@ -108,11 +121,15 @@ class TestSettings:
 
 @dataclass(frozen=True)
 class FuseSettings:
-    """`[fuse]`: the headline method, the others beside it, and clips of training videos (SVM)."""
+    """`[fuse]`: the headline method, the others beside it, and clips of training videos (SVM).
+
+    All streams are fused; `groups` of streams, each fused by the headline method, come beside.
+    """
 
     headline: Literal["logsum", "average", "weighted", "svm", "sum"] = "logsum"
     methods: tuple[str, ...] = ("logsum", "average", "svm")
     training_clips: int = 2
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,6 +152,15 @@ class Settings:
                 raise ConfigError(f'stream "{name}" must be of letters, digits, - and _')
         for name, stream in self.streams.items():
             self._check_features(name, stream)
+        for group in self.fuse.groups:
+            if len(set(group)) < 2 or len(set(group)) < len(group):
+                raise ConfigError(f"[fuse] group {list(group)} must be of two streams or more")
+            for name in group:
+                if name not in self.streams:
+                    raise ConfigError(
+                        f'[fuse] group {list(group)}: no stream "{name}"'
+                        f"{nearest_name(name, self.streams)}"
+                    )
 
     def _check_features(self, name: str, stream: StreamSettings) -> None:
         if (stream.input == "features") != bool(stream.features):
@@ -169,9 +195,11 @@ class Settings:
             stride=stream.stride,
             crop_size=(stream.crop_size[0], stream.crop_size[-1]),
             layout=input_layout(stream.model, **stream.model_parameters),
+            stacking=stream.stacking,
             mean_subtraction=stream.mean_subtraction,
             fps=stream.fps,
             flow_scale_px=stream.flow_scale_px,
+            rgb_range=stream.rgb_range,
         )
 
     def only(self, stream: str | None) -> "Settings":
@@ -183,7 +211,9 @@ class Settings:
                 f'no stream "{stream}"{nearest_name(stream, self.streams)}; '
                 f"there are: {', '.join(self.streams)}"
             )
-        return replace(self, streams={stream: self.streams[stream]})
+        return replace(
+            self, streams={stream: self.streams[stream]}, fuse=replace(self.fuse, groups=())
+        )
 
 
 def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:

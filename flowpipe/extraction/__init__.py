@@ -134,6 +134,7 @@ def extract(
     codec: str | None = None,
     bound_px: float | None = None,
     tolerance_px: float = 0.0,
+    backward: bool = False,
     device: str = "cpu",
     workers: int | None = None,
     retry_failed: bool = False,
@@ -159,6 +160,9 @@ def extract(
     storage, codec, bound_px, tolerance_px
         Form of the flow, see `flowpipe.flow.quantise.Quantiser`: u8 (±`bound_px`, 20 by
         default), i16 or f16; jpegls (default, not for f16) or zstd.
+    backward : bool
+        Compute the backward flow too: field i from frame i + 1 back to frame i. It becomes an
+        entry of its own, which `Cache.backward` gives.
     device : "cpu", "cuda" or "auto"
         Who computes flow. On a GPU one process computes for all workers, in batches; values are
         the CPU's within rounding, but entries of their own. `flowpipe.flow.BATCHED` has the
@@ -209,10 +213,51 @@ def extract(
     for source in empty:
         run.fail(source, "", f"{source.path} holds no video; is it the right directory?")
     run.skip_present(dry_run=dry_run)
-    if dry_run:
-        return run.finished()
-    run.compute(num_workers, on_progress)
-    return run.finished()
+    if not dry_run:
+        run.compute(num_workers, on_progress)
+    result = run.finished()
+    if backward:
+        failed = {failure.path for failure in result.failures}
+        whole = [source for source in found if source.path not in failed]
+        second = _Run(cache, recipe.turned(), codec, whole, retry_failed)
+        second.skip_present(dry_run=dry_run)
+        if not dry_run:
+            second.compute(num_workers, on_progress)
+        result = _both(result, second.finished())
+    return result
+
+
+def _both(forward: ExtractionResult, backward: ExtractionResult) -> ExtractionResult:
+    """Add up the two directions; a video is done if either was computed now."""
+    flows_total = forward.flows_total + backward.flows_total
+    weight = forward.clipped_weight + backward.clipped_weight
+    seconds = forward.seconds + backward.seconds
+    flows = forward.flows + backward.flows
+    done = max(forward.done, backward.done)
+    failed = forward.failed + backward.failed
+    to_do = max(forward.to_do, backward.to_do)
+    stages = {*forward.stage_seconds, *backward.stage_seconds}
+    return ExtractionResult(
+        forward.recipe,
+        videos=forward.videos,
+        done=done,
+        skipped=forward.videos - done - failed - to_do,
+        failed=failed,
+        flows=flows,
+        flows_total=flows_total,
+        seconds=seconds,
+        flows_per_s=flows / seconds if flows else 0.0,
+        bytes=forward.bytes + backward.bytes,
+        clipped_share=weight / max(1, flows_total),
+        failures=sorted([*forward.failures, *backward.failures], key=lambda f: f.name),
+        notes={**backward.notes, **forward.notes},
+        stage_seconds={
+            stage: forward.stage_seconds.get(stage, 0.0) + backward.stage_seconds.get(stage, 0.0)
+            for stage in sorted(stages)
+        },
+        to_do=to_do,
+        clipped_weight=weight,
+    )
 
 
 def make_recipe(

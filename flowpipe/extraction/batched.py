@@ -16,12 +16,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +41,19 @@ SLOT_PAIRS, SLOT_PIXELS = 32, 4_000_000
 BATCH_PIXELS = 16_000_000
 """Of a batch; the solver needs about 120 bytes for each."""
 
+BACKLOG = 64
+"""Workers that may wait to be connected."""
+
 SHARED_MEMORY = Path("/dev/shm")
 
-Address: TypeAlias = tuple[str, bytes, tuple[str, ...]]
-"""Where a server listens, its key, and the folders for slots, the better first."""
+
+class Address(NamedTuple):
+    """Where a server listens, its key, folders for slots (the better first); what computes."""
+
+    place: str
+    key: bytes
+    folders: tuple[str, ...]
+    software: Mapping[str, str]
 
 
 DEVICES = ("cpu", "cuda", "auto")
@@ -112,7 +122,7 @@ def serving(recipe: Recipe) -> "Iterator[FlowServer | None]":
         return
     parameters = dict(recipe.flow_parameters)
     methods = [batched_method(recipe.flow, recipe.device, **parameters) for _ in range(2)]
-    with FlowServer(methods) as server:
+    with FlowServer(methods, backward=recipe.backward) as server:
         yield server
 
 
@@ -208,7 +218,7 @@ class _Customer:
     """A worker's side: fills slots in turn, fetches their fields in order."""
 
     def __init__(self, address: Address, seconds: dict[str, float]) -> None:
-        self._place, self._key, self._folders = address
+        self._address = address
         self._seconds = seconds
         self._slots: list[Slot] = []
         self._waiting: deque[tuple[int, list[Frame]]] = deque()
@@ -216,7 +226,7 @@ class _Customer:
 
     def __enter__(self) -> "_Customer":
         with self._telling():
-            self._connection = Client(self._place, authkey=self._key)
+            self._connection = Client(self._address.place, authkey=self._address.key)
         return self
 
     def __exit__(
@@ -273,7 +283,7 @@ class _Customer:
         yield from zip(frames, slot.flow_NHWC, strict=False)
 
     def _new_slot(self, num_frames: int, height: int, width: int) -> Slot:
-        for folder in self._folders:
+        for folder in self._address.folders:
             file = Path(folder) / f"slot-{os.getpid()}-{time.monotonic_ns()}"
             try:
                 return Slot.open(file, num_frames, height, width, new=True)
@@ -314,6 +324,8 @@ class FlowServer:
     methods : sequence of BatchFlowMethod
         One for each batch that may be in work at once: with two, one batch is copied while the
         other is computed. Each is used by one thread.
+    backward : bool
+        Compute the field from the later frame to the earlier one.
 
     Attributes
     ----------
@@ -324,6 +336,7 @@ class FlowServer:
     """
 
     methods: Sequence[BatchFlowMethod]
+    backward: bool = False
     failure: BaseException | None = None
     busy_s: float = 0.0
     _in_work: int = 0
@@ -338,8 +351,10 @@ class FlowServer:
             if os.access(SHARED_MEMORY, os.W_OK):
                 folders.insert(0, stack.enter_context(_folder(SHARED_MEMORY)))
             key = os.urandom(32)
-            self._listener = stack.enter_context(Listener(authkey=key))
-            self.address: Address = (str(self._listener.address), key, tuple(folders))
+            self._listener = stack.enter_context(Listener(authkey=key, backlog=BACKLOG))
+            self.address = Address(
+                str(self._listener.address), key, tuple(folders), dict(self.methods[0].software)
+            )
             self._threads = [self._start(self._accept)]
             self._threads += [self._start(self._work, method) for method in self.methods]
             stack.callback(self._stop)
@@ -378,14 +393,14 @@ class FlowServer:
             self._closing = True
             self._changed.notify_all()
         with contextlib.suppress(OSError, EOFError):  # accept() wakes for a connection only
-            Client(self.address[0], authkey=self.address[1]).close()
+            Client(self.address.place, authkey=self.address.key).close()
         for thread in self._threads:
             thread.join()
 
     def _accept(self) -> None:
         while not self._closing:
             # A worker that died while it connected is no reason to stop.
-            with contextlib.suppress(OSError, EOFError):
+            with contextlib.suppress(OSError, EOFError, AuthenticationError):
                 connection = self._listener.accept()
                 self._start(self._listen, connection)
 
@@ -443,7 +458,9 @@ class FlowServer:
         next_BHW = np.concatenate([request.frames_NHW[1:] for request in requests])
         try:
             with self._counting():
-                uv_BHWC = method.batch(prev_BHW, next_BHW)
+                uv_BHWC = method.batch(
+                    *((next_BHW, prev_BHW) if self.backward else (prev_BHW, next_BHW))
+                )
         except FlowError as error:
             if len(requests) == 1:
                 requests[0].answer(str(error))

@@ -6,15 +6,17 @@ process of its own, and only the one that kills its process is given up.
 """
 
 import contextlib
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.backend import resource_tracker as loky_resource_tracker
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from flowpipe.errors import FlowpipeError
@@ -24,6 +26,10 @@ from flowpipe.video import content_digest
 DEATH = (
     "{path}: the process that worked on it died (out of memory, or a fault in the decoder); "
     "convert the video, or give it a smaller --short-side"
+)
+NO_START = (
+    "the worker processes end before they begin; what they wrote above says why. A script that "
+    'calls flowpipe.extract must do so under if __name__ == "__main__":'
 )
 
 
@@ -59,11 +65,14 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
         backend="loky",
         return_as="generator_unordered",
         batch_size=1,
-        pre_dispatch="3*n_jobs",
+        # As many as loky's own queue takes: with more its thread fails when workers are killed.
+        pre_dispatch="2*n_jobs",
     )
-    outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
+    with _interrupts_held():
+        outcomes = parallel(delayed(process_in_worker)(task) for task in tasks)
     try:
-        for outcome in outcomes:  # `yield from` would close it before `finally` is reached
+        # `yield from` would close it before `finally` is reached.
+        for outcome in outcomes:  # noqa: UP028
             yield outcome
     finally:
         with warnings.catch_warnings():
@@ -72,14 +81,39 @@ def _in_parallel(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
             outcomes.close()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, from their first instruction on.
+
+    It goes to the whole group of processes, and one that is still importing would print a
+    traceback. They inherit the mask; the parent gets its own signal when this ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # Their start would end the mask.
+    resource_tracker.ensure_running()
+    loky_resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _one_by_one(tasks: Sequence[Task]) -> Iterator[Outcome]:
     executor = _single()
     try:
         for task in tasks:
+            _set_state(task, 0)
             try:
-                yield _as_computed(executor.submit(process_in_worker, task).result(), task)
+                with _interrupts_held():
+                    outcome = executor.submit(process_in_worker, task)
+                yield _as_computed(outcome.result(), task)
             except BrokenProcessPool:
                 executor.shutdown()
+                if _state(task) != STARTED:
+                    raise FlowpipeError(NO_START) from None
                 executor = _single()
                 yield _dead(task)
     except (KeyboardInterrupt, GeneratorExit):
@@ -112,3 +146,8 @@ def _single() -> ProcessPoolExecutor:
 def _state(task: Task) -> int:
     journal = open_journal(task.journal, task.num_tasks, "r")
     return int(journal[task.index, 0])
+
+
+def _set_state(task: Task, state: int) -> None:
+    journal = open_journal(task.journal, task.num_tasks, "r+")
+    journal[task.index, 0] = state

@@ -199,7 +199,10 @@ def _flows(
     clock = time.perf_counter()
     for frame in frames:
         decoded = time.perf_counter()
-        uv_HWC = None if previous_HW is None else method(previous_HW, frame.grey_HW)
+        uv_HWC = None
+        if previous_HW is not None:
+            pair = (previous_HW, frame.grey_HW)
+            uv_HWC = method(*(reversed(pair) if recipe.backward else pair))
         previous_HW = frame.grey_HW
         seconds["decode"] += decoded - clock
         seconds["flow"] += time.perf_counter() - decoded
@@ -266,7 +269,10 @@ def finish_entry(
             "source_sha256": digest,
             "source": json.dumps(_source_facts(info)),
             "problem": problem,
-            "software": json.dumps(software_versions(), sort_keys=True),
+            "software": json.dumps(
+                {**software_versions(), **(task.server.software if task.server else {})},
+                sort_keys=True,
+            ),
         },
     )
     return Outcome(

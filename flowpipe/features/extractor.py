@@ -109,9 +109,10 @@ class FeatureExtractor:
     ) -> None:
         if storage not in STORAGES:
             raise InvalidArgument(f'dtype "{storage}" must be one of {", ".join(STORAGES)}')
-        if stream.input == "features":
+        if stream.input not in ("rgb", "flow", "rgbdiff") or stream.stacking != "plain":
             raise InvalidArgument(
-                "features are computed from rgb, flow or rgbdiff, not from features"
+                f"features are computed from rgb, flow or rgbdiff, items in a row; here the input "
+                f"is {stream.input}, stacking {stream.stacking}"
             )
         if spatial and crops != "center":
             raise InvalidArgument(f'maps of "{crops}" crops have no mean; spatial needs "center"')

@@ -41,7 +41,15 @@ class FlowMethod(Protocol):
 
 @runtime_checkable
 class BatchFlowMethod(FlowMethod, Protocol):
-    """A method that computes many pairs at once, as on a GPU."""
+    """A method that computes many pairs at once, as on a GPU.
+
+    Attributes
+    ----------
+    software : dict
+        Name of the device and versions of what computes; recorded, but not part of the recipe.
+    """
+
+    software: dict[str, str]
 
     def batch(
         self, prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
@@ -140,8 +148,8 @@ def checked_flow(uv_HWC: object, shape_HW: tuple[int, ...], name: str) -> NDArra
     if not isinstance(uv_HWC, np.ndarray) or uv_HWC.shape != shape or uv_HWC.dtype != np.float32:
         told = f"{getattr(uv_HWC, 'dtype', type(uv_HWC).__name__)} {getattr(uv_HWC, 'shape', '')}"
         raise FlowError(f"{name} gave {told}; a flow method must give float32 of shape {shape}")
-    broken = int(np.count_nonzero(~np.isfinite(uv_HWC).all(axis=-1)))
-    if broken:
+    if not np.isfinite(uv_HWC).all():
+        broken = int(np.count_nonzero(~np.isfinite(uv_HWC).all(axis=-1)))
         raise FlowError(
             f"{name} gave {broken} displacements of {uv_HWC[..., 0].size} that are not finite; "
             "try another size or method"

@@ -126,8 +126,9 @@ class Quantiser:
         if self.storage == "i16":
             whole: NDArray[Any] = np.rint(flow * np.float32(1 / I16_STEP_PX))
             return whole.astype(np.int16)
-        codes: NDArray[np.float32] = np.rint(flow * np.float32(U8_REACH / self.largest_px))
-        return (codes + U8_ZERO).astype(np.uint8)
+        codes: NDArray[Any] = np.rint(flow * np.float32(U8_REACH / self.largest_px))
+        codes += U8_ZERO
+        return codes.astype(np.uint8)
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
         """Give the displacements (float32 px) of codes of any shape."""
@@ -197,8 +198,8 @@ def from_8bit(values: ArrayLike, bound_px: float, family: Family = "round") -> N
 
 def _finite(flow_px: ArrayLike) -> NDArray[np.float32]:
     flow = np.asarray(flow_px, np.float32)
-    broken = flow.size - int(np.count_nonzero(np.isfinite(flow)))
-    if broken:
+    if not np.isfinite(flow).all():
+        broken = int(np.count_nonzero(~np.isfinite(flow)))
         raise FlowError(
             f"{broken} of {flow.size} displacements are not finite, all must be; check the flow "
             "method's parameters and the frames"

@@ -13,9 +13,10 @@ pyramid made, once.
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +106,13 @@ class BatchTVL1:
             has_triton = importlib.util.find_spec("triton") is not None
             kernels = "triton" if on_gpu and has_triton else "torch"
         self.kernels = kernels
+        self.software = {"torch": str(torch.__version__)}
+        if on_gpu:
+            self.software["gpu"] = torch.cuda.get_device_name(self.device)
+        if kernels == "triton":
+            self.software["triton"] = importlib.metadata.version("triton")
         # Of its own, so that one batch is copied while another is computed.
-        self._stream = torch.cuda.Stream(self.device) if on_gpu else None
+        self._stream: Any = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def on(self, device: str) -> "BatchTVL1":
         """Give the same method on another device of PyTorch."""
@@ -174,7 +180,8 @@ class BatchTVL1:
         """
         solve = _solver(self.kernels)
         p = self.parameters
-        sizes = level_sizes(*frames_NHW.shape[1:], p["scales"], p["scale_step"])
+        height, width = frames_NHW.shape[1:]
+        sizes = level_sizes(height, width, p["scales"], p["scale_step"])
         pyramid = [frames_NHW.float()]
         for size in sizes[1:]:
             pyramid.append(resize(pyramid[-1], size, 1 / p["scale_step"]))
@@ -447,7 +454,5 @@ def median(u: Tensor, size: int) -> Tensor:
     reach = size // 2
     padded = torch.nn.functional.pad(u, (reach,) * 4, mode="replicate")
     height, width = u.shape[2:]
-    around: Sequence[Tensor] = [
-        padded[..., i : i + height, j : j + width] for i in range(size) for j in range(size)
-    ]
+    around = [padded[..., i : i + height, j : j + width] for i in range(size) for j in range(size)]
     return torch.stack(around, -1).median(-1).values

@@ -22,6 +22,8 @@ So a pair has exactly the iterations the CPU's rule gives it, whatever stands in
 it. Sums are integers of 2⁻²⁴ px², whose addition has no order: the result is the same in each run.
 """
 
+from collections.abc import Callable
+
 import torch
 import triton
 import triton.language as tl
@@ -49,8 +51,18 @@ MEDIAN_COLUMNS, MEDIAN_ROWS = 128, 32
 WARP_PIXELS = 256
 
 
-def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Settings) -> Tensor:
-    """Solve one level of the pyramid; arguments and result as `tvl1_torch.solve_level`."""
+def solve_level(
+    frames_NHW: Tensor,
+    pairs_B2: Tensor,
+    u_B2HW: Tensor,
+    s: Settings,
+    note: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Solve one level of the pyramid; arguments and result as `tvl1_torch.solve_level`.
+
+    `note` is given, after each warp, the iterations of each pair in each slot (negative where
+    a block was done again), on the device.
+    """
     batch, _, height, width = u_B2HW.shape
     stride = -(-width // ROW_ALIGNMENT) * ROW_ALIGNMENT
     zeros = u_B2HW.new_zeros
@@ -59,9 +71,8 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
     u[0, ..., :width] = u_B2HW
     filtered, linear = zeros((batch, 2, height, stride)), zeros((batch, 3, height, stride))
     plan = slots(s)
-    integers = {"dtype": torch.int32, "device": u.device}
-    start = torch.zeros(batch, **integers)
-    runs, buffers = (torch.zeros((len(plan) + 1, batch), **integers) for _ in range(2))
+    start = torch.zeros(batch, dtype=torch.int32, device=u.device)
+    runs, buffers = torch.zeros((2, len(plan), batch), dtype=torch.int32, device=u.device)
     sums = torch.zeros((len(plan), batch, SUMS), dtype=torch.int64, device=u.device)
     limit = int(s.stopping_threshold**2 * height * width * UNIT)
     checked = not s.fixed_iterations
@@ -92,9 +103,11 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
                 num_warps=TILE_WARPS,
             )  # fmt: skip
             planned_before, median_before = planned, wants_median
-        start = buffers[len(plan) - 1] ^ (runs[len(plan) - 1] != 0).int()
+        start = buffers[-1] ^ (runs[-1] != 0).int()
         books = (start, runs, buffers, sums)
         sums.zero_()
+        if note is not None:
+            note(runs.clone())
     result = torch.where((start == 0)[:, None, None, None], u[0], u[1])
     return result[..., :width]
 
@@ -213,9 +226,9 @@ def _iterate(
         v += dv
         if CHECKED:
             squares = tl.sum(tl.where(mine & inside & (x < width), du * du + dv * dv, 0.0))
-            tl.atomic_add(
-                sums + (slot * batch + pair) * SUMS + iteration, (squares * UNIT).to(tl.int64)
-            )
+            total = sums + (slot * batch + pair) * SUMS + iteration
+            # Relaxed: nobody reads it before the next launch.
+            tl.atomic_add(total, (squares * UNIT).to(tl.int64), sem="relaxed")
         ux, uy = _ascend(ux, uy, tl.gather(u, right, 1) - u, tl.gather(u, below, 0) - u, dual_step)
         vx, vy = _ascend(vx, vy, tl.gather(v, right, 1) - v, tl.gather(v, below, 0) - v, dual_step)
 

@@ -20,7 +20,14 @@ import numpy.typing as npt
 from flowpipe.errors import InvalidArgument
 from flowpipe.metrics import confusion_matrix
 from flowpipe.report.drawings import confusion_svg, curves_svg, interval_svg
-from flowpipe.report.results import Result, header_cells, results_table, row_cells
+from flowpipe.report.results import (
+    NETWORK_COLUMNS,
+    Result,
+    header_cells,
+    network_cells,
+    results_table,
+    row_cells,
+)
 from flowpipe.report.style import STYLE
 from flowpipe.scores import Scores
 
@@ -73,6 +80,7 @@ def write_report(
     folds: Sequence[Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
     factors: Mapping[str, float] | None = None,
+    networks: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write the report of an experiment as one HTML file, whole or not at all.
 
@@ -100,6 +108,8 @@ def write_report(
         Sentences below the headline.
     factors : mapping of str to float, optional
         Further numbers, shown as they are.
+    networks : mapping of str to mapping, optional
+        Stream → model, input, parameters, macs, clip_accuracy, video_accuracy, seconds.
 
     Raises
     ------
@@ -112,6 +122,7 @@ def write_report(
         raise InvalidArgument("no scores of a stream or a fusion; a report needs one at least")
     sections = [
         ("Results", _results_html(results_table(streams, fused))),
+        ("Networks", _networks_html(networks or {})),
         ("Folds", _folds_html(folds or ())),
         ("Numbers", _pairs_html({name: f"{value:.4g}" for name, value in (factors or {}).items()})),
         ("Frames and their flow", _box("samples", map(_sample_html, samples))),
@@ -177,6 +188,11 @@ def _results_html(results: Sequence[Result]) -> str:
         "interval (Wilson) says how far another draw of test videos could move top-1, and "
         "nothing of other seeds or training sets.</p>"
     )
+
+
+def _networks_html(networks: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [[escape(name), *map(escape, network_cells(row))] for name, row in networks.items()]
+    return _table(["stream", *NETWORK_COLUMNS], rows)
 
 
 def _folds_html(folds: Sequence[Mapping[str, float]]) -> str:
@@ -260,7 +276,7 @@ def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
 
 def _confusion_html(name: str, scores: Scores) -> str:
     known_N = scores.labels_N >= 0
-    if not known_N.any():
+    if not known_N.any() or scores.targets_NK is not None:
         return ""
     counts_KK = confusion_matrix(
         scores.labels_N[known_N], scores.predictions_N[known_N], len(scores.classes)
@@ -277,7 +293,7 @@ def _mistakes_html(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> st
     rows_known = np.flatnonzero(scores.labels_N >= 0)
     if not rows_known.size:
         return ""
-    wrong = rows_known[scores.predictions_N[rows_known] != scores.labels_N[rows_known]]
+    wrong = rows_known[~scores.correct_N[rows_known]]
     sentence = f"{len(wrong)} of {len(rows_known)} videos are mistaken by {name}"
     if not wrong.size:
         return f"<p>{escape(sentence)}.</p>"

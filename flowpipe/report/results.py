@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from flowpipe.metrics import accuracy_interval, mean_class_accuracy, top_k_accuracy
+from flowpipe.metrics import accuracy_interval, hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
 
 
@@ -14,7 +15,8 @@ class Result:
     """One row of the table of results; numbers are None where no video is labelled.
 
     `top_5` is None for five classes or fewer, too. `videos` counts the labelled videos;
-    `low` and `high` are the 95 % interval of `top_1`.
+    `low` and `high` are the 95 % interval of `top_1`. With several labels for a video `top_1`
+    and `top_5` are hit@1 and hit@5, and there is no `mean_class`.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Result:
     low: float | None
     high: float | None
     videos: int
+    several_labels: bool = False
 
 
 def results_table(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> list[Result]:
@@ -52,8 +55,9 @@ def summary_text(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> str:
 
 def header_cells(results: Sequence[Result]) -> list[str]:
     """Names of the columns; top-5 only where a row has it."""
-    top_5 = ["top-5 %"] if any(result.top_5 is not None for result in results) else []
-    return ["scores", "top-1 %", *top_5, "mean class %", "95 % interval", "videos"]
+    name = "hit@" if any(result.several_labels for result in results) else "top-"
+    top_5 = [f"{name}5 %"] if any(result.top_5 is not None for result in results) else []
+    return ["scores", f"{name}1 %", *top_5, "mean class %", "95 % interval", "videos"]
 
 
 def row_cells(result: Result, results: Sequence[Result]) -> list[str]:
@@ -72,6 +76,26 @@ def row_cells(result: Result, results: Sequence[Result]) -> list[str]:
     ]
 
 
+NETWORK_COLUMNS = ("model", "input", "parameters", "GMAC", "clip %", "video %", "seconds")
+
+
+def network_cells(row: Mapping[str, Any]) -> list[str]:
+    """What a stream's network is and what it reached, in the columns `NETWORK_COLUMNS`.
+
+    `clip %` counts single clips, `video %` whole videos, whose clips are averaged.
+    """
+    seconds = row["seconds"]
+    return [
+        row["model"],
+        row["input"],
+        f"{row['parameters']:,}",
+        "–" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
+        _percent(row["clip_accuracy"]),
+        _percent(row["video_accuracy"]),
+        "–" if seconds is None else f"{seconds:.0f}",
+    ]
+
+
 def _result(scores: Scores, name: str, fused: bool) -> Result:
     known_N = scores.labels_N >= 0
     videos = int(np.count_nonzero(known_N))
@@ -81,17 +105,25 @@ def _result(scores: Scores, name: str, fused: bool) -> Result:
             videos=0,
         )  # fmt: skip
     probabilities_NK, labels_N = scores.probabilities_NK[known_N], scores.labels_N[known_N]
-    top_1 = top_k_accuracy(probabilities_NK, labels_N)
+    targets_NK = None if scores.targets_NK is None else scores.targets_NK[known_N]
+
+    def accuracy(k: int) -> float:
+        if targets_NK is None:
+            return top_k_accuracy(probabilities_NK, labels_N, k)
+        return hit_at_k(probabilities_NK, targets_NK, k)
+
+    top_1 = accuracy(1)
     low, high = accuracy_interval(top_1, videos)
     return Result(
         name=name,
         fused=fused,
         top_1=top_1,
-        top_5=top_k_accuracy(probabilities_NK, labels_N, 5) if len(scores.classes) > 5 else None,
-        mean_class=mean_class_accuracy(probabilities_NK, labels_N),
+        top_5=accuracy(5) if len(scores.classes) > 5 else None,
+        mean_class=mean_class_accuracy(probabilities_NK, labels_N) if targets_NK is None else None,
         low=low,
         high=high,
         videos=videos,
+        several_labels=targets_NK is not None,
     )
 
 

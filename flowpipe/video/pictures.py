@@ -113,8 +113,7 @@ def to_grey(frame: Any, rgb_HWC: Picture | None) -> Picture:
     luma_HW = padded.reshape(frame.height, plane.line_size)[:, : frame.width]
     if full_range or frame.color_range == _COLOR_RANGE_FULL:
         return luma_HW.copy()
-    stretched_HW: Picture = _STRETCH[luma_HW]
-    return stretched_HW
+    return np.asarray(cv2.LUT(luma_HW, _STRETCH), dtype=np.uint8)
 
 
 def fit(picture: Picture, rotation: int, size: tuple[int, int]) -> Picture:
