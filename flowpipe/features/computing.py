@@ -33,6 +33,7 @@ from flowpipe.cache.manifest import (
     read_manifest,
 )
 from flowpipe.cache.write import remove_abandoned
+from flowpipe.clips import sampling
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.extractor import FeatureExtractor, Snippets
 from flowpipe.features.results import FeatureFailure, FeaturesProgress, FeaturesResult
@@ -98,7 +99,12 @@ def compute_features(
     name_network(store, name, recipe)
     remove_abandoned(store / recipe.id)
     if batch_size is None:
-        batch_size = max(1, min(MOST_IN_BATCH, BATCH_ITEMS // extractor.stream.frames))
+        stream = extractor.stream
+        items = BATCH_ITEMS // stream.frames
+        if stream.layout == "CHW":  # stacks that overlap share most of their items
+            covers = sampling.span(stream.frames, stream.stride)
+            items = max(items, (BATCH_ITEMS - covers) // extractor.step + 1)
+        batch_size = max(1, min(MOST_IN_BATCH, items))
     if readers is None:
         readers = (os.cpu_count() or 1) if extractor.device.type == "cuda" else 1
     run = _Run(extractor, cache, store, FeaturesResult(name, recipe.id), recipe)

@@ -29,7 +29,7 @@ from flowpipe.clips.streams import StreamInput, stream_length
 from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models.weights import model_state
-from flowpipe.training import choose_device
+from flowpipe.training import choose_device, place
 
 # I3D's flow: ±20 px to 0..255 by truncation, and back to −1..1 by v/255·2 − 1.
 LEVELS = 255
@@ -123,7 +123,7 @@ class FeatureExtractor:
         if self.frames < 1 or self.step < 1:
             raise InvalidArgument(f"frames {self.frames} and step {self.step} must be ≥ 1")
         self.device = torch.device(choose_device(device))
-        self.model = model.to(self.device).eval()
+        self.model = place(model, self.device).eval()
         self.layer = f"input of {model.classifier_name}" if layer is None else layer
         self._module, self._before = find_layer(model, layer)
         self.spatial, self.crops, self.crop_scale = spatial, crops, crop_scale
