@@ -222,14 +222,13 @@ def counts(method: BatchTVL1, frames: torch.Tensor, pairs: torch.Tensor) -> dict
     height, width = frames.shape[1:]
     sizes = level_sizes(height, width, parameters["scales"], parameters["scale_step"])
     plan = kernels.slots(settings)
-    inner = kernels.TILE - 2 * kernels.BLOCK
     total = dict.fromkeys(("useful", "done", "bytes", "operations", "iterations per warp"), 0.0)
     for (rows, columns), runs in zip(
         (size for size in reversed(sizes) for _ in range(settings.warps)), notes, strict=True
     ):
         run_SB = runs.cpu().numpy()
-        pixels, tiles = rows * columns, -(-rows // inner) * -(-columns // inner)
-        tile_pixels = tiles * kernels.TILE**2
+        pixels = rows * columns
+        tile_pixels = kernels.tiles_along(rows) * kernels.tiles_along(columns) * kernels.TILE**2
         wanted = np.where(np.roll(run_SB, -1, axis=0) < 0, 0, np.abs(run_SB))
         iterations, slots = np.abs(run_SB).sum(), np.count_nonzero(run_SB)
         medians = sum(np.count_nonzero(r > 0) for r, (_, m) in zip(run_SB, plan, strict=True) if m)

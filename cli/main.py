@@ -24,6 +24,7 @@ from flowpipe.errors import (
 COMMANDS = {
     "quickstart": ("quickstart", "The whole pipeline on generated videos, in a few minutes."),
     "extract": ("extract", "Compute the flow of videos into a cache."),
+    "flow": ("flow", "Measure flow methods: speed, error, differences."),
     "cache": ("cache", "List, inspect, verify and export a cache."),
     "features": ("features", "Compute a network's features of every video of a cache."),
     "probe": ("probe", "Say what features are worth: a linear classifier, by fold."),

@@ -38,7 +38,7 @@ def print_table(
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(printable(str(cell)) for cell in row))
-    width = None if sys.stdout.isatty() else 120
+    width = None if sys.stdout.isatty() else 160
     Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
 
 

@@ -16,7 +16,7 @@ from .output import print_json, print_table, progress_line, say
 def predict(run: Path, videos: tuple[str, ...], fold: str | None, top: int, as_json: bool) -> None:
     """Name the actions in new videos with the networks of a finished RUN.
 
-    Their flow is computed by the run's own recipe and kept in RUN/predict.cache.
+    Flow that is not in the run's cache is computed by its recipe and kept in RUN/predict.cache.
     """
     from flowpipe.experiment.predict import predict_videos
 

@@ -1,5 +1,7 @@
 """`flowpipe train`, and the table of results."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ from .output import print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.experiment.run import RunResult
+    from flowpipe.experiment.settings import Settings
 
 
 @click.command()
@@ -18,6 +21,12 @@ if TYPE_CHECKING:
 )
 @click.option("--fold", metavar="K|all", help="A fold of the annotations, or all. [default: first]")
 @click.option("--stream", metavar="NAME", help="Only this stream.")
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="[STREAM=]FILE",
+    help="Start a stream, or all, from a state dict (.pth, .pt, .safetensors).",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The run. [default: runs/CONFIG]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def train(
@@ -25,6 +34,7 @@ def train(
     overrides: tuple[str, ...],
     fold: str | None,
     stream: str | None,
+    weights: tuple[str, ...],
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -37,7 +47,7 @@ def train(
     from flowpipe.experiment.run import run_experiment
     from flowpipe.experiment.settings import load_settings
 
-    settings = load_settings(config, overrides).only(stream)
+    settings = start_from(load_settings(config, overrides).only(stream), weights)
     out = out or Path("runs") / config.stem
     with progress_line("train") as update:
         result = run_experiment(
@@ -56,6 +66,16 @@ def train(
     else:
         print_results(result)
         say(f"report: {page}")
+
+
+def start_from(settings: "Settings", weights: Sequence[str]) -> "Settings":
+    """Set the initial weights of streams: "FILE" of all, "STREAM=FILE" of one."""
+    streams = dict(settings.streams)
+    for given in weights:
+        name, _, path = given.rpartition("=")
+        for each in settings.only(name).streams if name else settings.streams:
+            streams[each] = replace(streams[each], weights=Path(path).absolute())
+    return replace(settings, streams=streams)
 
 
 def print_results(result: "RunResult", title: str = "") -> None:

@@ -19,6 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from flowpipe.experiment import quickstart as quickstart_module
+from flowpipe.models import build
 from flowpipe.synthetic import write_videos
 
 CONFIG = """
@@ -130,6 +131,24 @@ def test_train_refuses_in_a_sentence(folder, tmp_path, arguments, told):
     assert done.out == ""
     assert told in done.err
     assert "fault of flowpipe" not in done.err
+
+
+def test_weights_start_the_streams_and_tell_what_became_of_them(folder, tmp_path):
+    path = tmp_path / "start.pth"
+    torch.save(build("small-cnn", num_classes=5, in_channels=3, width=4).state_dict(), path)
+    command = ["train", folder / "small.toml", "--set", "train.epochs=1"]
+    done = run(*command, "--out", tmp_path / "both", "--weights", path)
+    assert done.status == 0, done.err
+    spatial, temporal = (line for line in done.err.splitlines() if str(path) in line)
+    assert spatial.startswith("spatial: ")
+    assert "adapted" not in spatial
+    assert "left as initialised fc.weight, fc.bias (5→9 classes)" in spatial
+    assert "adapted features.0.weight 3→6 channels by averaging" in temporal
+    one = run(*command, "--out", tmp_path / "one", "--weights", f"spatial={path}")
+    assert one.err.count(str(path)) == 1
+    wrong = run(*command, "--weights", f"spatail={path}")
+    assert wrong.status == 2
+    assert 'no stream "spatail" (did you mean "spatial"?)' in wrong.err
 
 
 def test_a_missing_configuration_is_misuse(tmp_path):

@@ -18,6 +18,16 @@ from flowpipe.models.receptive_field import Tracer
 from flowpipe.models.summary import describe, summarise
 
 TINY = [name for name in MODELS if name.endswith("-tiny")]
+QUICK = {*TINY, "resnet18", "c3d", "c3d-lecture", "lecture-late", "lecture-early", "lecture-3d"}
+
+
+def slow_unless_quick(rows):
+    """Mark the networks of many layers, one second each, as slow."""
+    return [
+        row if (row if isinstance(row, str) else row[0]) in QUICK
+        else pytest.param(*([row] if isinstance(row, str) else row), marks=pytest.mark.slow)
+        for row in rows
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -307,7 +317,7 @@ GMAC = [
 ]
 
 
-@pytest.mark.parametrize(("name", "classes", "clip", "gmac"), GMAC)
+@pytest.mark.parametrize(("name", "classes", "clip", "gmac"), slow_unless_quick(GMAC))
 def test_multiply_adds_are_those_of_the_reference(name, classes, clip, gmac):
     digits = len(gmac.partition(".")[2])
     summary = describe(name, num_classes=classes, clip=clip)
@@ -343,13 +353,12 @@ def test_c3d_row_by_row():
     assert fields["fc6"] == fields["fc8"] == (16, 112, 112)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", slow_unless_quick(MODELS))
 def test_table_of_costs_is_that_of_the_networks(name):
     facts = FACTS[name]
     summary = describe(name, num_classes=facts.num_classes, clip=facts.clip_CTHW)
     assert COSTS[name] == (summary.parameters, summary.macs), "python -m flowpipe.models.summary"
     assert summary.layout == facts.input_layout
-    # A meta network is enough: real weights would take gigabytes and minutes.
     assert summary.without_rule == ()
 
 
@@ -465,3 +474,41 @@ def test_depth_below_one():
     summary = describe("resnet18", num_classes=2)
     with pytest.raises(InvalidArgument, match="depth 0 must be ≥ 1"):
         summary.at_depth(0)
+
+
+def test_slowfast_stage_by_stage():
+    """The table of Feichtenhofer et al. 2019 for a clip of 32 frames of 224², α = 8."""
+    summary = describe("slowfast-4x16-r50", num_classes=400, clip=(3, 32, 224, 224))
+    rows = {layer.name: layer for layer in summary.at_depth(2).layers}
+    slow = {"conv1": (64, 4, 112), "maxpool": (64, 4, 56), "layer1": (256, 4, 56),
+            "layer2": (512, 4, 28), "layer3": (1024, 4, 14), "layer4": (2048, 4, 7)}  # fmt: skip
+    for name, (channels, frames, size) in slow.items():
+        assert rows[f"slow.{name}"].output == (channels, frames, size, size), name
+        # β = 1/8 of the channels, α = 8 times the frames.
+        assert rows[f"fast.{name}"].output == (channels // 8, 8 * frames, size, size), name
+    # Laterals: five taps over time, every eighth instant, twice the fast pathway's channels.
+    laterals = [rows[f"lateral.{number}"].output for number in range(4)]
+    assert laterals == [(16, 4, 56, 56), (64, 4, 56, 56), (128, 4, 28, 28), (256, 4, 14, 14)]
+    assert rows["slow.conv1"].receptive_field == (1, 7, 7)
+    assert rows["fast.conv1"].receptive_field == (5, 7, 7)
+    # Five taps on the five frames of the fast stem, 5 + 4; the slow pathway itself sees one frame
+    # up to res3, and then 3 taps, 8 frames apart, in each of the blocks: 6 of res4, 3 of res5.
+    times = {name: row.receptive_field[0] for name, row in rows.items()}
+    assert [times[f"fast.layer{number}"] for number in range(1, 5)] == [11, 19, 31, 37]
+    assert [times[f"lateral.{number}"] for number in range(4)] == [9, 15, 23, 35]
+    assert [times[f"slow.layer{number}"] for number in (1, 2)] == [9, 15]
+    assert times["slow.layer3"] == 23 + 6 * 2 * 8
+    assert times["slow.layer4"] == 23 + 6 * 2 * 8 + 3 * 2 * 8
+    assert rows["avgpool"].receptive_field == (32, 224, 224)
+
+
+def test_a_recurrence_has_seen_all_earlier_steps():
+    summary = describe("convgru-tiny", num_classes=4)
+    rows = {layer.name: layer for layer in summary.layers}
+    gates, candidate = rows["grus.0.gates"], rows["grus.0.candidate"]
+    assert (gates.calls, candidate.calls) == (8, 8)
+    # The gates of the last step see the state before it, the candidate the step itself too.
+    assert gates.receptive_field[0] == 7
+    assert candidate.receptive_field[0] == 8
+    assert rows["grus.0.input"].receptive_field[0] == 1
+    assert rows["mean"].output == (16, 1, 1, 1)

@@ -15,7 +15,7 @@ import pytest
 
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
 from flowpipe.experiment.pages import load_run, report_run
-from flowpipe.experiment.predict import predict_videos
+from flowpipe.experiment.predict import PREDICT_CACHE, predict_videos
 from flowpipe.experiment.run import (
     RESULTS_FILE,
     SCORES_FOLDER,
@@ -280,8 +280,22 @@ def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_pa
     assert streams["temporal"][0][0] == "left"
     assert record["failed"] == 1
     assert "text.mp4" in record["failures"][0]["name"]
+    assert (whole_run.out / PREDICT_CACHE).is_dir()
     with pytest.raises(ConfigError, match=r'has no fold "bem" \(did you mean "?ben"?\?\)'):
         predict_videos(whole_run.out, [new], fold="bem")
+
+
+def test_predicting_a_video_of_the_cache_computes_no_flow(data, whole_run, tmp_path):
+    run = shutil.copytree(whole_run.out, tmp_path / "run")
+    shutil.rmtree(run / PREDICT_CACHE, ignore_errors=True)
+    found = predict_videos(run, [data / "videos" / "right"], fold="ann")
+    assert not (run / PREDICT_CACHE).exists()
+    (temporal,) = [scores for scores in found.scores if scores.stream == "temporal"]
+    tested = load_scores(run / "fold-ann" / "temporal" / "scores.npz")
+    rows = [tested.ids.index(f"right/ann_{take}.mp4") for take in range(2)]
+    mine = [temporal.ids.index(f"ann_{take}.mp4") for take in range(2)]
+    assert len(temporal.ids) == 6
+    assert np.allclose(temporal.logits_NK[mine], tested.logits_NK[rows], atol=1e-5)
 
 
 def test_the_report_needs_nothing_else_and_has_all_parts(whole_run):

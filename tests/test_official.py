@@ -148,3 +148,41 @@ def test_every_label_must_be_a_class(tmp_path):
     record = VideoRecord("a.mp4", tmp_path / "a.mp4", "run", more_labels=("jmp",))
     with pytest.raises(AnnotationError, match=r'"jmp" is not among .* \(did you mean "jump"'):
         Annotations((record,), ("run", "jump"))
+
+
+def test_only_the_training_split_trains(tmp_path):
+    from flowpipe.errors import ConfigError
+    from flowpipe.experiment.run import divide, load_annotations
+    from flowpipe.experiment.settings import settings_from
+
+    rows = ["video,label,split"]
+    for split in ("train", "val", "test"):
+        for label in ("run", "jump"):
+            write(tmp_path / f"{split}-{label}.mp4", "")
+            rows.append(f"{split}-{label}.mp4,{label},{split}")
+    write(tmp_path / "list.csv", "\n".join(rows) + "\n")
+    data = {"root": ".", "annotations": "list.csv", "fold_column": "split"}
+    table = {"data": data, "streams": {"spatial": {"input": "rgb"}}}
+    settings = settings_from(table, where="test", folder=tmp_path)
+    for fold, name in ((None, "test"), ("all", "test"), ("val", "val")):
+        (division,) = divide(settings, load_annotations(settings), fold)
+        assert division.name == name
+        assert {record.fold for record in division.train.records} == {"train"}
+        assert {record.fold for record in division.test.records} == {name}
+    with pytest.raises(AnnotationError, match='fold "first" must be one of'):
+        divide(settings, load_annotations(settings), "first")
+
+    data = {"root": "videos", "annotations": "../lists", "form": "hmdb51"}
+    for label in ("run", "jump"):
+        write(tmp_path / "lists" / f"{label}_test_split1.txt", "a.avi 1\nb.avi 2\nc.avi 0\n")
+        write(tmp_path / "lists" / f"{label}_test_split2.txt", "a.avi 2\nb.avi 0\nc.avi 1\n")
+        for name in "abc":
+            write(tmp_path / "videos" / label / f"{name}.avi", "")
+    settings = settings_from({**table, "data": data}, where="test", folder=tmp_path)
+    annotations = load_annotations(settings)
+    assert len(annotations) == 6  # extraction needs what any split uses
+    one, two = divide(settings, annotations, "all")
+    assert [record.id for record in one.test.records] == ["jump/b.avi", "run/b.avi"]
+    assert [record.id for record in two.train.records] == ["jump/c.avi", "run/c.avi"]
+    with pytest.raises(ConfigError, match='no split "3"; there are: 1, 2'):
+        divide(settings, annotations, "3")

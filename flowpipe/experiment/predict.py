@@ -1,20 +1,22 @@
 """New videos through the networks of a finished run: flow, every stream, fusion."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flowpipe.cache import open_cache
+from flowpipe.cache.manifest import read_manifest
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.experiment.cached import refuse_new_videos
 from flowpipe.experiment.pages import load_run
 from flowpipe.experiment.run import RecordCache, extract_arguments, score_records, trained_model
+from flowpipe.experiment.settings import Settings
 from flowpipe.extraction import Failure, extract
-from flowpipe.extraction.sources import find_sources
+from flowpipe.extraction.sources import Source, find_sources
 from flowpipe.fusion import fuse
 from flowpipe.scores import Scores
 
@@ -67,7 +69,10 @@ def predict_videos(
     fold: str | None = None,
     on_share: Callable[[float, str], None] | None = None,
 ) -> Predictions:
-    """Score new videos with a run's networks.
+    """Score videos with a run's networks.
+
+    Flow comes from the run's own cache if it has all of the videos; else it is computed by the
+    run's recipe and kept in the run's predict.cache.
 
     Parameters
     ----------
@@ -86,10 +91,11 @@ def predict_videos(
             f'{run} has no fold "{fold}"{nearest_name(fold, folds)}; it has {", ".join(folds)}'
         )
     share = on_share or (lambda part, told: None)
-    cache_path = run / PREDICT_CACHE
-    sources, _ = find_sources(videos)
+    sources, empty = find_sources(videos)
+    stored = [] if empty else _stored(settings, run, sources)
+    cache_path = _own_cache(settings, run) if stored else run / PREDICT_CACHE
     done = extract(
-        videos,
+        stored or videos,
         cache_path,
         retry_failed=True,
         on_progress=lambda p: share(0.5 * p.finished / max(1, p.videos), f"{p.flows} flows"),
@@ -111,3 +117,18 @@ def predict_videos(
         plain = method if method in PLAIN_FUSIONS else "logsum"
         scores.append(fuse(scores, plain))
     return Predictions(scores, done.failures)
+
+
+def _own_cache(settings: Settings, run: Path) -> Path:
+    return settings.data.cache or run / "cache"
+
+
+def _stored(settings: Settings, run: Path, sources: Sequence[Source]) -> list[Source]:
+    """Give the videos by their names in the run's own cache, if it has the flow of all of them."""
+    cache = _own_cache(settings, run)
+    names = {row.path: row.name for row in read_manifest(cache)} if cache.is_dir() else {}
+    if not all(str(source.path) in names for source in sources):
+        return []
+    stored = [replace(source, name=names[str(source.path)]) for source in sources]
+    plan = extract(stored, cache, dry_run=True, **extract_arguments(settings))
+    return [] if plan.to_do or plan.failed else stored

@@ -171,9 +171,10 @@ def divide(settings: Settings, annotations: Annotations, fold: str | None) -> li
         )
         return [Fold(WHOLE, train, test)]
     # A column of splits ("train", "val", "test") trains on one of them, not on all others.
-    if TRAIN in names and fold != TRAIN:
-        tested = [name for name in names if name != TRAIN]
-        chosen = [fold] if fold not in (None, "all") else [TEST if TEST in tested else tested[0]]
+    tested = [name for name in names if name != TRAIN]
+    if len(tested) < len(names) and fold in (None, "all", *tested):
+        first = TEST if TEST in tested else tested[0]
+        chosen = [first if fold in (None, "all") else str(fold)]
         kept = tuple(r for r in annotations.records if r.fold in (TRAIN, *chosen))
         annotations = replace(annotations, records=kept)
     else:

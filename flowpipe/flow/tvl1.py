@@ -163,6 +163,15 @@ class TVL1:
         interleave(space.u[0], uv, finest.height, finest.width, finest.pitch)
         return uv.reshape(finest.height, finest.width, 2), iterations
 
+    def pixel_iterations(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> int:
+        """Count the work of a pair: inner iterations times pixels, summed over levels."""
+        _, iterations = self.solve(prev_HW, next_HW)
+        levels = self._workspace(prev_HW.shape).levels
+        return sum(
+            count * level.height * level.width
+            for count, level in zip(iterations, levels, strict=True)
+        )
+
     def _workspace(self, shape_HW: tuple[int, ...]) -> Workspace:
         space: Workspace | None = getattr(self._local, "space", None)
         if space is None or space.shape_HW != shape_HW:

@@ -76,8 +76,7 @@ def solve_level(
     sums = torch.zeros((len(plan), batch, SUMS), dtype=torch.int64, device=u.device)
     limit = int(s.stopping_threshold**2 * height * width * UNIT)
     checked = not s.fixed_iterations
-    inner = TILE - 2 * BLOCK
-    tiles = -(-width // inner) * -(-height // inner)
+    tiles = tiles_along(height) * tiles_along(width)
     strips = triton.cdiv(width, MEDIAN_COLUMNS) * triton.cdiv(height, MEDIAN_ROWS)
     books = (start, runs, buffers, sums)
 
@@ -110,6 +109,11 @@ def solve_level(
             note(runs.clone())
     result = torch.where((start == 0)[:, None, None, None], u[0], u[1])
     return result[..., :width]
+
+
+def tiles_along(side: int) -> int:
+    """Give how many tiles cover a side; at the ends of the image they need no border."""
+    return max(1, -(-(side - 2 * BLOCK) // (TILE - 2 * BLOCK)))
 
 
 def slots(s: Settings) -> list[tuple[int, bool]]:
@@ -180,21 +184,25 @@ def _iterate(
     from_median = tl.where(run > 0, median_now, median_before)
 
     INNER: tl.constexpr = TILE - 2 * BORDER
-    across = tl.cdiv(width, INNER)
+    across = tl.maximum(tl.cdiv(width - 2 * BORDER, INNER), 1)
     row = tl.arange(0, TILE)[:, None]
     column = tl.arange(0, TILE)[None, :]
-    y = tl.program_id(0) // across * INNER - BORDER + row
-    x = tl.program_id(0) % across * INNER - BORDER + column
+    y = tl.program_id(0) // across * INNER + row
+    x = tl.program_id(0) % across * INNER + column
     place = y * stride + x
     plane = height * stride
     # Up to the stride, not the width, so that two px at a time are in or out; what lies between
     # is read by nobody: the neighbour to the right of the last column is that column.
-    inside = (y >= 0) & (y < height) & (x >= 0) & (x < stride)
-    mine = (row >= BORDER) & (row < TILE - BORDER) & (column >= BORDER) & (column < TILE - BORDER)
+    inside = (y < height) & (x < stride)
+    # What no other tile gives: all but the border, and that too where the image ends.
+    mine_down = (row < TILE - BORDER) | (tl.program_id(0) >= tl.num_programs(0) - across)
+    mine_across = (column < TILE - BORDER) | (tl.program_id(0) % across == across - 1)
+    mine = inside & (mine_down & ((row >= BORDER) | (y < BORDER)))
+    mine = mine & (mine_across & ((column >= BORDER) | (x < BORDER)))
     left = tl.broadcast_to(tl.maximum(column - 1, 0), (TILE, TILE))
     above = tl.broadcast_to(tl.maximum(row - 1, 0), (TILE, TILE))
-    has_right = (x >= 0) & (x < width - 1) & (column < TILE - 1)
-    has_below = (y >= 0) & (y < height - 1) & (row < TILE - 1)
+    has_right = (x < width - 1) & (column < TILE - 1)
+    has_below = (y < height - 1) & (row < TILE - 1)
     right = tl.broadcast_to(tl.where(has_right, column + 1, column), (TILE, TILE))
     below = tl.broadcast_to(tl.where(has_below, row + 1, row), (TILE, TILE))
 
@@ -220,19 +228,18 @@ def _iterate(
     for iteration in range(tl.abs(run)):
         residual = constant + gx * u + gy * v
         step = tl.minimum(tl.maximum(-residual * inverse_square, -most_update), most_update)
-        du = step * gx + tightness * (ux - tl.gather(ux, left, 1) + uy - tl.gather(uy, above, 0))
-        dv = step * gy + tightness * (vx - tl.gather(vx, left, 1) + vy - tl.gather(vy, above, 0))
+        du = step * gx + tightness * _divergence(ux, uy, left, above, row, column)
+        dv = step * gy + tightness * _divergence(vx, vy, left, above, row, column)
         u += du
         v += dv
         if CHECKED:
-            squares = tl.sum(tl.where(mine & inside & (x < width), du * du + dv * dv, 0.0))
+            squares = tl.sum(tl.where(mine & (x < width), du * du + dv * dv, 0.0))
             total = sums + (slot * batch + pair) * SUMS + iteration
             # Relaxed: nobody reads it before the next launch.
             tl.atomic_add(total, (squares * UNIT).to(tl.int64), sem="relaxed")
         ux, uy = _ascend(ux, uy, tl.gather(u, right, 1) - u, tl.gather(u, below, 0) - u, dual_step)
         vx, vy = _ascend(vx, vy, tl.gather(v, right, 1) - v, tl.gather(v, below, 0) - v, dual_step)
 
-    mine = mine & inside
     u_to = u_all + other * 2 * plane + place
     p_to = p_all + other * 4 * plane + place
     tl.store(u_to, u, mine)
@@ -241,6 +248,14 @@ def _iterate(
     tl.store(p_to + plane, uy, mine)
     tl.store(p_to + 2 * plane, vx, mine)
     tl.store(p_to + 3 * plane, vy, mine)
+
+
+@triton.jit
+def _divergence(px, py, left, above, row, column):
+    """Give ∂px/∂x + ∂py/∂y by differences to the left and above, where at the edge is nothing."""
+    before_x = tl.where(column > 0, tl.gather(px, left, 1), 0.0)
+    before_y = tl.where(row > 0, tl.gather(py, above, 0), 0.0)
+    return px - before_x + py - before_y
 
 
 @triton.jit

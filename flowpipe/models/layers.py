@@ -110,6 +110,10 @@ def cut_after(network: nn.Module, layer: str, *, name: str) -> None:
         behind = behind or inside
         if behind and not inside and any(True for _ in module.parameters(recurse=False)):
             network.set_submodule(other, nn.Identity())
+        elif behind and isinstance(module, nn.ReLU):
+            # With nothing between two of them, the second would overwrite what the first's
+            # gradient needs.
+            module.inplace = False
 
 
 Steps = Literal["last", "mean", "frames"]

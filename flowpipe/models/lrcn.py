@@ -50,6 +50,7 @@ class Lrcn(FrameFeatures):
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         """Give logits B×K, or B×T×K for the output "frames"."""
+        # Backbones without a ReLU behind fc6 get one here; a second one changes nothing.
         features_ND = self.backbone(clip_BTCHW.flatten(0, 1)).relu()
         features_BTD = features_ND.unflatten(0, clip_BTCHW.shape[:2])
         states_BTD, _ = self.lstm(self.dropout(features_BTD))

@@ -277,13 +277,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._fields[base] = _union([earlier, self._whole(terms, base.shape)], base.shape)
         return _union(terms, shape)
 
-    def _joined(self, field: Field, dims: Sequence[int]) -> Field:
-        """Unite along whole axes, kept at length 1; what was united ends with the input."""
+    def _joined(self, field: Field, dims: Sequence[int], *, cut: bool = True) -> Field:
+        """Unite along whole axes, kept at length 1; what was united is cut at the input's ends.
+
+        Not where one value's box holds all others': those are branches that were concatenated.
+        """
         firsts, lasts = [], []
         for first, last, end in zip(field.first, field.last, self._ends, strict=True):
-            varies = any(_core(ends).shape[dim] > 1 for ends in (first, last) for dim in dims)
             low, high = _core(first).amin(list(dims), True), _core(last).amax(list(dims), True)
-            if varies:
+            largest = (_core(last) - _core(first)).amax(list(dims), True)
+            if cut and bool((high - low > largest).any()):
                 low, high = _clamped(low, high, end)
             kept = [1 if dim in dims else size for dim, size in enumerate(first.shape)]
             firsts.append(low.expand(kept))
@@ -306,7 +309,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _windowed(self, field: Field, name: str, args: Any, shape: Sequence[int]) -> Field:
         value = args[0]
         if name == "convolution":
-            field = self._joined(field, [1])
+            # Frames or branches in the channels; padding goes on as without them.
+            field = self._joined(field, [1], cut=False)
             kernel = list(args[1].shape[2:])
             steps, paddings, dilations = args[3], args[4], args[5]
         else:
@@ -481,7 +485,7 @@ def _jump(first: Tensor, otherwise: int) -> int:
 
 def _clamped(first: Tensor, last: Tensor, end: int) -> tuple[Tensor, Tensor]:
     """Cut at the input's ends; what depends on nothing stays so."""
-    shape = torch.broadcast_shapes(first.shape, last.shape)
+    shape = torch.broadcast_shapes(first.shape, last.shape)  # type: ignore[no-untyped-call]
     low, high = _core(first), _core(last)
     nothing = low > high
     return (

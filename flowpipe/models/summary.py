@@ -398,9 +398,9 @@ def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
     if len(rest) == 2 and rest[0] == 1:
         return (rest[1],)
     if field is not None and len(rest) in (2, 4) and field.first[0].dim() == len(shape):
-        sizes, strides = field.first[0].shape, field.first[0].stride()
-        varies = [size > 1 and stride != 0 for size, stride in zip(sizes, strides, strict=True)]
-        if varies[1] and not varies[2]:
+        pair = (field.first[0], field.last[0])
+        varies = [any(e.shape[d] > 1 and e.stride(d) != 0 for e in pair) for d in (0, 1, 2)]
+        if (varies[1] or rest[0] == 1) and not varies[2]:
             return (rest[1], rest[0], *rest[2:])
     return tuple(rest)
 

@@ -65,23 +65,20 @@ def confusion_svg(counts_KK: npt.NDArray[np.int64], classes: Sequence[str]) -> s
     )
 
 
-def curves_svg(
-    curves: Mapping[str, Sequence[tuple[float, float]]], *, logarithmic: bool = False
-) -> str:
+def curves_svg(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
     """Draw curves of (epoch, value) in one panel; values that are not finite leave a gap."""
-    width, height, left, top, right, bottom = 380, 220, 52, 24, 10, 28
+    width, height, left, top, right, bottom = 330, 210, 48, 24, 10, 28
     drawn = {
-        name: [(x, math.log10(y) if logarithmic else y) if _drawable(y, logarithmic) else None
-               for x, y in points]
+        name: [point if math.isfinite(point[1]) else None for point in points]
         for name, points in curves.items()
-    }  # fmt: skip
+    }
     finite = [point for points in drawn.values() for point in points if point is not None]
     if not finite:
         return '<p class="small">no finite value</p>'
     x_low, x_high = min(x for x, _ in finite), max(x for x, _ in finite)
     y_low, y_high = min(y for _, y in finite), max(y for _, y in finite)
     x_low, x_high = (x_low - 0.5, x_high + 0.5) if x_low == x_high else (x_low, x_high)
-    pad = 0.05 * (y_high - y_low) or (0.5 if logarithmic else 0.05 * abs(y_high) or 0.5)
+    pad = 0.05 * (y_high - y_low) or 0.05 * abs(y_high) or 0.5
     y_low, y_high = y_low - pad, y_high + pad
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -91,9 +88,8 @@ def curves_svg(
     parts = []
     for tick in _ticks(y_low, y_high, whole=False):
         _, y = place(x_low, tick)
-        text = f"{10**tick:.2g}" if logarithmic else f"{tick:.4g}"
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
-        parts.append(f'<text class="y" x="{left - 6}" y="{y:.1f}">{text}</text>')
+        parts.append(f'<text class="y" x="{left - 6}" y="{y:.1f}">{tick:.4g}</text>')
     for tick in _ticks(x_low, x_high, whole=True):
         x, _ = place(tick, y_low)
         parts.append(f'<text class="x" x="{x:.1f}" y="{height - 14}">{tick:.0f}</text>')
@@ -109,10 +105,6 @@ def curves_svg(
         f'<svg class="curves" viewBox="0 0 {max(width, legend_x):.0f} {height}" '
         f'width="{max(width, legend_x):.0f}" role="img" aria-label="curves">{"".join(parts)}</svg>'
     )
-
-
-def _drawable(value: float, logarithmic: bool) -> bool:
-    return math.isfinite(value) and (value > 0 or not logarithmic)
 
 
 def _line(points: Sequence[tuple[float, float] | None], place: Place, colour: str) -> list[str]:

@@ -107,7 +107,7 @@ def write_report(
     notes : sequence of str
         Sentences below the headline.
     factors : mapping of str to float, optional
-        Further numbers, shown as they are.
+        Accuracy of a stream on the factor of the classes that it can see.
     networks : mapping of str to mapping, optional
         Stream → model, input, parameters, macs, clip_accuracy, video_accuracy, seconds.
 
@@ -124,7 +124,7 @@ def write_report(
         ("Results", _results_html(results_table(streams, fused))),
         ("Networks", _networks_html(networks or {})),
         ("Folds", _folds_html(folds or ())),
-        ("Numbers", _pairs_html({name: f"{value:.4g}" for name, value in (factors or {}).items()})),
+        ("Own factors", _pairs_html({name: _number(v) for name, v in (factors or {}).items()})),
         ("Frames and their flow", _box("samples", map(_sample_html, samples))),
         ("Learning curves", "".join(_history_html(name, log) for name, log in history.items())),
         (
@@ -267,7 +267,7 @@ def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
             if kind is not None and isinstance(value, int | float):
                 panels.setdefault(kind, {}).setdefault(key, []).append((epoch, float(value)))
     drawings = "".join(
-        f"<div><h4>{kind}</h4>{curves_svg(panels[kind], logarithmic=kind == 'learning rate')}</div>"
+        f"<div><h4>{kind}</h4>{curves_svg(panels[kind])}</div>"
         for kind in dict.fromkeys(CURVES.values())
         if kind in panels
     )

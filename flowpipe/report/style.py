@@ -58,7 +58,7 @@ circle.dot { fill: var(--accent); }
 .confusion .count.on { fill: var(--paper); }
 .confusion .right { fill: var(--accent); } .confusion .wrong { fill: var(--wrong); }
 .confusion .frame { fill: none; stroke: var(--line); }
-.sample { width: min(100%, 32rem); }
+.sample { width: min(100%, 31rem); }
 .sample img { width: 49%; margin-right: 1%; vertical-align: top; image-rendering: auto; }
 .sample figcaption { margin-top: .4rem; font-weight: 400; font-size: .85rem; color: var(--faint); }
 .sample b { color: var(--ink); font-weight: 600; }
