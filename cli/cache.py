@@ -1,4 +1,4 @@
-"""`flowpipe cache`: ls, info, verify, report, export, pack, unpack."""
+"""`flowpipe cache`: ls, info, verify, report, export, import, pack, unpack."""
 
 import json
 import shlex
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .features import import_npy, list_features, tell_features, write_features
 from .output import byte_size, counted, print_json, print_table, printable, progress_line, say
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     can be read, 1 some cannot.
     """
     from flowpipe.cache import open_cache
+    from flowpipe.cache.features import holds_features
 
+    if holds_features(path):
+        list_features(path, recipe, as_json)
+        return
     opened = open_cache(path, recipe=recipe)
     with progress_line("ls") as update:
         records = _records(opened, update)
@@ -99,7 +104,11 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
     NAME is a name that `ls` lists, or its file name or stem where that is unique.
     """
     from flowpipe.cache import open_cache
+    from flowpipe.cache.features import holds_features
 
+    if holds_features(path):
+        tell_features(path, name, recipe, as_json)
+        return
     opened = open_cache(path, recipe=recipe)
     entry = opened[name]
     row = [
@@ -140,11 +149,15 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
     Files that are no part of the cache, or that a killed process left, are listed too; they do
     no harm.
     """
-    from flowpipe.cache import open_cache
+    from flowpipe.cache import Cache, open_cache
+    from flowpipe.cache.features import FeatureStore, holds_features
     from flowpipe.cache.verify import left_over
     from flowpipe.cache.verify import verify as findings_of
 
-    opened = open_cache(path)
+    opened: Cache | FeatureStore = FeatureStore(path) if holds_features(path) else open_cache(path)
+    if recompute is not None and not isinstance(opened, Cache):
+        raise click.UsageError("--recompute is for flow; flowpipe features makes features anew")
+    is_packed = path.is_file()
     wanted = {opened.entry_path(row): row.name for row in opened.rows()}
     expected = len({(row.recipe, row.digest) for row in opened.rows()})
     problems: list[dict[str, Any]] = []
@@ -156,13 +169,13 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
             count += 1
             update(min(1.0, count / max(1, expected)), counted(count, "entry", "entries"))
             if finding.problem:
-                name = finding.name if opened.is_packed else wanted.get(finding.path)
+                name = finding.name if is_packed else wanted.get(finding.path)
                 problems.append(_problem(finding.path, name, finding.problem))
     for missing in sorted(set(wanted) - checked):
         told = f"{missing} is gone; extract the video again"
         problems.append(_problem(missing, wanted[missing], told))
-    others = [] if opened.is_packed else left_over(path)
-    if recompute is not None:
+    others = [] if is_packed else left_over(path)
+    if recompute is not None and isinstance(opened, Cache):
         problems += _recomputed(opened, recompute)
     unnamed = len(checked - set(wanted))
     if as_json:
@@ -179,7 +192,7 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
             say(f"note: {told} no name; the next extract of the video gives it one")
         told = counted(count, "entry", "entries")
         say(f"{told} checked ({how}), {len(problems)} wrong")
-    if problems and not opened.is_packed:
+    if problems and not is_packed:
         say(
             "For an entry that is wrong: delete its file, then give the extract command again; "
             "what is well is kept."
@@ -191,6 +204,12 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
 @cache_argument
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--format", "form", required=True, type=click.Choice(FORMATS), help="See above.")
+@click.option(
+    "--features",
+    "networks",
+    metavar="NAME,...",
+    help="Of a store of features: which; several stand side by side.",
+)
 @click.option(
     "--out",
     required=True,
@@ -220,6 +239,7 @@ def export(
     path: Path,
     names: tuple[str, ...],
     form: str,
+    networks: str | None,
     out: Path,
     recipe: str | None,
     as_json: bool,
@@ -231,7 +251,7 @@ def export(
     tsn        flow_x_00001.jpg, flow_y_00001.jpg, img_00001.jpg
     denseflow  flow_x_00000.jpg, flow_y_00000.jpg, img_00000.jpg
     flo        flow_00000.flo (Middlebury)
-    npy        flow.npy (F×H×W×2 float32), pts_s.npy
+    npy        flow.npy (F×H×W×2 float32), pts_s.npy; of features NAME.npy (T×D), NAME.json
     color-mp4  the frame beside its flow in Middlebury's colours, one video
     color-png  the same, one picture per flow
 
@@ -241,7 +261,16 @@ def export(
     from flowpipe.cache import open_cache
     from flowpipe.cache.export import check_target, folder_of
     from flowpipe.cache.export import export as run
+    from flowpipe.cache.features import holds_features
     from flowpipe.errors import InvalidArgument
+
+    if holds_features(path):
+        if form != "npy":
+            raise InvalidArgument(f"{path} holds features, which can be npy, not {form}")
+        write_features(path, names, networks, out, options["overwrite"], as_json)
+        return
+    if networks:
+        raise InvalidArgument(f"--features is for stores of features; {path} holds flow")
 
     opened = open_cache(path, recipe=recipe)
     entries = [opened[name].name for name in names] if names else opened.names()
@@ -371,6 +400,9 @@ def _tell_packed(done: "Packed", out: Path, as_json: bool) -> None:
         return
     entries, flows = counted(done.entries, "entry", "entries"), counted(done.flows, "flow", "flows")
     click.echo(f"{out}: {entries}, {flows}, {byte_size(done.num_bytes)}")
+
+
+cache.add_command(import_npy)
 
 
 def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:

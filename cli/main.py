@@ -26,6 +26,8 @@ COMMANDS = {
     "extract": ("extract", "Compute the flow of videos into a cache."),
     "flow": ("flow", "Measure flow methods: speed, error, differences."),
     "cache": ("cache", "List, inspect, verify and export a cache."),
+    "features": ("features", "Compute a network's features of every video of a cache."),
+    "probe": ("probe", "Say what features are worth: a linear classifier, by fold."),
     "train": ("train", "Train, test and fuse the streams of a configuration."),
     "test": ("test", "Test a trained run again, perhaps with other clips and crops."),
     "fuse": ("fuse", "Fuse score files of several streams."),

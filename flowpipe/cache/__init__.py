@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.key import Recipe, recipe_id
+from flowpipe.cache.key import FeatureRecipe, Recipe, read_recipe, recipe_id
 from flowpipe.cache.manifest import (
     FAILURES_FILE,
     FailureRow,
@@ -36,7 +36,7 @@ def entry_path(cache: Path, recipe_id: str, digest: str) -> Path:
     return cache / recipe_id / digest[:2] / f"{digest}.h5"
 
 
-def write_recipe(cache: Path, recipe: Recipe) -> None:
+def write_recipe(cache: Path, recipe: Recipe | FeatureRecipe) -> None:
     """Leave recipe.json in the recipe's folder."""
     folder = cache / recipe.id
     target = folder / RECIPE_FILE
@@ -267,20 +267,28 @@ def open_cache(path: str | os.PathLike[str], *, recipe: str | None = None) -> Ca
     return Cache(path, recipe)
 
 
+def recipe_files(cache: Path) -> list[Path]:
+    """Give the recipe.json of each recipe of a cache."""
+    return sorted(cache.glob(f"*/{RECIPE_FILE}"))
+
+
 def _read_recipes(cache: Path) -> dict[str, Recipe]:
+    """Give the recipes of flow; features are read by flowpipe.cache.features."""
     if not cache.is_dir():
         raise CacheNotFound(f"no cache at {cache}; flowpipe extract makes one")
-    files = sorted(cache.glob(f"*/{RECIPE_FILE}"))
-    if not files:
-        raise CacheNotFound(f"{cache} is a directory but no cache; flowpipe extract makes one")
-    return {file.parent.name: _read_recipe(file) for file in files}
+    found = {file.parent.name: _read_recipe(file) for file in recipe_files(cache)}
+    of_flow = {identity: r for identity, r in found.items() if isinstance(r, Recipe)}
+    if not of_flow:
+        what = "holds features and no flow" if found else "is a directory but no cache"
+        raise CacheNotFound(f"{cache} {what}; flowpipe extract makes one")
+    return of_flow
 
 
-def _read_recipe(file: Path) -> Recipe:
+def _read_recipe(file: Path) -> Recipe | FeatureRecipe:
     way_out = "delete it, and the next extract by this recipe writes it again"
     try:
         text = file.read_text(encoding="utf-8")
-        recipe = Recipe.from_json(text)
+        recipe = read_recipe(text)
     except (EntryCorrupt, UnicodeDecodeError) as error:
         raise EntryCorrupt(f"{file}: {error}; {way_out}") from error
     if recipe_id(text.removesuffix("\n")) != file.parent.name:
@@ -293,4 +301,4 @@ def _some(items: list[str]) -> str:
     return ", ".join(items[:SHOWN_CANDIDATES]) + more
 
 
-__all__ = ["Cache", "Entry", "Recipe", "entry_path", "open_cache", "write_recipe"]
+__all__ = ["Cache", "Entry", "FeatureRecipe", "Recipe", "entry_path", "open_cache", "write_recipe"]

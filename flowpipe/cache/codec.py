@@ -63,7 +63,7 @@ def encode_field(
 def decode_field(
     chunk: bytes | memoryview, codec: str, filter_mask: int, out_RW: NDArray[Any]
 ) -> None:
-    """Decode a chunk into the codes (2H×W, contiguous) of a field.
+    """Decode a chunk into the codes (2H×W, contiguous) of a field, or into features.
 
     Raises
     ------
@@ -93,8 +93,8 @@ def decode_field(
         out_RW[:] = np.frombuffer(raw, out_RW.dtype).reshape(out_RW.shape)
         return
     # HDF5's byte shuffle undone; OpenCV interleaves forty times faster than numpy.
-    low_RW, high_RW = np.frombuffer(raw, np.uint8).reshape(2, *out_RW.shape)
-    cv2.merge((low_RW, high_RW), out_RW.view(np.uint8).reshape(*out_RW.shape, 2))
+    planes = np.frombuffer(raw, np.uint8).reshape(out_RW.itemsize, *out_RW.shape)
+    cv2.merge(tuple(planes), out_RW.view(np.uint8).reshape(*out_RW.shape, out_RW.itemsize))
 
 
 def _too_small(codes_RW: NDArray[Any], codec: str) -> bool:

@@ -30,7 +30,35 @@ DAMAGED = "delete the file and extract the video again"
 PACK_DAMAGED = "pack the cache again"
 
 
-class Entry:
+class FileReader:
+    """A file read by `pread` through a descriptor of the process's own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: tuple[int, int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptor": None}
+
+    def close(self) -> None:
+        """Give the file descriptor back; the next read opens the file again."""
+        if self._descriptor is not None and self._descriptor[0] == os.getpid():
+            os.close(self._descriptor[1])
+        self._descriptor = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            self.close()
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Read stored bytes."""
+        if self._descriptor is None or self._descriptor[0] != os.getpid():
+            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+            self._descriptor = (os.getpid(), os.open(self.path, flags))
+        return os.pread(self._descriptor[1], size, offset)
+
+
+class Entry(FileReader):
     """One video's flow (and frames) as the cache holds them.
 
     Parameters
@@ -72,7 +100,7 @@ class Entry:
         *,
         index: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(Path(path))
         self.label = label
         self._way_out = DAMAGED if index is None else PACK_DAMAGED
         index = index or _read_index(self.path)
@@ -88,7 +116,6 @@ class Entry:
         self.num_flows = self.num_frames - 1
         self.flow = FlowFields(self, index["chunks"], self.small["flow_crc32"])
         self._rgb_index = index["rgb"]
-        self._descriptor: tuple[int, int] | None = None
 
     @cached_property
     def rgb(self) -> "RgbFrames":
@@ -120,26 +147,6 @@ class Entry:
     def __repr__(self) -> str:
         rgb = f", rgb {self.rgb.shape}" if self.has_rgb else ""
         return f"Entry({self.name!r}, flow {self.flow.shape}{rgb}, {self.recipe.describe()})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptor": None}
-
-    def close(self) -> None:
-        """Give the file descriptor back; the next read opens the file again."""
-        if self._descriptor is not None and self._descriptor[0] == os.getpid():
-            os.close(self._descriptor[1])
-        self._descriptor = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            self.close()
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Read stored bytes."""
-        if self._descriptor is None or self._descriptor[0] != os.getpid():
-            flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-            self._descriptor = (os.getpid(), os.open(self.path, flags))
-        return os.pread(self._descriptor[1], size, offset)
 
 
 class FlowFields:
@@ -334,7 +341,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _checked_index(file: Any, path: Path) -> dict[str, Any]:
-    attributes = _attributes(file)
+    attributes = read_attributes(file)
     if attributes.get("format") != schema.FORMAT:
         raise EntryCorrupt(f"{path} is an HDF5 file, but no entry of a flowpipe cache")
     if attributes.get("format_version") != schema.FORMAT_VERSION:
@@ -342,7 +349,7 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
             f"{path} has format {attributes.get('format_version')}; this flowpipe reads "
             f"{schema.FORMAT_VERSION}"
         )
-    found = _datasets(file, path)
+    found = read_datasets(file, path, schema.FLOW, "flow")
     small = {name: found[name][()] for name in schema.SMALL_DATASETS if name in found}
     recipe, quantiser = checked_header(attributes, small, str(path))
     chunks = _chunk_table(found["flow"], attributes, quantiser, path)
@@ -365,7 +372,7 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
     }
 
 
-def _attributes(file: Any) -> dict[str, Any]:
+def read_attributes(file: Any) -> dict[str, Any]:
     """Read all attributes; by h5py's low-level functions, in a third of the time."""
     found = {}
     for name in file.attrs:
@@ -380,25 +387,25 @@ def _attributes(file: Any) -> dict[str, Any]:
     return found
 
 
-def _datasets(file: Any, path: Path) -> dict[str, Any]:
+def read_datasets(file: Any, path: Path, layout: schema.Layout, chunked: str) -> dict[str, Any]:
     """Give the data sets, after a check that they are those of an entry, and in this file."""
     found = {}
     file_bytes = path.stat().st_size
     for name in file:
         link = file.id.links.get_info(name.encode("utf-8", "surrogateescape"))
-        if name not in schema.DATASETS or link.type != h5py.h5l.TYPE_HARD:
+        if name not in layout.datasets or link.type != h5py.h5l.TYPE_HARD:
             raise EntryCorrupt(f'{path}: "{name}" has no place in an entry')
         data = found[name] = file[name]
         if not isinstance(data, h5py.Dataset):
             raise EntryCorrupt(f'{path}: "{name}" is a group; an entry has none')
         plist = data.id.get_create_plist()
-        layout = plist.get_layout()
-        if layout == h5py.h5d.VIRTUAL or plist.get_external_count():
+        form = plist.get_layout()
+        if form == h5py.h5d.VIRTUAL or plist.get_external_count():
             raise EntryCorrupt(f'{path}: "{name}" points into another file')
-        if name != "flow" and (layout == h5py.h5d.CHUNKED or data.nbytes > file_bytes):
+        if name != chunked and (form == h5py.h5d.CHUNKED or data.nbytes > file_bytes):
             raise EntryCorrupt(f'{path}: "{name}" of {data.shape} is larger than the file')
-    rgb = [name for name in schema.DATASETS if name.startswith("rgb_")]
-    wanted = {*schema.DATASETS} - ({*rgb} if not any(name in found for name in rgb) else set())
+    rgb = [name for name in layout.datasets if name.startswith("rgb_")]
+    wanted = {*layout.datasets} - ({*rgb} if not any(name in found for name in rgb) else set())
     if missing := wanted - set(found):
         raise EntryCorrupt(f"{path}: {', '.join(sorted(missing))} missing; {DAMAGED}")
     return found

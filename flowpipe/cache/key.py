@@ -15,6 +15,8 @@ from typing import Any
 from flowpipe.errors import EntryCorrupt
 
 RECIPE_VERSION = 1
+FEATURE_RECIPE_VERSION = 1
+FEATURES_KIND = "features"
 
 # The JSON types of a recipe's values.
 _NUMBER: tuple[type, ...] = (int, float)
@@ -151,3 +153,107 @@ class Recipe:
         if self.rgb:
             parts.append(f"RGB q{self.rgb_quality}")
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class FeatureRecipe:
+    """How the values of a feature entry come from a flow entry, or from a file made elsewhere.
+
+    Attributes
+    ----------
+    source : str
+        Id of the recipe of the flow entries; "import" for features made elsewhere.
+    input : str
+        "rgb", "flow" or "rgbdiff"; "" for an import.
+    network, network_parameters, weights_sha256
+        The network's name and parameters, and the digest of the tensors in it.
+    layer : str
+        Dotted name of the layer whose output is kept; "input of NAME" for what goes into one.
+    spatial : bool
+        Whether the map's rows and columns are kept, or averaged.
+    frames, stride, fps, step
+        Items of a snippet, items from one to the next within it (or rate in 1/s), and items from
+        the start of a snippet to that of the next.
+    crop_size, crop_scale, crops
+        The network's input (height, width) in px, the box's share of the frame, which boxes.
+    values : str
+        The rule from pixels or displacements to the network's input.
+    storage : "f16" or "f32"
+    """
+
+    source: str
+    input: str
+    network: str
+    network_parameters: Mapping[str, Any]
+    weights_sha256: str
+    layer: str
+    spatial: bool
+    frames: float
+    stride: int
+    fps: float | None
+    step: float
+    crop_size: tuple[int, int]
+    crop_scale: float
+    crops: str
+    values: str
+    storage: str
+    kind: str = field(default=FEATURES_KIND)
+    version: int = field(default=FEATURE_RECIPE_VERSION)
+
+    def to_json(self) -> str:
+        """Give the canonical JSON text: sorted keys, no spaces, floats by repr."""
+        table = {**dataclasses.asdict(self), "crop_size": list(self.crop_size)}
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @property
+    def id(self) -> str:
+        """First 16 hex digits of the SHA-256 of `to_json()`."""
+        return recipe_id(self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str) -> "FeatureRecipe":
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        EntryCorrupt
+            If the text is no recipe of features of this version.
+        """
+        try:
+            table = json.loads(text)
+            height, width = table["crop_size"]
+            recipe = cls(**{**table, "crop_size": (height, width)})
+        except (ValueError, TypeError, KeyError) as error:
+            raise EntryCorrupt(f"not a recipe of features this flowpipe reads: {error}") from error
+        if (recipe.kind, recipe.version) != (FEATURES_KIND, FEATURE_RECIPE_VERSION):
+            raise EntryCorrupt(
+                f"recipe of {recipe.kind}, version {recipe.version}; this flowpipe reads "
+                f"{FEATURES_KIND}, version {FEATURE_RECIPE_VERSION}"
+            )
+        return recipe
+
+    def describe(self) -> str:
+        """Give the recipe in one line for people."""
+        if self.source == "import":
+            return f"imported, {self.frames:g} frames every {self.step:g} at {self.fps:g} fps"
+        rate = f" at {self.fps:g} fps" if self.fps else ""
+        apart = f" {self.stride} apart" if self.stride > 1 else ""
+        parts = [
+            f"{self.network} on {self.input}",
+            f"{self.layer}{' as maps' if self.spatial else ''}",
+            f"{self.frames:g} items{apart}{rate} every {self.step:g}",
+            f"{self.crop_size[0]}×{self.crop_size[1]} {self.crops}",
+            f"{self.storage}, weights {self.weights_sha256[:8]}",
+        ]
+        return ", ".join(parts)
+
+
+def read_recipe(text: str) -> Recipe | FeatureRecipe:
+    """Read the recipe of either kind of entry; EntryCorrupt where it is neither."""
+    try:
+        table = json.loads(text)
+    except ValueError as error:
+        raise EntryCorrupt(f"not a recipe that this flowpipe reads: {error}") from error
+    if isinstance(table, dict) and table.get("kind") == FEATURES_KIND:
+        return FeatureRecipe.from_json(text)
+    return Recipe.from_json(text)

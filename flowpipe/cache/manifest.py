@@ -112,10 +112,17 @@ def failures_of(text: bytes) -> list[FailureRow]:
 def records_of(text: bytes, kind: type[Any]) -> Iterator[dict[str, Any]]:
     """Give the lines that hold what `kind` needs."""
     known = set(kind.__dataclass_fields__)
+    for record in objects_of(text):
+        if known <= set(record):
+            yield {key: record[key] for key in known}
+
+
+def objects_of(text: bytes) -> Iterator[dict[str, Any]]:
+    """Give the JSON objects of a text, one a line."""
     for line in text.splitlines():
         try:
             record = json.loads(line.decode("utf-8", "surrogateescape"))
         except (ValueError, RecursionError):
             continue  # the last line of a process that was killed while writing it
-        if isinstance(record, dict) and known <= set(record):
-            yield {key: record[key] for key in known}
+        if isinstance(record, dict):
+            yield record

@@ -3,6 +3,8 @@
 FORMAT.md holds the tables that `datasets_table()` and `attributes_table()` give; a test compares.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 FORMAT = "flowpipe-entry"
@@ -103,10 +105,68 @@ PACK_TABLES: dict[str, tuple[Any, str]] = {
 }
 
 
-def datasets_table() -> str:
+FEATURES_FORMAT = "flowpipe-features"
+FEATURES_VERSION = 1
+
+FEATURES_DATASETS = {
+    "features": (
+        "(T, D) or (T, D, H', W') f2 or f4",
+        "one row per snippet; some snippets per chunk, see `chunk_snippets`",
+    ),
+    "features_crc32": ("(chunks,) u4", "CRC-32 of each stored chunk, in the order of time"),
+    "centre_s": ("(T,) f8", "middle of each snippet in seconds, on the clock of the video"),
+    "span_s": ("(T, 2) f8", "each snippet's [start, stop) in seconds"),
+}
+
+FEATURES_ATTRIBUTES = {
+    "format": ("text", f'"{FEATURES_FORMAT}"'),
+    "format_version": ("integer", f"{FEATURES_VERSION}"),
+    "recipe": ("text", "canonical JSON of the recipe; the folder's name is its id"),
+    "source_name": ("text", "name of the video when it was computed"),
+    "source_sha256": ("text", "digest of the bytes of the video (of the .npy file, if imported)"),
+    "source": ("text", "JSON: what the entry was computed from; the whole recipe of the flow"),
+    "num_snippets": ("integer", "T"),
+    "fps": ("float", "frames per second of the frames that snippets are counted in"),
+    "offset_frames": ("float", "middle of the first snippet, in such frames"),
+    "step_frames": ("float", "from snippet to snippet, in such frames"),
+    "snippet_frames": ("float", "length of a snippet, in such frames"),
+    "chunk_snippets": ("integer", "snippets per chunk; the last chunk is filled up with zeros"),
+    "codec": ("text", '"zstd", behind HDF5\'s byte shuffle'),
+    "codec_level": ("integer", "level of zstd"),
+    "problem": ("text", "what was wrong with the video; empty for nothing"),
+    "software": ("text", "JSON: versions of flowpipe and of the libraries, the device"),
+    "content_sha256": (
+        "text",
+        "SHA-256 of all other attributes (canonical JSON) and of the bytes of features_crc32, "
+        "centre_s and span_s",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One kind of entry: its format's name and version, data sets and attributes."""
+
+    format: str
+    version: int
+    datasets: Mapping[str, tuple[str, str]]
+    attributes: Mapping[str, tuple[str, str]]
+
+
+FLOW = Layout(FORMAT, FORMAT_VERSION, DATASETS, ATTRIBUTES)
+FEATURES = Layout(FEATURES_FORMAT, FEATURES_VERSION, FEATURES_DATASETS, FEATURES_ATTRIBUTES)
+
+
+def datasets_table(layout: Layout = FLOW) -> str:
     """Give the Markdown table of the data sets."""
-    rows = [f"| `{name}` | {shape} | {meaning} |" for name, (shape, meaning) in DATASETS.items()]
+    rows = [f"| `{name}` | {shape} | {told} |" for name, (shape, told) in layout.datasets.items()]
     return "\n".join(["| data set | shape and type | meaning |", "|---|---|---|", *rows])
+
+
+def attributes_table(layout: Layout = FLOW) -> str:
+    """Give the Markdown table of the attributes."""
+    rows = [f"| `{name}` | {kind} | {told} |" for name, (kind, told) in layout.attributes.items()]
+    return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])
 
 
 def pack_table() -> str:
@@ -116,9 +176,3 @@ def pack_table() -> str:
         told = kind if isinstance(kind, str) else ", ".join(field for field, _ in kind)
         rows.append(f"| `{name}` | {told.lstrip('<')} | {meaning} |")
     return "\n".join(["| data set | type, or fields (i8 each) | meaning |", "|---|---|---|", *rows])
-
-
-def attributes_table() -> str:
-    """Give the Markdown table of the attributes."""
-    rows = [f"| `{name}` | {kind} | {meaning} |" for name, (kind, meaning) in ATTRIBUTES.items()]
-    return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])

@@ -16,6 +16,8 @@ from typing import TypeVar
 
 from flowpipe.cache import RECIPE_FILE, Cache, schema
 from flowpipe.cache.entry import PACK_DAMAGED, Entry
+from flowpipe.cache.features import FeatureEntry
+from flowpipe.cache.features import open_entry as open_either
 from flowpipe.cache.write import is_abandoned
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
 
@@ -74,7 +76,10 @@ def left_over(cache: Path) -> list[Finding]:
 
 
 def verify_entry(
-    path: Path, *, deep: bool = False, open_entry: Callable[[Path], Entry] = Entry
+    path: Path,
+    *,
+    deep: bool = False,
+    open_entry: Callable[[Path], Entry | FeatureEntry] = open_either,
 ) -> Finding:
     """Check one entry file, in this process.
 
@@ -98,7 +103,12 @@ def verify_entry(
     return Finding(path, "")
 
 
-def _read_all(entry: Entry) -> None:
+def _read_all(entry: Entry | FeatureEntry) -> None:
+    if isinstance(entry, FeatureEntry):
+        rows = int(entry.attributes["chunk_snippets"])
+        for start in range(0, entry.num_snippets, rows):
+            entry.features[start : start + rows]
+        return
     for row in range(entry.num_flows):
         entry.flow.codes([row])
     for row in range(entry.num_frames if entry.has_rgb else 0):
@@ -184,8 +194,8 @@ def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[s
     yield status
 
 
-def _open_in_time(path: Path) -> Entry:
-    return _in_time(lambda: Entry(path))
+def _open_in_time(path: Path) -> Entry | FeatureEntry:
+    return _in_time(lambda: open_either(path))
 
 
 def _in_time(opened: Callable[[], Opened]) -> Opened:

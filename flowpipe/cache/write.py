@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import cv2
 import h5py
@@ -145,7 +145,70 @@ def write_errors(path: Path, aside: Aside | None = None) -> Iterator[None]:
         raise CacheError(f"{path} cannot be written: {cause}{way_out}") from cause
 
 
-class EntryWriter:
+class HdfWriter:
+    """An HDF5 file that appears at `path` when it is complete: what all kinds of entries share.
+
+    A context manager: left without `_complete`, it leaves nothing behind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Same folder, so that the rename stays inside one file system.
+        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
+        self._file: Aside | None = None
+        self._hdf: Any = None
+        try:
+            with self._writing():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = Aside(self._aside)
+                self._hdf = create_hdf(self._file)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.abandon()
+            if self._hdf:
+                self._hdf.close()
+        finally:
+            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
+                self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return write_errors(self._path, self._file)
+
+    def _complete(
+        self,
+        small: Mapping[str, NDArray[Any]],
+        attributes: Mapping[str, Any],
+        layout: schema.Layout = schema.FLOW,
+    ) -> dict[str, Any]:
+        """Write the small data sets and the attributes, close, digest, fsync, rename in."""
+        for name, values in small.items():
+            self._hdf.create_dataset(name, data=values)
+        written = dict(attributes)
+        missing = set(layout.attributes) - set(written) - {"content_sha256"}
+        if missing:
+            raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
+        written["content_sha256"] = content_sha256(written, small, layout)
+        for name in layout.attributes:
+            value = written[name]
+            self._hdf.attrs[name] = fixed_text(value) if isinstance(value, str) else value
+        self._hdf.close()
+        append_trailer(self._file)
+        self._aside.replace(self._path)
+        fsync_folder(self._path.parent)
+        return written
+
+
+class EntryWriter(HdfWriter):
     """Take the fields and frames of one video, in order; `finish` makes the file appear.
 
     A context manager: left without `finish`, it leaves nothing behind.
@@ -190,42 +253,21 @@ class EntryWriter:
         self._rgb_offsets = [0]
         self._clipped = self._zero = 0
         self._magnitude = 0.0
-        # Same folder, so that the rename stays inside one file system.
-        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._file: Aside | None = None
-        self._hdf: Any = None
         self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed in __exit__
             max_size=RGB_SPOOL_BYTES, dir=str(path.parent)
         )
+        super().__init__(path)
         try:
             with self._writing():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = Aside(self._aside)
-                self._hdf = create_hdf(self._file)
                 shape = (2 * height, width)
                 self._flow = create_flow(self._hdf, "flow", shape, codec, self._dtype)
         except BaseException:
             self.__exit__()
             raise
 
-    def __enter__(self) -> "EntryWriter":
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self._rgb.close()
-        if self._file is None:
-            return
-        try:
-            self._file.abandon()
-            if self._hdf:
-                self._hdf.close()
-        finally:
-            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
-                self._file.close()
-            self._aside.unlink(missing_ok=True)
-
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return write_errors(self._path, self._file)
+        super().__exit__()
 
     @property
     def num_flows(self) -> int:
@@ -284,11 +326,9 @@ class EntryWriter:
                 f"{len(pts_s)} times; N frames have N − 1 fields"
             )
         with self._writing():
-            return self._complete(np.ascontiguousarray(pts_s, np.float64), attributes)
+            return self._finish(np.ascontiguousarray(pts_s, np.float64), attributes)
 
-    def _complete(
-        self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
         num_flows = self.num_flows
         self._flow.resize(num_flows, axis=0)
         small: dict[str, NDArray[Any]] = {
@@ -299,21 +339,7 @@ class EntryWriter:
             small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
             small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
             self._write_rgb()
-        for name, values in small.items():
-            self._hdf.create_dataset(name, data=values)
-        written = {**self._own_attributes(num_flows), **attributes}
-        missing = set(schema.ATTRIBUTES) - set(written) - {"content_sha256"}
-        if missing:
-            raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
-        written["content_sha256"] = content_sha256(written, small)
-        for name in schema.ATTRIBUTES:
-            value = written[name]
-            self._hdf.attrs[name] = fixed_text(value) if isinstance(value, str) else value
-        self._hdf.close()
-        append_trailer(self._file)
-        self._aside.replace(self._path)
-        fsync_folder(self._path.parent)
-        return written
+        return self._complete(small, {**self._own_attributes(num_flows), **attributes})
 
     def _write_rgb(self) -> None:
         target = self._hdf.create_dataset("rgb_jpeg", (self._rgb_offsets[-1],), np.uint8)
@@ -373,17 +399,26 @@ def create_flow(
     parent: Any, name: str, shape: tuple[int, int], codec: str, dtype: np.dtype[Any]
 ) -> Any:
     """Give an empty data set of fields (2H, W), one chunk each, that grows along time."""
+    return create_chunked(parent, name, (1, *shape), codec, dtype)
+
+
+def create_chunked(
+    parent: Any, name: str, chunk: tuple[int, ...], codec: str, dtype: np.dtype[Any]
+) -> Any:
+    """Give an empty data set that grows along its first axis; its chunks are compressed by us."""
     plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk((1, *shape))
+    plist.set_chunk(chunk)
     plist.set_obj_track_times(False)  # so that the same entry has the same bytes
     for number in filters_of(codec, dtype.itemsize):
         if number == schema.FILTER_SHUFFLE:
             plist.set_shuffle()
         else:
-            # Optional, so that writing needs no plugin; the chunks are compressed by us.
-            told = jpegls_parameters(shape, dtype) if number == schema.FILTER_JPEGLS else ()
+            told: tuple[int, ...] = ()
+            if number == schema.FILTER_JPEGLS:
+                told = jpegls_parameters((chunk[1], chunk[2]), dtype)
+            # Optional, so that writing needs no plugin.
             plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, told)
-    space = h5py.h5s.create_simple((0, *shape), (h5py.h5s.UNLIMITED, *shape))
+    space = h5py.h5s.create_simple((0, *chunk[1:]), (h5py.h5s.UNLIMITED, *chunk[1:]))
     kind = h5py.h5t.py_create(dtype, logical=True)
     return h5py.Dataset(h5py.h5d.create(parent.id, name.encode(), kind, space, dcpl=plist))
 
@@ -453,11 +488,15 @@ def code_rule(quantiser: Quantiser) -> tuple[int, float]:
     return (32768, 1 / 64) if quantiser.storage == "i16" else (0, 0.0)
 
 
-def content_sha256(attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]]) -> str:
+def content_sha256(
+    attributes: Mapping[str, Any],
+    small: Mapping[str, NDArray[Any]],
+    layout: schema.Layout = schema.FLOW,
+) -> str:
     """Digest of all attributes but itself, and of the small data sets in the schema's order."""
-    told = {name: attributes[name] for name in schema.ATTRIBUTES if name != "content_sha256"}
+    told = {name: attributes[name] for name in layout.attributes if name != "content_sha256"}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
-    for name in schema.DATASETS:
+    for name in layout.datasets:
         if name in small:
             digest.update(np.ascontiguousarray(small[name]).tobytes())
     return digest.hexdigest()

@@ -119,18 +119,7 @@ class _Clips(Dataset[Sample]):
             half = stream.frames // 2
             past = self.cache.backward(record.id).flow.codes(indices[:half])
             return np.concatenate([past, entry.flow.codes(indices[half:])])
-        wanted = np.union1d(indices, indices + 1) if stream.input == "rgbdiff" else indices
-        # A short clip repeats indices; each frame is read once.
-        unique = np.unique(wanted)
-        place = np.searchsorted(unique, indices)
-        if stream.input == "flow":
-            codes: NDArray[Any] = entry.flow.codes(unique)
-            return codes if np.array_equal(unique, indices) else codes[place]
-        rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
-        if stream.input == "rgb":
-            return rgb_TCHW[place]
-        following = np.searchsorted(unique, indices + 1)
-        return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
+        return read_items(entry, stream.input, indices)
 
     def _clips(
         self,
@@ -151,6 +140,8 @@ class _Clips(Dataset[Sample]):
         return torch.cat([part.float() for part in parts], stream.channel_axis)
 
     def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
+        if stream.input == "features":
+            return torch.from_numpy(np.ascontiguousarray(codes_TCHW))
         assert stream.input != "rgb+flow"  # it comes in parts
         seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
         return torch.from_numpy(np.ascontiguousarray(transforms.to_layout(seen, stream.layout)))
@@ -335,6 +326,8 @@ class TestClips(_Clips):
         }
 
     def _views(self, frame_size: tuple[int, int]) -> list[View]:
+        if self.streams[0].input == "features":
+            return [View(0, 0, 1, 1)]
         return transforms.make_test_views(
             frame_size,
             self.streams[0].crop_size,
@@ -357,6 +350,27 @@ class TestClips(_Clips):
         }
         label = int(self.record_labels[position])
         return sample | {"label": label, "index": position, "clip": clip}
+
+
+def read_items(entry: EntryLike, content: str, indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
+
+    Indices may repeat, as those of a short clip do; each item is read once.
+    """
+    wanted = np.union1d(indices, indices + 1) if content == "rgbdiff" else indices
+    unique = np.unique(wanted)
+    place = np.searchsorted(unique, indices)
+    if content == "features":
+        features: NDArray[Any] = entry.features[indices]  # type: ignore[attr-defined]
+        return features
+    if content == "flow":
+        codes: NDArray[Any] = entry.flow.codes(unique)
+        return codes[place]
+    rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
+    if content == "rgb":
+        return rgb_TCHW[place]
+    following = np.searchsorted(unique, indices + 1)
+    return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
 
 
 def to_network_input(
@@ -402,6 +416,8 @@ def to_network_input(
         ]
         return torch.cat(inputs, stream.channel_axis)
     values = codes.to(torch.float32)
+    if stream.input == "features":
+        return values
     if stream.input == "flow":
         if quantiser is None:
             raise InvalidArgument(

@@ -39,6 +39,37 @@ def split_fold(annotations: Annotations, fold: str | int) -> tuple[Annotations, 
     return _halves(annotations, [record for record in records if record.fold == str(fold)], records)
 
 
+def equal_folds(annotations: Annotations, count: int, *, seed: int = 0) -> Annotations:
+    """Give every record one of `count` folds at random: "0", "1", …, even within each class.
+
+    Records of one group get one fold. A class of fewer groups than folds is missing from some.
+
+    Raises
+    ------
+    InvalidArgument
+        If there are fewer than two folds, or more folds than groups.
+    """
+    members = _members_of_groups(annotations, None)
+    if not 2 <= count <= len(members):
+        raise InvalidArgument(
+            f"{count} folds of {len(members)} groups: at least 2, at most one for each group"
+        )
+    order = np.random.default_rng(seed).permutation(len(members))
+    names = [sorted(members)[position] for position in order]
+    used: dict[tuple[str | None, ...], int] = Counter()
+    fold_of: dict[str, str] = {}
+    next_first = 0
+    for name in names:
+        labels = tuple(sorted({str(record.label) for record in members[name]}))
+        if labels not in used:
+            used[labels], next_first = next_first, next_first + 1
+        fold = str(used[labels] % count)
+        used[labels] += 1
+        fold_of.update({record.id: fold for record in members[name]})
+    records = tuple(replace(record, fold=fold_of[record.id]) for record in annotations.records)
+    return replace(annotations, records=records)
+
+
 def seeded_split(
     annotations: Annotations,
     *,

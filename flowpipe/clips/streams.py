@@ -13,6 +13,7 @@ from flowpipe.errors import InvalidArgument, nearest_name
 
 # TSN divides 8-bit flow (±20 px on 255 levels) by 0.226 · 255 levels; in pixels that is 9.
 FLOW_SCALE_PX = 9.0
+INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow", "features")
 RESERVED_KEYS = frozenset({"label", "index", "clip"})
 
 
@@ -74,9 +75,10 @@ class StreamInput:
     ----------
     name : str
         Key of the stream in samples and score files.
-    input : {"rgb", "flow", "rgbdiff", "rgb+flow"}
+    input : {"rgb", "flow", "rgbdiff", "rgb+flow", "features"}
         "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k. "rgb+flow"
-        has the channels of frame k before those of flow k, for networks of two pathways.
+        has the channels of frame k before those of flow k, for networks of two pathways. Items of
+        "features" are snippets of a feature store.
     frames : int
         Flow fields (L), frames or differences in a clip.
     stride : int
@@ -97,10 +99,12 @@ class StreamInput:
         Flow is divided by this many pixels. 9 is TSN's normalisation; 20 gives I3D's −1..1.
     rgb_range : {"imagenet", "symmetric"}
         ImageNet's mean and deviation, or −1..1 (I3D).
+    feature_shape : tuple of int
+        Features only: (D,), or (D, H', W') of maps.
     """
 
     name: str
-    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
     frames: int
     stride: int = 1
     crop_size: tuple[int, int] = (224, 224)
@@ -110,6 +114,7 @@ class StreamInput:
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
+    feature_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name or self.name in RESERVED_KEYS:
@@ -117,7 +122,12 @@ class StreamInput:
                 f'stream name "{self.name}" must not be empty or one of '
                 f"{', '.join(sorted(RESERVED_KEYS))}; call it by its input"
             )
-        self._check_choice("input", self.input, ("rgb", "flow", "rgbdiff", "rgb+flow"))
+        self._check_choice("input", self.input, INPUTS)
+        if (self.input == "features") != bool(self.feature_shape):
+            raise InvalidArgument(
+                f'stream "{self.name}": feature_shape {self.feature_shape} goes with features, and '
+                f"here the input is {self.input}"
+            )
         self._check_choice("layout", self.layout, ("CHW", "CTHW", "TCHW"))
         self._check_choice("rgb_range", self.rgb_range, ("imagenet", "symmetric"))
         if self.frames < 1 or self.stride < 1:
@@ -200,6 +210,8 @@ class StreamInput:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one clip, without the batch."""
+        if self.input == "features":
+            return (self.frames, *self.feature_shape)
         if self.layout == "CHW":
             return (self.in_channels, *self.crop_size)
         pair = (self.channels, self.frames)

@@ -11,6 +11,7 @@ from flowpipe.cache import open_cache
 from flowpipe.cache.manifest import read_manifest
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.experiment.cached import refuse_new_videos
 from flowpipe.experiment.pages import load_run
 from flowpipe.experiment.run import RecordCache, extract_arguments, score_records, trained_model
 from flowpipe.experiment.settings import Settings
@@ -83,6 +84,7 @@ def predict_videos(
         Whose networks; the run's first by default.
     """
     settings, results = load_run(run)
+    refuse_new_videos(settings)
     folds = [str(row["fold"]) for row in results["folds"]]
     if fold is not None and fold not in folds:
         raise ConfigError(

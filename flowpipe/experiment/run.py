@@ -31,12 +31,14 @@ from flowpipe.clips.official import SPLITS, TEST, TRAIN, from_kinetics, split_nu
 from flowpipe.clips.splits import folds, seeded_split, split_fold
 from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
-from flowpipe.experiment.settings import Settings
+from flowpipe.experiment.cached import feature_records, fit_svm, needs_flow
+from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.extraction import ExtractionResult, Progress, extract
 from flowpipe.extraction.sources import Source
 from flowpipe.fusion import fuse
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.models import build_for_clip
+from flowpipe.models.heads import build_head
 from flowpipe.models.summary import describe
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
@@ -61,6 +63,10 @@ class Fold:
     scores: dict[str, Scores] = field(default_factory=dict)
     fused: dict[str, Scores] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def records(self) -> tuple[VideoRecord, ...]:
+        return (*self.train.records, *self.test.records)
 
     def accuracies(self) -> dict[str, float]:
         """Top-1 accuracy of each stream and of each fusion."""
@@ -257,18 +263,21 @@ def run_experiment(
     if ranks.first:
         (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
     records = annotations.records
-    cache_path = settings.data.cache or out / "cache"
-    if not ranks.first:
-        ranks.barrier()  # then all is there, and nothing is left to compute
-    extraction = fill_cache(settings, records, cache_path, on_extract)
-    if ranks.first:
-        ranks.barrier()
-    say(
-        f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
-        f"{extraction.flows_total} flows"
-    )
-    stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
-    cache = MemoryCache(stored, settings.train.memory_mb)
+    extraction: ExtractionResult | None = None
+    cache: MemoryCache | None = None
+    if needs_flow(settings):
+        cache_path = settings.data.cache or out / "cache"
+        if not ranks.first:
+            ranks.barrier()  # then all is there, and nothing is left to compute
+        extraction = fill_cache(settings, records, cache_path, on_extract)
+        if ranks.first:
+            ranks.barrier()
+        say(
+            f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
+            f"{extraction.flows_total} flows"
+        )
+        stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+        cache = MemoryCache(stored, settings.train.memory_mb)
     done = 0.0
     parts = len(divisions) * len(settings.streams)
     for division in divisions:
@@ -278,7 +287,9 @@ def run_experiment(
                 if on_share is not None:
                     on_share((before + part) / parts, told)
 
-            division.scores[name] = run_stream(settings, name, division, cache, out, share, say)
+            features = feature_records(settings, name, division.name, division.records)
+            own = cache if features is None else features
+            division.scores[name] = run_stream(settings, name, division, own, out, share, say)
             done += 1
         _fuse_fold(settings, division, out)
         told = ", ".join(f"{k} {v:.3f}" for k, v in division.accuracies().items())
@@ -299,8 +310,10 @@ def run_stream(
     stream, train = settings.streams[name], settings.train
     classes = division.train.classes
     folder = stream_folder(out, division.name, name)
-    stream_input = settings.stream_input(name)
-    model = make_model(settings, name, len(classes), load=True, say=say)
+    shape = getattr(cache, "feature_shape", ())
+    stream_input = settings.stream_input(name, shape)
+    model = make_model(settings, name, len(classes), load=True, say=say, feature_shape=shape)
+    same = fingerprint(settings, name, division, getattr(cache, "recipes", ()))
     dataset = ClipDataset(
         division.train.records,
         cache,
@@ -322,30 +335,35 @@ def run_stream(
         )
         share(0.9 * record["epoch"] / epochs, told)
 
-    history = train_stream(
-        model,
-        dataset,
-        out=folder,
-        epochs=epochs,
-        batch_size=train.batch_size,
-        optimiser=train.optimiser,
-        learning_rate=stream.learning_rate or train.learning_rate,
-        momentum=train.momentum,
-        weight_decay=train.weight_decay,
-        schedule=train.schedule,
-        steps=train.steps,
-        warmup_epochs=train.warmup_epochs,
-        gradient_clip=train.gradient_clip,
-        label_smoothing=train.label_smoothing,
-        loss=train.loss,
-        balanced=train.balanced,
-        seed=train.seed,
-        workers=train.workers,
-        device=train.device,
-        fingerprint=fingerprint(settings, name, division),
-        on_epoch=on_epoch,
-    )
     ranks = join()
+    if stream.model == SVM and stream.input == "features":
+        if ranks.first:
+            fit_svm(model, division.train, cache, out=folder, fingerprint=same, seed=train.seed)
+        history: list[dict[str, Any]] = []
+    else:
+        history = train_stream(
+            model,
+            dataset,
+            out=folder,
+            epochs=epochs,
+            batch_size=train.batch_size,
+            optimiser=train.optimiser,
+            learning_rate=stream.learning_rate or train.learning_rate,
+            momentum=train.momentum,
+            weight_decay=train.weight_decay,
+            schedule=train.schedule,
+            steps=train.steps,
+            warmup_epochs=train.warmup_epochs,
+            gradient_clip=train.gradient_clip,
+            label_smoothing=train.label_smoothing,
+            loss=train.loss,
+            balanced=train.balanced,
+            seed=train.seed,
+            workers=train.workers,
+            device=train.device,
+            fingerprint=same,
+            on_epoch=on_epoch,
+        )
     if not ranks.first:
         ranks.barrier()
         return load_scores(folder / "scores.npz")
@@ -394,7 +412,7 @@ def score_records(
         model,
         records,
         cache,
-        settings.stream_input(name),
+        settings.stream_input(name, getattr(cache, "feature_shape", ())),
         classes=classes,
         clips=clips or settings.test.clips,
         crops=settings.test.crops,
@@ -408,31 +426,51 @@ def score_records(
 
 
 def make_model(
-    settings: Settings, name: str, num_classes: int, *, load: bool, say: Say = lambda text: None
+    settings: Settings,
+    name: str,
+    num_classes: int,
+    *,
+    load: bool,
+    say: Say = lambda text: None,
+    feature_shape: tuple[int, ...] = (),
 ) -> nn.Module:
     """Build the network of a stream, its initial weights fixed by the seed."""
     stream = settings.streams[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.train.seed)
-        model = build_for_clip(
-            stream.model,
-            settings.stream_input(name).clip_CTHW,
-            num_classes=num_classes,
-            **stream.model_parameters,
-        )
+        if stream.input == "features":
+            model = build_head(
+                stream.model, feature_shape, num_classes=num_classes, **stream.model_parameters
+            )
+        else:
+            model = build_for_clip(
+                stream.model,
+                settings.stream_input(name).clip_CTHW,
+                num_classes=num_classes,
+                **stream.model_parameters,
+            )
     if load and stream.weights is not None:
         say(f"{name}: {load_weights(model, stream.weights)}")
     return model
 
 
-def trained_model(settings: Settings, name: str, fold: str, out: Path, classes: int) -> nn.Module:
+def trained_model(
+    settings: Settings,
+    name: str,
+    fold: str,
+    out: Path,
+    classes: int,
+    feature_shape: tuple[int, ...] = (),
+) -> nn.Module:
     """Build the network of a stream with the weights that a run gave it."""
-    model = make_model(settings, name, classes, load=False)
+    model = make_model(settings, name, classes, load=False, feature_shape=feature_shape)
     read_model(stream_folder(out, fold, name) / CHECKPOINT, model)
     return model
 
 
-def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]:
+def fingerprint(
+    settings: Settings, name: str, division: Fold, recipes: Sequence[str] = ()
+) -> dict[str, Any]:
     """What a checkpoint must share to be gone on with."""
     stream = asdict(settings.streams[name])
     train = asdict(settings.train)
@@ -445,6 +483,7 @@ def fingerprint(settings: Settings, name: str, division: Fold) -> dict[str, Any]
         "flip": settings.data.flip,
         "fold": division.name,
         "videos": len(division.train.records),
+        **({"features": list(recipes)} if recipes else {}),
     }
 
 
@@ -492,13 +531,23 @@ def describe_networks(
     """Give what each stream's network is and what it cost: rows of the table of results."""
     found = {}
     for name, stream in settings.streams.items():
-        clip = settings.stream_input(name).clip_CTHW
-        summary = describe(
-            stream.model,
-            num_classes=len(divisions[0].train.classes),
-            clip=clip,
-            **stream.model_parameters,
-        )
+        classes = len(divisions[0].train.classes)
+        features = feature_records(settings, name, divisions[0].name, ())
+        if features is None:
+            clip: tuple[int, ...] = settings.stream_input(name).clip_CTHW
+            summary = describe(
+                stream.model,
+                num_classes=classes,
+                clip=settings.stream_input(name).clip_CTHW,
+                **stream.model_parameters,
+            )
+            parameters, macs = summary.parameters, summary.macs
+        else:
+            # The cost of a head is next to nothing beside the network's, which is paid once.
+            shape = features.feature_shape
+            clip, macs = settings.stream_input(name, shape).input_shape, None
+            head = make_model(settings, name, classes, load=False, feature_shape=shape)
+            parameters = sum(p.numel() for p in head.parameters())
         tested = [division.scores[name] for division in divisions]
         # A test of a finished run trained nothing.
         spent = [d.seconds[name] for d in divisions if name in d.seconds]
@@ -507,8 +556,8 @@ def describe_networks(
         found[name] = {
             "model": stream.model,
             "input": f"{stream.input} {'×'.join(map(str, clip))}",
-            "parameters": summary.parameters,
-            "macs": summary.macs,
+            "parameters": parameters,
+            "macs": macs,
             "clip_accuracy": float(np.mean(clip_accuracies)),
             "video_accuracy": float(np.mean([accuracy(part) for part in tested])),
             "seconds": seconds,
@@ -561,15 +610,22 @@ def retest(
     """Test the networks of a finished run again, with the `[test]` of these settings."""
     annotations = load_annotations(settings)
     divisions = [d for d in divide(settings, annotations, "all") if d.name in names]
-    cache_path = settings.data.cache or run / "cache"
-    extraction = fill_cache(settings, annotations.records, cache_path)
-    cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
+    extraction: ExtractionResult | None = None
+    cache: RecordCache | None = None
+    if needs_flow(settings):
+        cache_path = settings.data.cache or run / "cache"
+        extraction = fill_cache(settings, annotations.records, cache_path)
+        cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
     parts = [(division, name) for division in divisions for name in settings.streams]
     for number, (division, name) in enumerate(parts):
         if on_share is not None:
             on_share(number / len(parts), f"fold {division.name}, {name}")
-        model = trained_model(settings, name, division.name, run, len(annotations.classes))
-        division.scores[name] = score_stream(settings, name, model, division.test, cache)
+        features = feature_records(settings, name, division.name, division.records)
+        own = cache if features is None else features
+        shape = getattr(own, "feature_shape", ())
+        classes = len(annotations.classes)
+        model = trained_model(settings, name, division.name, run, classes, shape)
+        division.scores[name] = score_stream(settings, name, model, division.test, own)
     for division in divisions:
         _fuse_fold(settings, division, run)
     return collect(settings, divisions, out, extraction)

@@ -11,6 +11,9 @@ from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.models import input_layout
 
+# The head that is fitted to whole videos, not trained on clips.
+SVM = "svm"
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -35,6 +38,7 @@ class DataSettings:
     test_fraction: float = 0.25
     flip: bool = True
     cache: Path | None = None
+    features: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,11 @@ class ExtractSettings:
 class StreamSettings:
     """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
 
-    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
     model: str = "small-cnn"
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    features: tuple[str, ...] = ()
     frames: int = 1
     stride: int = 1
     fps: float | None = None
@@ -145,6 +150,8 @@ class Settings:
         for name in self.streams:
             if not name.replace("-", "").replace("_", "").isalnum() or name == "fused":
                 raise ConfigError(f'stream "{name}" must be of letters, digits, - and _')
+        for name, stream in self.streams.items():
+            self._check_features(name, stream)
         for group in self.fuse.groups:
             if len(set(group)) < 2 or len(set(group)) < len(group):
                 raise ConfigError(f"[fuse] group {list(group)} must be of two streams or more")
@@ -155,13 +162,32 @@ class Settings:
                         f"{nearest_name(name, self.streams)}"
                     )
 
+    def _check_features(self, name: str, stream: StreamSettings) -> None:
+        if (stream.input == "features") != bool(stream.features):
+            raise ConfigError(
+                f'stream "{name}": input "{stream.input}" and features {list(stream.features)}: '
+                'input = "features" needs features = ["NAME", …], and nothing else has them'
+            )
+        if stream.input == "features" and self.data.features is None:
+            raise ConfigError(
+                f'stream "{name}": set [data] features to the store that flowpipe features filled'
+            )
+
     def to_json(self) -> str:
         """Give the settings as JSON, to stand beside a run."""
         return json.dumps(asdict(self), default=str, indent=2)
 
-    def stream_input(self, name: str) -> StreamInput:
-        """Give what the network of a stream looks at."""
+    def stream_input(self, name: str, feature_shape: tuple[int, ...] = ()) -> StreamInput:
+        """Give what the network of a stream looks at; the shape is that of cached features."""
         stream = self.streams[name]
+        if stream.input == "features":
+            return StreamInput(
+                name,
+                "features",
+                1 if stream.model == SVM else stream.frames,
+                stride=stream.stride,
+                feature_shape=feature_shape,
+            )
         return StreamInput(
             name,
             stream.input,
@@ -213,6 +239,7 @@ def settings_from(table: Mapping[str, Any], *, where: str, folder: Path) -> Sett
         root=root,
         annotations=None if settings.data.annotations is None else root / settings.data.annotations,
         cache=None if settings.data.cache is None else folder / settings.data.cache,
+        features=None if settings.data.features is None else folder / settings.data.features,
     )
     streams = {
         name: stream if stream.weights is None else replace(stream, weights=folder / stream.weights)

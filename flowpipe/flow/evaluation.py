@@ -140,7 +140,7 @@ def read_truth(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     if path.suffix.lower() == ".png":
         return read_kitti_png(path)
     uv_HWC = read_flo(path)
-    known_HW: NDArray[np.bool_] = (np.abs(uv_HWC) < UNKNOWN_PX).all(axis=-1)
+    known_HW: NDArray[np.bool_] = np.abs(uv_HWC).max(axis=-1) < UNKNOWN_PX
     return uv_HWC, known_HW
 
 

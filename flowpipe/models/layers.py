@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument, nearest_name
@@ -194,3 +195,33 @@ class Bottleneck3d(nn.Module):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         return self.relu(self.bn3(self.conv3(y)) + shortcut)  # type: ignore[no-any-return]
+
+
+class ConvGru(nn.Module):
+    """One layer over time: maps B×T×C×H×W to states B×T×D×H×W."""
+
+    def __init__(self, in_planes: int, planes: int, kernel: int = 3) -> None:
+        super().__init__()
+        padding = kernel // 2
+        # Of all three gates; the input's part needs no loop over time.
+        self.input = nn.Conv2d(in_planes, 3 * planes, kernel, padding=padding, bias=False)
+        self.gates = nn.Conv2d(planes, 2 * planes, kernel, padding=padding, bias=False)
+        self.candidate = nn.Conv2d(planes, planes, kernel, padding=padding, bias=False)
+        self.planes = planes
+
+    def forward(self, x_BTCHW: Tensor, *, truncate: int | None = None) -> Tensor:
+        """Run over time; every `truncate` steps the state is cut from its past's gradient."""
+        inputs = self.input(x_BTCHW.flatten(0, 1)).unflatten(0, x_BTCHW.shape[:2])
+        state = torch.zeros_like(inputs[:, 0, : self.planes])
+        states = []
+        for step, at_step in enumerate(inputs.unbind(1)):
+            if truncate is not None and step and step % truncate == 0:
+                state = state.detach()
+            update_in, reset_in, candidate_in = at_step.chunk(3, 1)
+            update_of, reset_of = self.gates(state).chunk(2, 1)
+            update = (update_in + update_of).sigmoid()
+            reset = (reset_in + reset_of).sigmoid()
+            candidate = (candidate_in + self.candidate(reset * state)).tanh()
+            state = update * state + (1 - update) * candidate
+            states.append(state)
+        return torch.stack(states, 1)

@@ -89,7 +89,7 @@ def network_cells(row: Mapping[str, Any]) -> list[str]:
         row["model"],
         row["input"],
         f"{row['parameters']:,}",
-        f"{row['macs'] / 1e9:.3g}",
+        "–" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
         _percent(row["clip_accuracy"]),
         _percent(row["video_accuracy"]),
         "–" if seconds is None else f"{seconds:.0f}",

@@ -1,0 +1,165 @@
+"""`flowpipe probe`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import duration, print_json, print_table, progress_line, say
+
+if TYPE_CHECKING:
+    from flowpipe.clips.videos import Annotations
+
+FOLDS = 5
+
+
+@click.command()
+@click.argument("path", metavar="FEATURES", type=click.Path(path_type=Path))
+@click.option(
+    "--annotations",
+    type=click.Path(path_type=Path),
+    help="A CSV with a header. [default: the labels in the store]",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Where the videos are. [default: beside the CSV]",
+)
+@click.option("--label-column", default="label", show_default=True, metavar="NAME")
+@click.option(
+    "--fold-column", metavar="NAME", help="[default: the only one that begins with fold or split]"
+)
+@click.option("--fold", metavar="K", help="Only this fold.")
+@click.option(
+    "--features",
+    "networks",
+    metavar="NAME,...",
+    help="Which features; {fold} in a name stands for the fold. [default: all that are there]",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["svm", "linear"]),
+    default="svm",
+    show_default=True,
+    help="Linear SVM, or logistic regression.",
+)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def probe(
+    path: Path,
+    annotations: Path | None,
+    root: Path | None,
+    label_column: str,
+    fold_column: str | None,
+    fold: str | None,
+    networks: str | None,
+    method: str,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Say what FEATURES are worth: a linear classifier on each video's mean, fold by fold.
+
+    Without a column of folds, the videos are divided at random into five.
+    """
+    from flowpipe.cache.features import FeatureStore
+    from flowpipe.features.probe import probe as run
+
+    store = FeatureStore(path)
+    names = networks.split(",") if networks else store.names()
+    if annotations is None:
+        listed = _from_store(path, names)
+    else:
+        listed = _from_csv(annotations, root, label_column, fold_column)
+    divisions = _divisions(listed, fold, seed)
+    with progress_line("probe") as update:
+        result = run(
+            store,
+            names,
+            divisions,
+            method=method,  # type: ignore[arg-type]
+            seed=seed,
+            on_progress=lambda done, of: update(done / of, f"{done}/{of} folds"),
+        )
+    if as_json:
+        print_json(
+            {
+                "features": str(path),
+                "method": method,
+                "videos": result.videos,
+                "accuracy": result.accuracy,
+                "mean_class_accuracy": result.class_mean,
+                "folds": dict(zip(result.folds, _columns(result.per_fold), strict=True)),
+                "num_features": result.num_features,
+                "seconds": round(result.seconds, 3),
+            }
+        )
+        return
+    several = len(result.folds) > 1
+    rows = [
+        [
+            name,
+            str(result.num_features.get(name, "")),
+            f"{accuracy:.1%}",
+            f"{result.class_mean[name]:.1%}",
+            *(f"{value:.1%}" for value in result.per_fold[name] if several),
+        ]
+        for name, accuracy in result.accuracy.items()
+    ]
+    header = ["", "D", "accuracy", "class mean", *(f for f in result.folds if several)]
+    print_table(f"{result.videos} test videos, {method} on the mean over time", header, rows)
+    say(f"{duration(result.seconds)}")
+
+
+def _columns(per_fold: dict[str, list[float]]) -> list[dict[str, float]]:
+    names = list(per_fold)
+    return [
+        dict(zip(names, values, strict=True)) for values in zip(*per_fold.values(), strict=True)
+    ]
+
+
+def _from_csv(
+    path: Path, root: Path | None, label_column: str, fold_column: str | None
+) -> "Annotations":
+    import csv
+
+    from flowpipe.clips.annotations import from_csv
+    from flowpipe.errors import AnnotationError
+
+    if fold_column is None and path.is_file():
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+        found = [name for name in header if name.lower().startswith(("fold", "split"))]
+        if len(found) > 1:
+            raise AnnotationError(
+                f"{path} has the columns {', '.join(found)}; choose one with --fold-column"
+            )
+        fold_column = found[0] if found else None
+    return from_csv(
+        path,
+        root or path.parent,
+        label_column=label_column,
+        fold_column=fold_column,
+        check_files=False,
+    )
+
+
+def _from_store(path: Path, names: list[str]) -> "Annotations":
+    from flowpipe.cache.features import FeatureStore
+    from flowpipe.clips.videos import Annotations, VideoRecord
+
+    network = FeatureStore(path)[names[0].replace("{fold}", "0")]
+    rows = [network.row(name) for name in network.names()]
+    records = tuple(VideoRecord(row.name, Path(row.path), row.label) for row in rows)
+    return Annotations(records, tuple(sorted({r.label for r in records if r.label is not None})))
+
+
+def _divisions(listed: "Annotations", fold: str | None, seed: int) -> dict[str, Any]:
+    from flowpipe.clips.splits import equal_folds, folds, split_fold
+
+    if not folds(listed):
+        listed = equal_folds(listed, FOLDS, seed=seed)
+        say(f"no folds given: {FOLDS} at random, seed {seed}")
+    names = folds(listed)
+    if set(names) == {"train", "test"}:
+        names = ["test"]
+    return {name: split_fold(listed, name) for name in ([fold] if fold else names)}

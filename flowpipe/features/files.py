@@ -1,0 +1,292 @@
+"""Features as `.npy`, T×D, with a JSON of their times: what temporal-localisation code reads.
+
+::
+
+    OUT/bend/daria_bend.npy      T×D float32
+    OUT/bend/daria_bend.json     fps, feature_stride, offset, …
+
+Row k is the snippet whose middle lies at `(offset + k · feature_stride) / fps` seconds; `offset`,
+`feature_stride` and `snippet_frames` count frames at `fps`. Of a video of varying rate the JSON
+holds every middle as well (`centre_s`), which is exact where the formula is not.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flowpipe import __version__
+from flowpipe.cache import FeatureRecipe, entry_path, write_recipe
+from flowpipe.cache.export import folder_of
+from flowpipe.cache.features import (
+    STORAGES,
+    FeatureEntry,
+    FeatureStore,
+    FeatureWriter,
+    name_network,
+)
+from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
+from flowpipe.cache.write import remove_abandoned
+from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
+from flowpipe.features.results import FeatureFailure, FeaturesResult
+from flowpipe.video import content_digest
+
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class ExportedFeatures:
+    """One video as files: the array, and what the JSON beside it says."""
+
+    path: Path
+    record: dict[str, Any]
+
+
+def export_features(
+    store: FeatureStore,
+    out: str | os.PathLike[str],
+    *,
+    networks: Sequence[str],
+    videos: Sequence[str] | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[ExportedFeatures]:
+    """Write one `.npy` and one `.json` per video; several networks stand side by side in D.
+
+    Parameters
+    ----------
+    store : FeatureStore
+    out : path
+        A folder; made when missing.
+    networks : sequence of str
+        Names in the store.
+    videos : sequence of str, optional
+        Names of videos; by default all that every network has.
+    overwrite : bool
+        Replace files that are there.
+    on_progress : callable, optional
+        Called with (videos done, videos).
+
+    Raises
+    ------
+    InvalidArgument
+        If a file is there already, or a name leads out of `out`.
+    EntryNotFound
+        If a network or a video has no features.
+    CacheError
+        If a file cannot be written.
+    """
+    opened = [store[name] for name in networks]
+    common = set.intersection(*(set(network.names()) for network in opened))
+    names = sorted(common) if videos is None else [opened[0].row(name).name for name in videos]
+    targets = {name: Path(out) / f"{folder_of(name)}.npy" for name in names}
+    taken = [path for path in targets.values() if path.exists()]
+    if taken and not overwrite:
+        raise InvalidArgument(
+            f"{taken[0]} is there already; overwrite (--overwrite) replaces it, or choose another "
+            "folder"
+        )
+    written = []
+    for done, (name, path) in enumerate(targets.items()):
+        found = store.aligned(name, networks)
+        entries = [network[name] for network in opened]
+        record = _record(name, entries, found.centre_s, networks)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+            with aside.open("wb") as file:
+                np.save(file, found.features_TD, allow_pickle=False)
+            text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+            path.with_suffix(".json").write_text(text, encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:
+            raise CacheError(f"{path} cannot be written: {error}") from error
+        written.append(ExportedFeatures(path, record))
+        if on_progress is not None:
+            on_progress(done + 1, len(targets))
+    return written
+
+
+def _record(
+    name: str,
+    entries: Sequence[FeatureEntry],
+    centre_s: NDArray[np.float64],
+    networks: Sequence[str],
+) -> dict[str, Any]:
+    grid = max(entries, key=lambda entry: float(entry.attributes["step_frames"]))
+    fps, stride = float(grid.attributes["fps"]), float(grid.attributes["step_frames"])
+    return {
+        "video": name,
+        "label": grid.label,
+        "features": list(networks),
+        "fps": fps,
+        "feature_stride": stride,
+        "offset": float(centre_s[0] * fps),
+        "snippet_frames": float(grid.attributes["snippet_frames"]),
+        "num_snippets": len(centre_s),
+        "centre_s": [round(float(value), 6) for value in centre_s],
+        "recipes": [entry.recipe.id for entry in entries],
+        "made_by": f"flowpipe {__version__}",
+    }
+
+
+def import_features(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    name: str,
+    fps: float,
+    step: float,
+    offset: float,
+    frames: float | None = None,
+    storage: str = "f32",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> FeaturesResult:
+    """Take `.npy` files from elsewhere into a store, so that they can be trained on.
+
+    Parameters
+    ----------
+    folder : path
+        Searched for `.npy` files, T×D or T×D×H'×W'; a file's path without `.npy` is the video's
+        name, which may lack the folders and the extension that annotations have.
+    out : path
+        The store; made when missing.
+    name : str
+        What the features are called in the store.
+    fps, step, offset : float
+        Frames per second; frames from row to row; the middle of the first row's snippet, in
+        frames.
+    frames : float, optional
+        Frames that a snippet covers; by default twice the offset, or the step where that is 0.
+    storage : "f16" or "f32"
+    on_progress : callable, optional
+        Called with (files done, files).
+
+    Returns
+    -------
+    FeaturesResult
+
+    Raises
+    ------
+    InvalidArgument
+        For numbers outside their rules, or a folder without `.npy` files.
+    CacheError
+        If the store cannot be written.
+    """
+    started = time.perf_counter()
+    source, store = Path(folder), Path(out).absolute()
+    if not (0 < fps < 10_000 and step > 0 and offset >= 0 and (frames is None or frames > 0)):
+        raise InvalidArgument(
+            f"fps {fps:g} and stride {step:g} must be > 0 and offset {offset:g} ≥ 0; for 16-frame "
+            "snippets every 8 frames at 25 fps give 25, 8 and 8"
+        )
+    if storage not in STORAGES:
+        raise InvalidArgument(f'dtype "{storage}" must be one of {", ".join(STORAGES)}')
+    files = sorted(source.rglob("*.npy")) if source.is_dir() else []
+    if not files:
+        raise InvalidArgument(f"{source} holds no .npy file; give the folder of the features")
+    length = float(frames or 2 * offset or step)
+    recipe = FeatureRecipe(
+        source="import",
+        input="",
+        network="import",
+        network_parameters={"offset": float(offset)},
+        weights_sha256="",
+        layer="",
+        spatial=False,
+        frames=length,
+        stride=1,
+        fps=float(fps),
+        step=float(step),
+        crop_size=(0, 0),
+        crop_scale=0.0,
+        crops="",
+        values="",
+        storage=storage,
+    )
+    result = FeaturesResult(name, recipe.id, videos=len(files))
+    write_recipe(store, recipe)
+    name_network(store, name, recipe)
+    remove_abandoned(store / recipe.id)
+    manifest = ManifestWriter(store)
+    known = {(row.name, row.digest) for row in read_manifest(store) if row.recipe == recipe.id}
+    for done, path in enumerate(files):
+        video = path.relative_to(source).with_suffix("").as_posix()
+        try:
+            digest = content_digest(path)
+            target = entry_path(store, recipe.id, digest)
+            try:
+                entry = FeatureEntry(target)
+                result.skipped += 1
+            except (EntryNotFound, EntryCorrupt):
+                _take(path, target, video, digest, recipe, offset)
+                entry = FeatureEntry(target)
+                result.done += 1
+                result.snippets += entry.num_snippets
+        except CacheError:
+            raise
+        except (FlowpipeError, OSError, ValueError) as error:
+            result.failed += 1
+            told = str(error) if str(path) in str(error) else f"{path}: {error}"
+            result.failures.append(FeatureFailure(video, told))
+            continue
+        result.snippets_total += entry.num_snippets
+        result.bytes += target.stat().st_size
+        result.shape = entry.features.shape[1:]
+        if (video, digest) not in known:
+            status = path.stat()
+            manifest.add(
+                ManifestRow(
+                    video,
+                    None,
+                    digest,
+                    recipe.id,
+                    str(path.absolute()),
+                    status.st_size,
+                    status.st_mtime_ns,
+                    time.time(),
+                )
+            )
+        if on_progress is not None:
+            on_progress(done + 1, len(files))
+    result.seconds = time.perf_counter() - started
+    result.snippets_per_s = result.snippets / result.seconds if result.snippets else 0.0
+    return result
+
+
+def _take(
+    path: Path, target: Path, video: str, digest: str, recipe: FeatureRecipe, offset: float
+) -> None:
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if values.ndim not in (2, 4) or min(values.shape) < 1 or values.dtype.kind != "f":
+        raise InvalidArgument(
+            f"{path} holds {values.shape} {values.dtype}; features are T×D or T×D×H×W of floats"
+        )
+    fps = float(recipe.fps or 1.0)
+    centre_s = ((offset + recipe.step * np.arange(len(values))) / fps).astype(np.float64)
+    half_s = recipe.frames / 2 / fps
+    with FeatureWriter(target, tuple(map(int, values.shape[1:])), recipe.storage) as writer:
+        for start in range(0, len(values), BLOCK_ROWS):
+            writer.add(np.asarray(values[start : start + BLOCK_ROWS]))
+        writer.finish(
+            centre_s,
+            np.stack([centre_s - half_s, centre_s + half_s], axis=1),
+            {
+                "recipe": recipe.to_json(),
+                "source_name": video,
+                "source_sha256": digest,
+                "source": json.dumps({"file": path.name, "dtype": str(values.dtype)}),
+                "fps": fps,
+                "offset_frames": float(offset),
+                "step_frames": recipe.step,
+                "snippet_frames": recipe.frames,
+                "problem": "",
+                "software": json.dumps({"flowpipe": __version__, "numpy": np.__version__}),
+            },
+        )

@@ -1,0 +1,305 @@
+"""Feature entries as they are written and read, aligned, verified, exported and imported."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowpipe.cache as cache_package
+from flowpipe.cache import FeatureRecipe, entry_path, open_cache, schema, write_recipe
+from flowpipe.cache.features import (
+    FeatureEntry,
+    FeatureStore,
+    FeatureWriter,
+    align,
+    holds_features,
+    name_network,
+    nearest_rows,
+)
+from flowpipe.cache.manifest import ManifestRow, ManifestWriter
+from flowpipe.cache.verify import verify, verify_entry
+from flowpipe.errors import (
+    CacheNotFound,
+    EntryCorrupt,
+    EntryNotFound,
+    InvalidArgument,
+)
+from flowpipe.features.files import export_features, import_features
+
+FORMAT_MD = Path(cache_package.__file__).with_name("FORMAT.md")
+
+
+def recipe(**changes):
+    fields = {
+        "source": "ab" * 8,
+        "input": "rgb",
+        "network": "small-cnn",
+        "network_parameters": {"width": 4},
+        "weights_sha256": "cd" * 32,
+        "layer": "input of fc",
+        "spatial": False,
+        "frames": 1,
+        "stride": 1,
+        "fps": None,
+        "step": 1,
+        "crop_size": (16, 16),
+        "crop_scale": 0.875,
+        "crops": "center",
+        "values": "imagenet",
+        "storage": "f32",
+    }
+    return FeatureRecipe(**(fields | changes))
+
+
+def write(
+    store, values, centre_s=None, *, name="walk.avi", network="rgb", digest="ab" * 32, **changes
+):
+    """One entry, its recipe, name and row; snippets of one frame at 25 per second."""
+    made = recipe(**changes)
+    count = len(values)
+    centres = (np.arange(count) + 0.5) / 25 if centre_s is None else np.asarray(centre_s)
+    target = entry_path(store, made.id, digest)
+    with FeatureWriter(target, values.shape[1:], made.storage) as writer:
+        for start in range(0, count, 7):
+            writer.add(values[start : start + 7])
+        writer.finish(
+            centres,
+            np.stack([centres - 0.02, centres + 0.02], 1),
+            {
+                "recipe": made.to_json(),
+                "source_name": name,
+                "source_sha256": digest,
+                "source": "{}",
+                "fps": 25.0,
+                "offset_frames": float(centres[0] * 25),
+                "step_frames": round(float(np.diff(centres)[0] * 25), 6) if count > 1 else 1.0,
+                "snippet_frames": 1.0,
+                "problem": "",
+                "software": "{}",
+            },
+        )
+    write_recipe(store, made)
+    name_network(store, network, made)
+    row = ManifestRow(name, "walk", digest, made.id, f"/videos/{name}", 1, 1, 1.0)
+    ManifestWriter(store).add(row)
+    return target
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    count=st.integers(1, 40),
+    shape=st.sampled_from([(1,), (7,), (3000,), (5, 2, 3), (300, 7, 7)]),
+    storage=st.sampled_from(["f16", "f32"]),
+    seed=st.integers(0, 99),
+)
+def test_round_trip(tmp_path_factory, count, shape, storage, seed):
+    folder = tmp_path_factory.mktemp("store")
+    values = np.random.default_rng(seed).normal(0, 3, (count, *shape)).astype(np.float32)
+    entry = FeatureEntry(write(folder, values, storage=storage))
+    wanted = values.astype(np.float16).astype(np.float32) if storage == "f16" else values
+    np.testing.assert_array_equal(entry.features[:], wanted)
+    rows = np.random.default_rng(seed).integers(-count, count, 5)
+    np.testing.assert_array_equal(entry.features[rows], wanted[rows])
+    np.testing.assert_array_equal(entry.features[count - 1], wanted[-1])
+    assert verify_entry(entry.path, deep=True).problem == ""
+
+
+PLAIN_READER = """
+import sys, h5py, hdf5plugin, numpy as np
+with h5py.File(sys.argv[1], "r") as file:
+    np.save(sys.argv[2], file["features"][:])
+"""
+
+
+def test_any_hdf5_reader_reads_them(tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (50, 900)).astype(np.float32)
+    values[:, ::2] = 0
+    path = write(tmp_path, values)
+    assert FeatureEntry(path).attributes["chunk_snippets"] < 50
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_READER, path, tmp_path / "x.npy"], check=True, cwd=tmp_path
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), values)
+
+
+def test_flipped_bits_are_never_read_silently(tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (40, 600)).astype(np.float32)
+    path = write(tmp_path, values)
+    whole = path.read_bytes()
+    trailer = len(whole) - schema.TRAILER_BYTES
+    rng = np.random.default_rng(1)
+    for place in range(3, trailer, trailer // 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged))
+        assert verify_entry(path, deep=True).problem, place
+        with pytest.raises(EntryCorrupt):
+            FeatureEntry(path).features[:]
+    path.write_bytes(whole[:-100])
+    (finding,) = verify(tmp_path, deep=True)
+    assert str(path) in finding.problem
+    path.write_bytes(whole)
+    assert [finding.problem for finding in verify(tmp_path, deep=True)] == [""]
+
+
+def test_entry_in_the_folder_of_another_recipe_is_found(tmp_path):
+    path = write(tmp_path, np.ones((3, 4), np.float32))
+    write(tmp_path, np.ones((3, 4), np.float32), step=2)
+    other = entry_path(tmp_path, recipe(step=2).id, "ab" * 32)
+    other.write_bytes(path.read_bytes())
+    problems = {finding.path: finding.problem for finding in verify(tmp_path)}
+    assert problems[path] == ""
+    assert "folder of another recipe" in problems[other]
+
+
+def test_writer_refuses_what_does_not_fit_and_leaves_nothing(tmp_path):
+    def with_times(count):
+        with FeatureWriter(tmp_path / "a" / "x.h5", (4,), "f16") as writer:
+            writer.add(np.zeros((3, 4)))
+            writer.finish(np.zeros(count), np.zeros((count, 2)), {})
+
+    with pytest.raises(InvalidArgument, match=r"3 snippets do not go with times of \(2,\)"):
+        with_times(2)
+    with (
+        FeatureWriter(tmp_path / "a" / "x.h5", (4,), "f16") as writer,
+        pytest.raises(InvalidArgument, match=r"features of \(5,\) must be \(4,\)"),
+    ):
+        writer.add(np.zeros((3, 5)))
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_nearest_rows_take_the_later_of_two():
+    centres = np.array([0.0, 1.0, 2.0])
+    wanted = np.array([-5.0, 0.4, 0.5, 0.6, 1.5, 9.0])
+    assert nearest_rows(centres, wanted).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_align_leaves_out_what_a_network_has_not_seen(tmp_path):
+    rgb = np.arange(10, dtype=np.float32)[:, None]
+    write(tmp_path, rgb)
+    # Flow stacks of five frames: the middles are those of frames 2 to 7.
+    flow = np.arange(6, dtype=np.float32)[:, None] * 10
+    write(tmp_path, flow, (np.arange(6) + 2.5) / 25, network="flow", input="flow")
+    store = FeatureStore(tmp_path)
+    found = store.aligned("walk", ["rgb", "flow"])
+    assert found.features_TD.tolist() == [[k + 2, 10 * k] for k in range(6)]
+    np.testing.assert_allclose(found.centre_s * 25, np.arange(6) + 2.5)
+    assert store.aligned("walk", ["flow"]).features_TD.shape == (6, 1)
+
+
+def test_align_of_strangers_keeps_the_nearest_instant(tmp_path):
+    write(tmp_path, np.ones((3, 2), np.float32), [0.02, 0.06, 0.1])
+    write(tmp_path, np.ones((2, 2), np.float32), [5.0, 5.1], network="late", layer="x")
+    store = FeatureStore(tmp_path)
+    found = align([store[name]["walk.avi"] for name in ("rgb", "late")])
+    assert found.features_TD.shape == (1, 4)
+    write(tmp_path, np.ones((3, 2, 2, 2), np.float32), network="maps", layer="y", spatial=True)
+    with pytest.raises(InvalidArgument, match="do not stand side by side"):
+        FeatureStore(tmp_path).aligned("walk", ["rgb", "maps"])
+
+
+def test_names_of_videos_and_networks(tmp_path):
+    write(tmp_path, np.ones((3, 2), np.float32), name="walk/a.avi")
+    write(tmp_path, np.ones((3, 2), np.float32), name="run/a.avi", digest="cd" * 32)
+    write(tmp_path, np.ones((3, 2), np.float32), name="run/b.avi", digest="ef" * 32)
+    store = FeatureStore(tmp_path)
+    assert store["rgb"]["b"].name == store["rgb"]["elsewhere/b.mp4"].name == "run/b.avi"
+    with pytest.raises(EntryNotFound, match=r'"a" is the name of 2 videos.*run/a.avi, walk/a.avi'):
+        store["rgb"]["a"]
+    with pytest.raises(EntryNotFound, match=r'no features "rgb" of "c".*3 videos by recipe'):
+        store["rgb"]["c"]
+    with pytest.raises(EntryNotFound, match=r'no features "flow" in .*there are: rgb'):
+        store["flow"]
+
+
+def test_stores_and_flow_caches_are_told_apart(tmp_path, write_entry, smooth_flow):
+    write(tmp_path / "store", np.ones((3, 2), np.float32))
+    write_entry(tmp_path / "cache", smooth_flow(2, 16, 16))
+    assert holds_features(tmp_path / "store")
+    assert not holds_features(tmp_path / "cache")
+    with pytest.raises(CacheNotFound, match="holds features and no flow"):
+        open_cache(tmp_path / "store")
+    with pytest.raises(CacheNotFound, match="directory without features"):
+        FeatureStore(tmp_path / "cache")
+    with pytest.raises(CacheNotFound, match="no features at"):
+        FeatureStore(tmp_path / "nothing")
+    # Both in one directory is allowed, and each is found.
+    write(tmp_path / "cache", np.ones((3, 2), np.float32))
+    assert len(open_cache(tmp_path / "cache")) == 1
+    assert FeatureStore(tmp_path / "cache").names() == ["rgb"]
+    assert [f.problem for f in verify(tmp_path / "cache", deep=True)] == ["", ""]
+
+
+NUMPY_ALONE = """
+import json, sys
+import numpy as np
+features = np.load(sys.argv[1])
+told = json.load(open(sys.argv[1].replace(".npy", ".json"), encoding="utf-8"))
+middles_s = (told["offset"] + np.arange(len(features)) * told["feature_stride"]) / told["fps"]
+assert "flowpipe" not in sys.modules and "torch" not in sys.modules
+np.savez(sys.argv[2], features=features, middles_s=middles_s)
+"""
+
+
+def test_export_is_read_by_numpy_alone_and_comes_back(tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (9, 6)).astype(np.float32)
+    centres = (8 + 4 * np.arange(9)) / 25
+    write(tmp_path / "store", values, centres, name="walk/a.avi", frames=16, step=4)
+    store = FeatureStore(tmp_path / "store")
+    (one,) = export_features(store, tmp_path / "npy", networks=["rgb"])
+    assert one.path == tmp_path / "npy" / "walk" / "a.npy"
+    out = tmp_path / "read.npz"
+    subprocess.run([sys.executable, "-c", NUMPY_ALONE, one.path, out], check=True, cwd=tmp_path)
+    with np.load(out) as read:
+        np.testing.assert_array_equal(read["features"], values)
+        np.testing.assert_allclose(read["middles_s"], centres, atol=1e-9)
+    told = json.loads(one.path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert (told["fps"], told["feature_stride"], told["offset"]) == (25.0, 4.0, 8.0)
+    with pytest.raises(InvalidArgument, match="is there already"):
+        export_features(store, tmp_path / "npy", networks=["rgb"])
+    export_features(store, tmp_path / "npy", networks=["rgb"], overwrite=True)
+
+    how = {"name": "mine", "fps": 25, "step": 4, "offset": 8}
+    result = import_features(tmp_path / "npy", tmp_path / "again", **how)
+    assert (result.done, result.skipped, result.failed, result.shape) == (1, 0, 0, (6,))
+    back = FeatureStore(tmp_path / "again")["mine"]["walk/a.avi"]
+    np.testing.assert_array_equal(back.features[:], values)
+    np.testing.assert_allclose(back.centre_s, centres)
+    np.testing.assert_allclose(back.span_s[0], [0, 16 / 25], atol=1e-12)
+    assert import_features(tmp_path / "npy", tmp_path / "again", **how).skipped == 1
+    other = import_features(tmp_path / "npy", tmp_path / "again", **(how | {"offset": 9}))
+    assert other.done == 1
+    assert FeatureStore(tmp_path / "again")["mine"]["a"].centre_s[0] == pytest.approx(9 / 25)
+
+
+def test_import_refuses_what_it_cannot_read(tmp_path):
+    folder = tmp_path / "npy"
+    folder.mkdir()
+    how = {"name": "x", "fps": 25, "step": 4, "offset": 8}
+    with pytest.raises(InvalidArgument, match=r"holds no \.npy file"):
+        import_features(folder, tmp_path / "store", **how)
+    np.save(folder / "good.npy", np.ones((3, 2), np.float64))
+    np.save(folder / "flat.npy", np.ones(3))
+    np.save(folder / "whole.npy", np.ones((3, 2), np.int64))
+    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    np.save(folder / "object.npy", np.array([{"a": 1}]), allow_pickle=True)
+    (folder / "text.npy").write_text("no array")
+    result = import_features(folder, tmp_path / "store", **how)
+    assert (result.done, result.failed) == (1, 5)
+    assert [failure.name for failure in result.failures] == sorted(
+        ["flat", "whole", "nan", "object", "text"]
+    )
+    assert all(str(folder) in failure.reason for failure in result.failures)
+    with pytest.raises(InvalidArgument, match="stride 0 must be > 0"):
+        import_features(folder, tmp_path / "store", **(how | {"step": 0}))
+
+
+def test_format_md_has_the_tables_of_the_schema():
+    text = FORMAT_MD.read_text(encoding="utf-8")
+    assert schema.datasets_table(schema.FEATURES) in text
+    assert schema.attributes_table(schema.FEATURES) in text
