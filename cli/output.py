@@ -32,13 +32,15 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(header):
         justify: Literal["left", "right"] = "left" if position < text_columns else "right"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(printable(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 160
+    if title:
+        click.echo(title)  # not as the table's own, which is broken to the table's width
     Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
 
 

@@ -6,6 +6,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+# Before torch is imported: two test processes on two cores, each with two threads that wait for
+# each other in a loop, take several times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import av
 import cv2
 import numpy as np
