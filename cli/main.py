@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+INTERRUPTION = "interrupted; what was done is kept, the same command goes on"
 MISUSES = (
     AnnotationError,
     CacheNotFound,
@@ -92,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Exit as done:
         status = done.exit_code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; what was done is kept, the same command goes on", err=True)
+        click.echo(INTERRUPTION, err=True)
         status = INTERRUPTED
     except click.ClickException as error:
         error.show()
@@ -101,6 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
     except Exception as error:
+        if _was_interrupted(error):
+            click.echo(INTERRUPTION, err=True)
+            sys.exit(INTERRUPTED)
         if wants_traceback:
             traceback.print_exc()
         elif isinstance(error, FlowpipeError):
@@ -112,6 +116,15 @@ def main(arguments: list[str] | None = None) -> None:
             )
         status = MISUSED if isinstance(error, MISUSES) else FAILED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Tell whether an error followed Ctrl-C: closing what had not yet begun can fail."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

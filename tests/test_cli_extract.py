@@ -215,7 +215,11 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_when_asked(
 def started(folder: Path, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     """Start the command in a session of its own, with a slow method in its folder."""
     (folder / "slow_flow.py").write_text(SLOW_FLOW)
-    program = "import flowpipe.cli.main as main; main.main()"
+    # A shell's background jobs have Ctrl-C ignored, and their children too.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "import flowpipe.cli.main as main; main.main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-P", "-c", program, "extract", *map(str, arguments)],
         cwd=folder,
@@ -244,7 +248,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(videos, tmp_path, workers
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     printed, told = process.communicate(timeout=60)
-    assert (process.returncode, printed) == (130, "")
+    assert (process.returncode, printed) == (130, ""), told
     sentence = "interrupted; what was done is kept, the same command goes on"
     assert told.strip() == sentence
     assert not [*tmp_path.rglob("*.part"), *tmp_path.glob("flowpipe-*")]
