@@ -1,6 +1,8 @@
 """Fixtures for all tests: the shared real data, and videos and cache entries written here."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +21,10 @@ from flowpipe.cache import Recipe, entry_path, write_recipe
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter
 from flowpipe.cache.write import EntryWriter
 from flowpipe.flow.quantise import Quantiser
+
+# Whoever starts the tests in the background has them ignore Ctrl-C, and their children too.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -215,11 +215,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_when_asked(
 def started(folder: Path, *arguments: Any, **options: Any) -> subprocess.Popen[str]:
     """Start the command in a session of its own, with a slow method in its folder."""
     (folder / "slow_flow.py").write_text(SLOW_FLOW)
-    # A shell's background jobs have Ctrl-C ignored, and their children too.
-    program = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import flowpipe.cli.main as main; main.main()"
-    )
+    program = "import flowpipe.cli.main as main; main.main()"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", program, "extract", *map(str, arguments)],
         cwd=folder,
