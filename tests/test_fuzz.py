@@ -89,6 +89,19 @@ def fuzz(files: list[Path], read: Callable[[Path], object]) -> None:
             files[which].write_bytes(whole[which])
 
 
+def test_the_fuzzer_tells_of_errors_that_are_not_ours(tmp_path):
+    file = tmp_path / "f.txt"
+    file.write_bytes(b"some text")
+
+    def read(path):
+        if path.read_bytes() != b"some text":
+            raise KeyError("not ours")
+
+    with pytest.raises(AssertionError, match="KeyError"):
+        fuzz([file], read)
+    assert file.read_bytes() == b"some text"
+
+
 @pytest.fixture
 def cache(tmp_path, write_entry, smooth_flow):
     rng = np.random.default_rng(0)

@@ -92,24 +92,49 @@ def build(
     InvalidArgument
         For a value outside its rule.
     """
+    checked = checked_parameters(
+        time_step=time_step,
+        attachment=attachment,
+        tightness=tightness,
+        scales=scales,
+        scale_step=scale_step,
+        warps=warps,
+        stopping_threshold=stopping_threshold,
+        inner_iterations=inner_iterations,
+        outer_iterations=outer_iterations,
+        median_size=median_size,
+    )
+    gamma = checked_number("illumination", illumination, 0, usual=0.5) if illumination else 0.0
+    return OpenCVTVL1({**checked, "illumination": gamma})
+
+
+def checked_parameters(
+    *,
+    time_step: float,
+    attachment: float,
+    tightness: float,
+    scales: int,
+    scale_step: float,
+    warps: int,
+    stopping_threshold: float,
+    inner_iterations: int,
+    outer_iterations: int,
+    median_size: int,
+) -> dict[str, Any]:
+    """Give the parameters that every form of TV-L1 here has, or raise InvalidArgument."""
     if median_size not in MEDIAN_SIZES:
         raise InvalidArgument(f"median_size {median_size} must be 1 (none), 3 or 5; 5 is usual")
-    return OpenCVTVL1(
-        {
-            "time_step": checked_number("time_step", time_step, 0, 0.25, usual=0.25, closed=True),
-            "attachment": checked_number("attachment", attachment, 0, usual=0.15),
-            "tightness": checked_number("tightness", tightness, 0, usual=0.3),
-            "scales": checked_whole("scales", scales, 1, usual=5),
-            "scale_step": checked_number("scale_step", scale_step, 0, 1, usual=0.8),
-            "warps": checked_whole("warps", warps, 1, usual=5),
-            "stopping_threshold": checked_number(
-                "stopping_threshold", stopping_threshold, 0, usual=0.01
-            ),
-            "inner_iterations": checked_whole("inner_iterations", inner_iterations, 1, usual=30),
-            "outer_iterations": checked_whole("outer_iterations", outer_iterations, 1, usual=10),
-            "illumination": (
-                checked_number("illumination", illumination, 0, usual=0.5) if illumination else 0.0
-            ),
-            "median_size": int(median_size),
-        }
-    )
+    return {
+        "time_step": checked_number("time_step", time_step, 0, 0.25, usual=0.25, closed=True),
+        "attachment": checked_number("attachment", attachment, 0, usual=0.15),
+        "tightness": checked_number("tightness", tightness, 0, usual=0.3),
+        "scales": checked_whole("scales", scales, 1, usual=5),
+        "scale_step": checked_number("scale_step", scale_step, 0, 1, usual=0.8),
+        "warps": checked_whole("warps", warps, 1, usual=5),
+        "stopping_threshold": checked_number(
+            "stopping_threshold", stopping_threshold, 0, usual=0.01
+        ),
+        "inner_iterations": checked_whole("inner_iterations", inner_iterations, 1, usual=30),
+        "outer_iterations": checked_whole("outer_iterations", outer_iterations, 1, usual=10),
+        "median_size": int(median_size),
+    }

@@ -21,13 +21,12 @@ import numpy as np
 from numba import types as nb
 from numpy.typing import NDArray
 
-from flowpipe.errors import InvalidArgument
-from flowpipe.flow.method import checked_number, checked_pair, checked_whole
+from flowpipe.flow.method import checked_pair
+from flowpipe.flow.opencv_tvl1 import checked_parameters
 from flowpipe.flow.simd import LANES
 from flowpipe.flow.tvl1_kernels import BORDER, LONGEST_BLOCK, interleave, pack, resize, solve_level
 
 LEAST_SIDE_PX = 16
-MEDIAN_SIZES = (1, 3, 5)
 ALL_SCALES = 32
 
 NOTICE_AFTER_S = 1.0
@@ -315,23 +314,19 @@ def build(
     InvalidArgument
         For a value outside its rule.
     """
-    if median_size not in MEDIAN_SIZES:
-        raise InvalidArgument(f"median_size {median_size} must be 1 (none), 3 or 5; 5 is usual")
     return TVL1(
-        {
-            "time_step": checked_number("time_step", time_step, 0, 0.25, usual=0.25, closed=True),
-            "attachment": checked_number("attachment", attachment, 0, usual=0.15),
-            "tightness": checked_number("tightness", tightness, 0, usual=0.3),
-            "scales": checked_whole("scales", scales, 1, usual=5),
-            "scale_step": checked_number("scale_step", scale_step, 0, 1, usual=0.8),
-            "warps": checked_whole("warps", warps, 1, usual=5),
-            "stopping_threshold": checked_number(
-                "stopping_threshold", stopping_threshold, 0, usual=0.01
-            ),
-            "inner_iterations": checked_whole("inner_iterations", inner_iterations, 1, usual=30),
-            "outer_iterations": checked_whole("outer_iterations", outer_iterations, 1, usual=10),
-            "median_size": int(median_size),
-        }
+        checked_parameters(
+            time_step=time_step,
+            attachment=attachment,
+            tightness=tightness,
+            scales=scales,
+            scale_step=scale_step,
+            warps=warps,
+            stopping_threshold=stopping_threshold,
+            inner_iterations=inner_iterations,
+            outer_iterations=outer_iterations,
+            median_size=median_size,
+        )
     )
 
 
