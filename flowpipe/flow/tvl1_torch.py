@@ -226,8 +226,7 @@ def build(
     InvalidArgument
         For a value outside its rule.
     """
-    # OpenCV's own solver has the same parameters, under the same rules.
-    checked = opencv_tvl1.build(
+    parameters = opencv_tvl1.checked_parameters(
         time_step=time_step,
         attachment=attachment,
         tightness=tightness,
@@ -238,8 +237,7 @@ def build(
         inner_iterations=inner_iterations,
         outer_iterations=outer_iterations,
         median_size=median_size,
-    ).parameters
-    parameters = {key: value for key, value in checked.items() if key != "illumination"}
+    )
     fixed = checked_whole("fixed_iterations", fixed_iterations, 0, usual=0)
     return BatchTVL1("tvl1", {**parameters, "fixed_iterations": fixed})
 
