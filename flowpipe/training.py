@@ -288,10 +288,13 @@ def choose_device(device: str) -> str:
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """Move a network to a device, its kernels with channels last: a CPU is nearly twice as fast."""
+    """Move a network to a device, its kernels with channels last: a CPU is up to twice as fast."""
+    layouts = {4: torch.channels_last}
+    if device.type == "cpu":
+        layouts[5] = torch.channels_last_3d
     for weight in model.to(device).parameters():
-        if weight.ndim == 4:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        if weight.ndim in layouts:
+            weight.data = weight.data.contiguous(memory_format=layouts[weight.ndim])
     return model
 
 

@@ -79,3 +79,36 @@ def test_what_is_shared_is_not_folded() -> None:
         torch.testing.assert_close(folded(inputs), network(inputs))
     assert isinstance(folded.get_submodule("bn1"), nn.BatchNorm2d)
     assert isinstance(folded.get_submodule("bn2"), nn.BatchNorm2d)
+
+
+def test_a_layer_to_be_kept_gives_what_it_gave() -> None:
+    torch.manual_seed(0)
+    network = trained_like(build("small-cnn", num_classes=5)).eval()
+    inputs = torch.randn(1, 3, 32, 32)
+    names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]
+    outputs: list[Tensor] = []
+    folded = fold_batch_norm(network, inputs, keep=names[:1])
+    for each in (network, folded):
+        each.get_submodule(names[0]).register_forward_hook(
+            lambda _, given, out: outputs.append(out)
+        )
+        with torch.no_grad():
+            each(inputs)
+    torch.testing.assert_close(*outputs)
+    left = [layer for layer in folded.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert len(left) == 1
+
+
+class Uncopied(Functional):
+    """Old-style weight normalisation leaves a tensor that deepcopy refuses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.conv(x)
+        return self.bn(self.last)
+
+
+def test_a_network_that_cannot_be_copied_is_given_back() -> None:
+    network = Uncopied().eval()
+    inputs = torch.randn(1, 3, 8, 8)
+    network(inputs)  # with a gradient: `last` is no leaf
+    assert fold_batch_norm(network, inputs) is network

@@ -28,6 +28,7 @@ from flowpipe.clips.dataset import read_items, to_network_input
 from flowpipe.clips.streams import StreamInput, stream_length
 from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
+from flowpipe.models.folding import fold_batch_norm
 from flowpipe.models.weights import model_state
 from flowpipe.training import choose_device, place
 
@@ -125,11 +126,16 @@ class FeatureExtractor:
         self.device = torch.device(choose_device(device))
         self.model = place(model, self.device).eval()
         self.layer = f"input of {model.classifier_name}" if layer is None else layer
-        self._module, self._before = find_layer(model, layer)
+        self._named = layer
+        find_layer(model, layer)
         self.spatial, self.crops, self.crop_scale = spatial, crops, crop_scale
         self.storage, self.truncate_flow = storage, truncate_flow
         self.stream = self._stream_of_network(stream)
         self.pooled = self.stream.frames != self.frames
+        self._weights_sha256 = weights_digest(model)
+        # The same numbers within rounding, sooner; a layer whose output is kept stays itself.
+        example = torch.rand((1, *self.stream.input_shape), device=self.device)
+        self.model = fold_batch_norm(model, example, keep=[layer] if layer else (), run=self._reach)
         self.shape = tuple(self._features(self._zeros(self.stream)).shape[1:])
         self._network, self._parameters = network, dict(parameters or {})
 
@@ -141,7 +147,7 @@ class FeatureExtractor:
             input=stream.input,
             network=self._network,
             network_parameters=self._parameters,
-            weights_sha256=weights_digest(self.model),
+            weights_sha256=self._weights_sha256,
             layer=self.layer,
             spatial=self.spatial,
             frames=self.frames,
@@ -225,26 +231,7 @@ class FeatureExtractor:
 
     def _features(self, clips: Tensor) -> Tensor:
         """Run the network as far as the layer, and average what is not kept."""
-        found: list[Tensor] = []
-
-        def keep(value: Any) -> None:
-            found.append(value[0] if isinstance(value, tuple) else value)
-            raise _Reached
-
-        if self._before:
-            handle = self._module.register_forward_pre_hook(lambda _, given: keep(given))
-        else:
-            handle = self._module.register_forward_hook(lambda _, given, out: keep(out))
-        try:
-            with torch.inference_mode():
-                self.model(clips)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
-        if not found:
-            raise InvalidArgument(f'layer "{self.layer}" is not reached; choose another')
-        value = found[0]
+        found = value = self._reach(self.model, clips)
         if value.ndim == 5:
             value = value.mean(2)
         if value.ndim == 3:
@@ -253,10 +240,30 @@ class FeatureExtractor:
             value = value.mean((2, 3))
         if self.spatial and value.ndim != 4:
             raise InvalidArgument(
-                f'layer "{self.layer}" gives {tuple(found[0].shape[1:])}, which is no map; name a '
+                f'layer "{self.layer}" gives {tuple(found.shape[1:])}, which is no map; name a '
                 "convolution or pooling with --layer, or leave --spatial out"
             )
         return value
+
+    def _reach(self, model: nn.Module, clips: Tensor) -> Tensor:
+        """Run a network as far as the layer, whose output (or input) is given."""
+        module, before = find_layer(model, self._named)
+
+        def keep(value: Any) -> None:
+            raise _Reached(value[0] if isinstance(value, tuple) else value)
+
+        if before:
+            handle = module.register_forward_pre_hook(lambda _, given: keep(given))
+        else:
+            handle = module.register_forward_hook(lambda _, given, out: keep(out))
+        try:
+            with torch.inference_mode():
+                model(clips)
+        except _Reached as reached:
+            return reached.value
+        finally:
+            handle.remove()
+        raise InvalidArgument(f'layer "{self.layer}" is not reached; choose another')
 
     def _stream_of_network(self, stream: StreamInput) -> StreamInput:
         """The stream of one unit: of T items, or of one whose features are averaged over T."""
@@ -289,6 +296,10 @@ class FeatureExtractor:
 
 class _Reached(Exception):
     """The layer has been reached: what follows need not be computed."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.value = value
 
 
 def truncated(values: Tensor) -> Tensor:

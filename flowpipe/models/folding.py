@@ -1,6 +1,7 @@
 """Batch normalisation folded into the convolutions before it, for testing only."""
 
 import copy
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +11,22 @@ _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMALISATIONS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
+Run = Callable[[nn.Module, Tensor], Tensor]
+
+
+def fold_batch_norm(
+    network: nn.Module,
+    example: Tensor,
+    *,
+    keep: Collection[str] = (),
+    run: Run = nn.Module.__call__,
+) -> nn.Module:
     """Give a copy in evaluation mode whose normalisations are part of its convolutions.
 
     What follows what is seen on a run: a normalisation is folded where its input is the output
     of a convolution that fed no other layer. Results are the network's within rounding; where
     the example shows otherwise (an operation that is no layer reads the convolution too), a
-    plain copy is given.
+    plain copy is given; a network that cannot be copied is given back itself.
 
     Parameters
     ----------
@@ -24,43 +34,60 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> nn.Module:
         Left as it is.
     example
         A batch of one input, of the network's layout and on its device.
+    keep
+        Names of layers whose own output must stay.
+    run
+        Called with (network, inputs), where not all of the network is to be run.
     """
-    folded = copy.deepcopy(network).eval()
+    try:
+        folded = copy.deepcopy(network).eval()
+    except (RuntimeError, TypeError):  # old-style weight normalisation; handles, locks
+        return network.eval()
     names = {layer: name for name, layer in folded.named_modules()}
-    made_by: dict[int, nn.Module] = {}
-    kept: list[Tensor] = []  # so that no other tensor gets the same id
+    expected, pairs = _follow(folded, example, run)
+    for convolution, normalisation in pairs.items():
+        if names[convolution] not in keep:
+            fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[type-var,arg-type]
+            folded.set_submodule(names[convolution], fused)
+            folded.set_submodule(names[normalisation], nn.Identity())
+    with torch.inference_mode():
+        same = torch.allclose(run(folded, example), expected, rtol=1e-3, atol=1e-4)
+    return folded if same else copy.deepcopy(network).eval()
+
+
+def _follow(
+    network: nn.Module, example: Tensor, run: Run
+) -> tuple[Tensor, dict[nn.Module, nn.Module]]:
+    """Run a network; give its output, and what can be folded: convolution → normalisation."""
     pairs: dict[nn.Module, nn.Module] = {}
     readers: dict[nn.Module, int] = {}
     times_run: dict[nn.Module, int] = {}
 
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        made = made_by.get(id(inputs[0])) if inputs else None
-        if made is None:
+        made_by = getattr(inputs[0], "_made_by", None) if inputs else None
+        if made_by is None:
             return
-        readers[made] = readers.get(made, 0) + 1
+        readers[made_by] = readers.get(made_by, 0) + 1
         if isinstance(layer, _NORMALISATIONS):
-            pairs[made] = layer
+            pairs[made_by] = layer
 
     def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
         times_run[layer] = times_run.get(layer, 0) + 1
-        if isinstance(layer, _CONVOLUTIONS) and isinstance(output, Tensor):
-            made_by[id(output)] = layer
-            kept.append(output)
+        # Subclasses may do more than convolve.
+        if type(layer) in _CONVOLUTIONS:
+            output._made_by = layer  # type: ignore[attr-defined]
 
     hooks = []
-    for layer in folded.modules():
+    for layer in network.modules():
         if not any(True for _ in layer.children()):
             hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
     with torch.inference_mode():
-        expected = folded(example)
+        output = run(network, example)
     for hook in hooks:
         hook.remove()
-    for convolution, normalisation in pairs.items():
-        once = times_run[convolution] == times_run[normalisation] == readers[convolution] == 1
-        if once and type(convolution) in _CONVOLUTIONS:
-            fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[arg-type,type-var]
-            folded.set_submodule(names[convolution], fused)
-            folded.set_submodule(names[normalisation], nn.Identity())
-    with torch.inference_mode():
-        same = torch.allclose(folded(example), expected, rtol=1e-3, atol=1e-4)
-    return folded if same else copy.deepcopy(network).eval()
+    once = {
+        convolution: normalisation
+        for convolution, normalisation in pairs.items()
+        if times_run[convolution] == times_run.get(normalisation) == readers[convolution] == 1
+    }
+    return output, once

@@ -67,15 +67,28 @@ def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
     return functional.pad(x, flat) if any(flat) else x
 
 
+def steady_padding(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, int, int] | None:
+    """Give the "same" padding where no size changes it: odd kernels that go in steps of one.
+
+    The layer itself can then pad, which spares a copy of its input.
+    """
+    if set(stride) != {1} or not all(k % 2 for k in kernel):
+        return None
+    before_t, before_h, before_w = (k // 2 for k in kernel)
+    return before_t, before_h, before_w
+
+
 class MaxPoolSame(nn.MaxPool3d):
     """Max pooling with "same" padding; zeros do no harm, as inputs come from a ReLU."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
-        super().__init__(kernel, stride)
-        self.kernel, self.strides = kernel, stride
+        steady = steady_padding(kernel, stride)
+        super().__init__(kernel, stride, steady or 0)
+        self.kernel, self.strides, self.steady = kernel, stride, steady is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(pad_same(x, self.kernel, self.strides))  # type: ignore[no-any-return]
+        padded = x if self.steady else pad_same(x, self.kernel, self.strides)
+        return super().forward(padded)  # type: ignore[no-any-return]
 
 
 class Unit3D(nn.Module):
@@ -85,12 +98,14 @@ class Unit3D(nn.Module):
         self, in_planes: int, planes: int, kernel: int, stride: int = 1, *, last: bool = False
     ) -> None:
         super().__init__()
-        self.conv3d = nn.Conv3d(in_planes, planes, kernel, stride, bias=last)
-        self.bn = None if last else nn.BatchNorm3d(planes, eps=1e-3, momentum=0.01)
         self.kernel, self.strides = (kernel,) * 3, (stride,) * 3
+        steady = steady_padding(self.kernel, self.strides)
+        self.steady = steady is not None
+        self.conv3d = nn.Conv3d(in_planes, planes, kernel, stride, steady or 0, bias=last)
+        self.bn = None if last else nn.BatchNorm3d(planes, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv3d(pad_same(x, self.kernel, self.strides))
+        x = self.conv3d(x if self.steady else pad_same(x, self.kernel, self.strides))
         return x if self.bn is None else self.bn(x).relu()
 
 
