@@ -54,9 +54,12 @@ def network(in_channels=4, outputs=3):
     """In training mode its answers would be others: dropout, batch statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
+        norm = nn.BatchNorm2d(5)
+        nn.init.normal_(norm.running_mean, std=0.2)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
         return nn.Sequential(
             nn.Conv2d(in_channels, 5, 3),
-            nn.BatchNorm2d(5),
+            norm,
             nn.ReLU(),
             nn.Flatten(),
             nn.Dropout(0.5),
@@ -113,6 +116,23 @@ def test_batches_across_videos_do_not_alter_scores(batch_size):
     one, other = predict(batch_size=4), predict(batch_size=batch_size)
     np.testing.assert_allclose(one.probabilities_NK, other.probabilities_NK, atol=1e-6)
     np.testing.assert_allclose(one.logits_NK, other.logits_NK, atol=1e-5)
+
+
+def test_many_batches_run_without_normalisation(monkeypatch):
+    seen = []
+
+    def forward(layer, inputs):
+        seen.append(layer)
+        return nn.functional.batch_norm(
+            inputs, layer.running_mean, layer.running_var, layer.weight, layer.bias
+        )
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", forward)
+    predict(batch_size=4)
+    assert len(seen) == 3
+    seen.clear()
+    predict(batch_size=1)
+    assert len(seen) == 1  # to see what is folded
 
 
 def test_order_of_records_does_not_alter_scores():

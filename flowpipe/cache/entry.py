@@ -374,16 +374,19 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
 
 def read_attributes(file: Any) -> dict[str, Any]:
     """Read all attributes; by h5py's low-level functions, in a third of the time."""
+    names: list[bytes] = []
+    h5py.h5a.iterate(file.id, names.append)
     found = {}
-    for name in file.attrs:
-        attribute = h5py.h5a.open(file.id, name.encode("utf-8", "surrogateescape"))
+    for name in names:
+        attribute = h5py.h5a.open(file.id, name)
         dtype = attribute.dtype
+        text = name.decode("utf-8", "surrogateescape")
         if dtype.kind in "Siuf" and attribute.shape == ():
             value = np.empty((), dtype)
             attribute.read(value)
-            found[name] = _plain(value[()])
+            found[text] = _plain(value[()])
         else:  # texts of variable length, as older files have them; or a foreign file's
-            found[name] = _plain(file.attrs[name])
+            found[text] = _plain(file.attrs[text])
     return found
 
 

@@ -11,7 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def pack(
             [recipe.to_json() for recipe in cache.recipes.values()],
             cache.failures_text(),
             (
-                json.dumps(asdict(row) | {"entry": numbers[cache.entry_path(row)]}).encode()
+                json.dumps(vars(row) | {"entry": numbers[cache.entry_path(row)]}).encode()
                 for row in rows
             ),
         )
@@ -228,7 +228,7 @@ class _Form:
     """One data set of fields that share size, type and codec."""
 
     def __init__(self, group: Any, number: int, entry: Entry) -> None:
-        self.number, self.length = number, 0
+        self.number, self.length, self._room = number, 0, 0
         codec = str(entry.attributes["codec"])
         shape = (2 * entry.height, entry.width)
         self._data = create_flow(group, str(number), shape, codec, stored_dtype(entry.quantiser))
@@ -237,8 +237,9 @@ class _Form:
             self._data.attrs[name] = fixed_text(value) if isinstance(value, str) else value
 
     def add(self, chunk: bytes, mask: int) -> None:
-        if self.length == self._data.shape[0]:
-            self._data.resize(self.length + max(LEAST_GROWTH, self.length // 2), axis=0)
+        if self.length == self._room:
+            self._room += max(LEAST_GROWTH, self.length // 2)
+            self._data.resize(self._room, axis=0)
         self._data.id.write_direct_chunk((self.length, 0, 0), chunk, filter_mask=mask)
         self.length += 1
 
