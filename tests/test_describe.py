@@ -53,6 +53,10 @@ class Averages(TorchFunctionMode):
         if func in AVERAGES:
             kwargs.pop("dilation", None)
             kwargs.pop("return_indices", None)
+            padding = kwargs.get("padding", 0)
+            if isinstance(padding, tuple):  # means refuse maps smaller than the window
+                pads = [pad for pad in reversed(kwargs.pop("padding")) for _ in range(2)]
+                args = (functional.pad(args[0], pads), *args[1:])
             return AVERAGES[func](*args, **kwargs)
         if func is Tensor.amax:
             return Tensor.mean(*args, **kwargs)
