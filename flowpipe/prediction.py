@@ -118,7 +118,7 @@ def predict_scores(
         known_NK = targets_NK
     right = 0
     modes = [(module, module.training) for module in model.modules()]
-    network = place(model, target).eval()
+    network = place(model, target, single=batch_size * dataset.protocol["views"] == 1).eval()
     done = 0
     try:
         with torch.inference_mode():

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from flowpipe.models import build
 from flowpipe.models.folding import fold_batch_norm
+from flowpipe.training import place
 
 
 def trained_like(network: nn.Module) -> nn.Module:
@@ -112,3 +113,10 @@ def test_a_network_that_cannot_be_copied_is_given_back() -> None:
     inputs = torch.randn(1, 3, 8, 8)
     network(inputs)  # with a gradient: `last` is no leaf
     assert fold_batch_norm(network, inputs) is network
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_kernels_lie_with_channels_last(single: bool) -> None:
+    network = place(build("i3d-tiny", num_classes=5), torch.device("cpu"), single=single)
+    kernel = network.get_submodule("Conv3d_2c_3x3.conv3d").weight
+    assert kernel.is_contiguous(memory_format=torch.channels_last_3d) is not single
