@@ -1,5 +1,7 @@
 """Random ten-flow stacks per second from every storage form, beside JPEG pairs and raw .npy.
 
+The 8-bit forms are read from packed caches too.
+
 - threads: stacks of whole fields are read by 1 or 2 threads, `entry.flow.codes` and its peers;
 - workers: a torch `DataLoader` with 1 or 2 worker processes over `ClipDataset`, which cuts,
   scales and flips 224×224 px training clips from such stacks, in batches of 16.
@@ -28,6 +30,7 @@ from torch.utils.data import DataLoader
 
 import flowpipe
 from flowpipe.cache import Cache
+from flowpipe.cache.pack import pack
 from flowpipe.clips.dataset import ClipDataset, StreamInput
 from flowpipe.clips.videos import VideoRecord
 
@@ -74,6 +77,10 @@ def build(clips: list[Path], work: Path) -> dict[str, Any]:
         form: dict[str, Any] = {"storage": storage, "codec": codec, "tolerance_px": tolerance_px}
         flowpipe.extract(clips, work / name, flow="dis", rgb=False, **form)
         stores[name] = flowpipe.open_cache(work / name)
+        if storage == "u8":
+            packed = work / f"{name}.h5"
+            pack(work / name, packed, overwrite=True)
+            stores[f"{name}, packed"] = flowpipe.open_cache(packed)
     exact, eight_bit = stores["f16 zstd"], stores["u8 zstd"]
     stores[JPEG], stores[NPY] = {}, {}
     for name in eight_bit:
