@@ -10,7 +10,7 @@ import click
 from .output import print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.experiment.run import RunResult
+    from flowpipe.experiment.results import RunResult
     from flowpipe.experiment.settings import Settings
 
 

@@ -373,6 +373,14 @@ def test_what_is_no_recipe(text, match):
         Recipe.from_json(text)
 
 
+def test_a_recipe_without_one_of_its_values(recipe_of):
+    table = json.loads(recipe_of().to_json())
+    for key in table:
+        less = json.dumps({name: value for name, value in table.items() if name != key})
+        with pytest.raises(EntryCorrupt, match="not a recipe"):
+            Recipe.from_json(less)
+
+
 def test_recipe_of_a_later_version(recipe_of):
     later = recipe_of(FORMS[0][0], version=2).to_json()
     with pytest.raises(EntryCorrupt, match="recipe of version 2; this flowpipe reads 1"):

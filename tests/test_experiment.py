@@ -14,17 +14,11 @@ import numpy as np
 import pytest
 
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
+from flowpipe.experiment.data import divide, load_annotations
 from flowpipe.experiment.pages import load_run, report_run
 from flowpipe.experiment.predict import PREDICT_CACHE, predict_videos
-from flowpipe.experiment.run import (
-    RESULTS_FILE,
-    SCORES_FOLDER,
-    divide,
-    load_annotations,
-    read_history,
-    retest,
-    run_experiment,
-)
+from flowpipe.experiment.results import RESULTS_FILE, SCORES_FOLDER, read_history
+from flowpipe.experiment.run import retest, run_experiment
 from flowpipe.experiment.settings import Settings, load_settings
 from flowpipe.scores import load_scores
 from flowpipe.training import CHECKPOINT

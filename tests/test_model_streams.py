@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from flowpipe.experiment.run import make_model, run_experiment
+from flowpipe.experiment.networks import make_model
+from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import Settings, load_settings, settings_from
 from flowpipe.models import FACTS
 from flowpipe.scores import load_scores

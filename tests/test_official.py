@@ -152,7 +152,7 @@ def test_every_label_must_be_a_class(tmp_path):
 
 def test_only_the_training_split_trains(tmp_path):
     from flowpipe.errors import ConfigError
-    from flowpipe.experiment.run import divide, load_annotations
+    from flowpipe.experiment.data import divide, load_annotations
     from flowpipe.experiment.settings import settings_from
 
     rows = ["video,label,split"]

@@ -165,6 +165,38 @@ def test_flipped_bits_of_a_pack_are_never_read_silently(directory, packed, tmp_p
     assert found == 12 or part == "entries"
 
 
+def changed(packed, path, table, change):
+    """Copy a pack with the bytes of one table changed."""
+    text = bytearray(packed.read_bytes())
+    with h5py.File(packed) as file:
+        start, size = file[table].id.get_offset(), file[table].nbytes
+    text[start : start + size] = change(bytes(text[start : start + size]))
+    path.write_bytes(text)
+
+
+def test_rows_of_a_recipe_that_is_not_there_are_refused(packed, tmp_path):
+    path = tmp_path / "c.h5"
+    changed(packed, path, "recipes", lambda text: text.replace(b'":20.0', b'":21.0'))
+    with pytest.raises(EntryCorrupt, match="recipe that is not there"):
+        open_cache(path).names()
+
+
+@pytest.mark.parametrize(
+    ("table", "field", "value"), [("entries", "rgb_start", -9), ("chunks", "offset", 2**63 - 2)]
+)
+def test_places_outside_of_a_pack_are_refused(packed, tmp_path, table, field, value):
+    def move(text):
+        rows = np.frombuffer(text, schema.PACK_TABLES[table][0]).copy()
+        rows[field] = value
+        return rows.tobytes()
+
+    path = tmp_path / "c.h5"
+    changed(packed, path, table, move)
+    cache = open_cache(path)
+    with pytest.raises(EntryCorrupt, match=r"c\.h5"):
+        cache["fast/u8.avi"]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_a_cut_pack_is_refused(packed, tmp_path, share):
     path = tmp_path / "c.h5"

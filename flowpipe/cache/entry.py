@@ -51,7 +51,7 @@ class FileReader:
             self.close()
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Read stored bytes."""
+        """Read stored bytes; fewer, or none, where the file ends before."""
         if self._descriptor is None or self._descriptor[0] != os.getpid():
             flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
             self._descriptor = (os.getpid(), os.open(self.path, flags))

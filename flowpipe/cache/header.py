@@ -17,6 +17,7 @@ from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.flow.quantise import Quantiser
 
 MAX_FIELD_PIXELS = 8192 * 8192
+MAX_PLACE = 2**62  # no file is longer; sums of places do not overflow
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "float": (int, float)}
 _WAY_OUT = "delete it and extract the video again"
@@ -89,7 +90,8 @@ def checked_chunks(
     raw = (
         2 * int(attributes["height"]) * int(attributes["width"]) * stored_dtype(quantiser).itemsize
     )
-    if len(chunks) and ((chunks < 0).any() or (chunks[:, 1] > raw).any()):
+    places, sizes = chunks[:, 0], chunks[:, 1]
+    if (chunks < 0).any() or (sizes > raw).any() or (places > MAX_PLACE).any():
         raise EntryCorrupt(f"{where}: a field is missing, or larger than its {raw} bytes")
     return chunks
 

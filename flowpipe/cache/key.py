@@ -124,7 +124,7 @@ class Recipe:
                 height, width = table["size"]
                 table["size"] = int(height), int(width)
             recipe = cls(**table)
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise EntryCorrupt(f"not a recipe that this flowpipe reads: {error}") from error
         if recipe.version != RECIPE_VERSION:
             raise EntryCorrupt(

@@ -105,6 +105,10 @@ class PackFile:
             raise EntryCorrupt(
                 f"{self.path}: row {number} is no row ({error}); {PACK_DAMAGED}"
             ) from error
+        if row.recipe not in self.recipes:  # one of the two is not what was packed
+            raise EntryCorrupt(
+                f"{self.path}: row {number} is of a recipe that is not there; {PACK_DAMAGED}"
+            )
         return row, entry
 
     def text(self, name: str) -> bytes:
@@ -184,6 +188,8 @@ class PackFile:
         table = np.stack([chunks[key] for key in ("offset", "bytes", "filter_mask")], axis=1)
         rgb = None
         if start >= 0:
+            if place["rgb_start"] < 0:
+                raise EntryCorrupt(f"{where}: its frames begin nowhere; {PACK_DAMAGED}")
             num_bytes = len(self._tables["rgb_jpeg"]) - place["rgb_start"]
             rgb = {
                 "base": self._base_of_frames + place["rgb_start"],

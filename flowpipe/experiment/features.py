@@ -10,8 +10,8 @@ import torch
 from flowpipe.cache import Cache
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import ConfigError, InvalidArgument, UnknownName, nearest_name
+from flowpipe.experiment.networks import trained_model
 from flowpipe.experiment.pages import load_run
-from flowpipe.experiment.run import trained_model
 from flowpipe.features.extractor import FeatureExtractor
 from flowpipe.features.presets import PRESETS
 from flowpipe.models import MODELS, build_for_clip, input_layout

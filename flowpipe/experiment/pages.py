@@ -9,13 +9,12 @@ import torch
 
 from flowpipe.cache import open_cache
 from flowpipe.errors import ConfigError, FlowpipeError
-from flowpipe.experiment.run import (
+from flowpipe.experiment.data import RecordCache, load_annotations
+from flowpipe.experiment.results import (
     RESULTS_FILE,
     SCORES_FOLDER,
     SETTINGS_FILE,
-    RecordCache,
     fused_file,
-    load_annotations,
     read_history,
 )
 from flowpipe.experiment.settings import Settings, settings_from

@@ -12,8 +12,10 @@ from flowpipe.cache.manifest import read_manifest
 from flowpipe.clips.videos import VideoRecord
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.experiment.cached import refuse_new_videos
+from flowpipe.experiment.data import RecordCache, extract_arguments
+from flowpipe.experiment.networks import trained_model
 from flowpipe.experiment.pages import load_run
-from flowpipe.experiment.run import RecordCache, extract_arguments, score_records, trained_model
+from flowpipe.experiment.run import score_records
 from flowpipe.experiment.settings import Settings
 from flowpipe.extraction import Failure, extract
 from flowpipe.extraction.sources import Source, find_sources

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from flowpipe.experiment.pages import report_run
-from flowpipe.experiment.run import RESULTS_FILE, RunResult, run_experiment
+from flowpipe.experiment.results import RESULTS_FILE, RunResult
+from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import Settings, settings_from
 from flowpipe.scores import Scores
 from flowpipe.synthetic import write_videos

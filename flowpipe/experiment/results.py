@@ -1,0 +1,135 @@
+"""What an experiment gives, and where it lies.
+
+::
+
+    RUN/settings.json           what was asked for
+    RUN/results.json            accuracies
+    RUN/report.html
+    RUN/fold-K/STREAM/checkpoint.pt, metrics.jsonl, scores.npz, training_scores.npz
+    RUN/scores/STREAM.npz, fused-METHOD.npz      all tested videos
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.extraction import ExtractionResult
+from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
+from flowpipe.scores import Scores
+from flowpipe.training import METRICS
+
+SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
+
+
+@dataclass
+class Fold:
+    """One division of the videos, by name, and the scores it gave."""
+
+    name: str
+    train: Annotations
+    test: Annotations
+    scores: dict[str, Scores] = field(default_factory=dict)
+    fused: dict[str, Scores] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def records(self) -> tuple[VideoRecord, ...]:
+        return (*self.train.records, *self.test.records)
+
+    def accuracies(self) -> dict[str, float]:
+        """Top-1 accuracy of each stream and of each fusion."""
+        found = {name: accuracy(scores) for name, scores in self.scores.items()}
+        return found | {f"fused ({name})": accuracy(s) for name, s in self.fused.items()}
+
+
+@dataclass
+class RunResult:
+    """What an experiment gave: scores of all tested videos, and the accuracy of each fold."""
+
+    out: Path
+    classes: tuple[str, ...]
+    streams: dict[str, Scores]
+    fused: dict[str, Scores]
+    headline: str
+    folds: list[dict[str, Any]]
+    extraction: ExtractionResult | None = None
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """Give what `--json` prints: means over folds, which `folds` has one by one."""
+        names = [name for name in self.folds[0] if name not in ("fold", "videos")]
+        means = {name: float(np.mean([fold[name] for fold in self.folds])) for name in names}
+        own = {name: means[name] for name in self.streams}
+        if self.fused:
+            own["fused"] = means[f"fused ({self.headline})"]
+        return {
+            "accuracy": own,
+            "fusions": {name: means[f"fused ({name})"] for name in self.fused},
+            "mean_class_accuracy": {
+                name: mean_class_accuracy(s.probabilities_NK, s.labels_N)
+                for name, s in {**self.streams, **self.fused}.items()
+                if s.targets_NK is None
+            },
+            "networks": self.networks,
+            "classes": list(self.classes),
+            "headline": self.headline if self.fused else next(iter(self.streams)),
+            "videos": len(next(iter(self.streams.values())).ids),
+            "folds": self.folds,
+            "out": str(self.out),
+        }
+
+
+def accuracy(scores: Scores) -> float:
+    """Top-1 accuracy at video level; hit@1 where videos have several labels."""
+    if scores.targets_NK is not None:
+        return hit_at_k(scores.probabilities_NK, scores.targets_NK, 1)
+    return top_k_accuracy(scores.probabilities_NK, scores.labels_N, 1)
+
+
+def concatenate(parts: Sequence[Scores]) -> Scores:
+    """Join scores of different videos."""
+    first = parts[0]
+    targets_NK = None
+    if any(part.targets_NK is not None for part in parts):
+        targets_NK = np.concatenate([_targets(part) for part in parts])
+    return Scores(
+        ids=tuple(i for part in parts for i in part.ids),
+        labels_N=np.concatenate([part.labels_N for part in parts]),
+        probabilities_NK=np.concatenate([part.probabilities_NK for part in parts]),
+        logits_NK=np.concatenate([part.logits_NK for part in parts]),
+        classes=first.classes,
+        stream=first.stream,
+        protocol=first.protocol,
+        activation=first.activation,
+        targets_NK=targets_NK,
+    )
+
+
+def _targets(scores: Scores) -> npt.NDArray[np.bool_]:
+    if scores.targets_NK is not None:
+        return scores.targets_NK
+    targets_NK: npt.NDArray[np.bool_] = scores.labels_N[:, None] == np.arange(len(scores.classes))
+    return targets_NK
+
+
+def stream_folder(out: Path, fold: str, stream: str) -> Path:
+    return out / f"fold-{fold}" / stream
+
+
+def fused_file(out: Path, name: str) -> Path:
+    """Give the score file of a fusion, by its method or its streams."""
+    return out / SCORES_FOLDER / f"fused-{name.replace(' ', '')}.npz"
+
+
+def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
+    """Give the records of training of one stream on one fold."""
+    path = stream_folder(out, fold, stream) / METRICS
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
