@@ -11,7 +11,7 @@ from flowpipe.config import parse_value
 from .output import byte_size, duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.extraction import ExtractionResult, Progress
+    from flowpipe.extraction.results import ExtractionResult, Progress
 
 
 def parse_size(context: click.Context, option: click.Parameter, text: str | None) -> Any:

@@ -210,7 +210,8 @@ def import_npy(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
 
 def list_features(path: Path, recipe: str | None, as_json: bool) -> None:
     """`cache ls` of a store: its networks, and the videos each has."""
-    from flowpipe.cache.features import FeatureEntry, FeatureStore
+    from flowpipe.cache.feature_entry import FeatureEntry
+    from flowpipe.cache.features import FeatureStore
     from flowpipe.errors import FlowpipeError
 
     store = FeatureStore(path)

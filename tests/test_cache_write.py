@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowpipe.cache.write import EntryWriter, check_codec, remove_abandoned
+from flowpipe.cache.aside import remove_abandoned
+from flowpipe.cache.write import EntryWriter, check_codec
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 
 import flowpipe.cache as cache_package
 from flowpipe.cache import FeatureRecipe, entry_path, open_cache, schema, write_recipe
-from flowpipe.cache.features import (
-    FeatureEntry,
-    FeatureStore,
-    FeatureWriter,
-    align,
-    holds_features,
-    name_network,
-    nearest_rows,
-)
+from flowpipe.cache.feature_entry import FeatureEntry, FeatureWriter
+from flowpipe.cache.features import FeatureStore, align, holds_features, name_network, nearest_rows
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter
 from flowpipe.cache.verify import verify, verify_entry
 from flowpipe.errors import (

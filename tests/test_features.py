@@ -1,5 +1,6 @@
 """A network's features: which snippets, what is computed, keys, resuming, failures."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -154,6 +155,27 @@ def test_layers_and_maps(cache_path, tmp_path):
         extractor(layer="fc", spatial=True)
     with pytest.raises(InvalidArgument, match=r'maps of "ten" crops have no mean'):
         extractor(spatial=True, crops="ten")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4, 5, 7])
+def test_layers_beside_normalisation_give_what_they_gave(cache_path, layers):
+    """Convolutions, normalisations and a pooling: that the rest is folded must not show."""
+    model = network()
+    with torch.random.fork_rng(devices=[]):
+        for layer in model.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.running_mean, std=0.3)
+                nn.init.uniform_(layer.running_var, 0.5, 2)
+    plain = copy.deepcopy(model).eval()
+    before = torch.random.get_rng_state()
+    made = extractor(model=model, layer=f"features.{layers - 1}", spatial=True)
+    assert torch.equal(before, torch.random.get_rng_state())
+    entry = open_cache(cache_path)["a/one.avi"]
+    codes = made.read(entry, np.array([[0], [5]]))
+    values = to_network_input({"rgb": codes}, made.stream, None)
+    with torch.inference_mode():
+        wanted = plain.features[:layers](values)
+    np.testing.assert_allclose(made.compute(codes, entry), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["c3d-tiny", "late-fusion-pool-tiny", "i3d-tiny"])

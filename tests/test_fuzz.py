@@ -67,11 +67,14 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     return bytes(text)
 
 
-def fuzz(files: list[Path], read: Callable[[Path], object]) -> None:
-    """Read mutations of files until the time is over; anything but our own errors ends it."""
+def fuzz(files: list[Path], read: Callable[[Path], object]) -> int:
+    """Read mutations of files until the time is over; give how many were refused.
+
+    Anything but our own errors ends it.
+    """
     rng = np.random.default_rng(SEED)
     whole = [file.read_bytes() for file in files]
-    until, tries = time.monotonic() + SECONDS, 0
+    until, tries, refused = time.monotonic() + SECONDS, 0, 0
     while time.monotonic() < until or tries < 10:
         tries += 1
         which = int(rng.integers(len(files)))
@@ -80,13 +83,14 @@ def fuzz(files: list[Path], read: Callable[[Path], object]) -> None:
         try:
             read(files[which])
         except FlowpipeError:
-            continue
+            refused += 1
         except Exception as error:
             kept = files[which].with_suffix(f".found{files[which].suffix}")
             kept.write_bytes(text)
             raise AssertionError(f"seed {SEED}, try {tries}, {kept}: {error!r}") from error
         finally:
             files[which].write_bytes(whole[which])
+    return refused
 
 
 def test_the_fuzzer_tells_of_errors_that_are_not_ours(tmp_path):
@@ -154,7 +158,7 @@ def test_tables_of_a_pack(cache, tmp_path):
         for name in schema.PACK_TABLES:
             spans[name] = (file[name].id.get_offset(), file[name].nbytes)
     rng = np.random.default_rng(SEED)
-    until, tries = time.monotonic() + SECONDS, 0
+    until, tries, refused = time.monotonic() + SECONDS, 0, 0
     while time.monotonic() < until or tries < 30:
         tries += 1
         name = list(spans)[int(rng.integers(len(spans)))]
@@ -166,9 +170,10 @@ def test_tables_of_a_pack(cache, tmp_path):
         try:
             read_everything(path)
         except FlowpipeError:
-            continue
+            refused += 1
         except Exception as error:
             raise AssertionError(f"seed {SEED}, try {tries}, {name}: {error!r}") from error
+    assert refused
 
 
 def test_manifest_recipe_and_failures(cache):
@@ -180,7 +185,7 @@ def test_manifest_recipe_and_failures(cache):
         read_failures(cache)
         read_everything(cache)
 
-    fuzz(files, read)
+    assert fuzz(files, read)
     read_everything(cache)
 
 
@@ -194,7 +199,7 @@ def test_lists_of_sources(tmp_path):
             assert not source.name.startswith("/")
             assert ".." not in Path(source.name).parts
 
-    fuzz([tmp_path / "list.csv", tmp_path / "list.txt"], read)
+    assert fuzz([tmp_path / "list.csv", tmp_path / "list.txt"], read)
 
 
 def test_split_files(tmp_path):
@@ -219,13 +224,13 @@ def test_split_files(tmp_path):
             assert not Path(record.id).is_absolute()
             assert "\n" not in record.id
 
-    fuzz(sorted(tmp_path.iterdir()), read)
+    assert fuzz(sorted(tmp_path.iterdir()), read)
 
 
 def test_configurations(tmp_path):
     source = Path(__file__).resolve().parents[1] / "configs" / "weizmann_two_stream.toml"
     shutil.copy(source, tmp_path / "c.toml")
-    fuzz([tmp_path / "c.toml"], load_settings)
+    assert fuzz([tmp_path / "c.toml"], load_settings)
 
 
 def test_score_files_and_flo(tmp_path):
@@ -238,9 +243,9 @@ def test_score_files_and_flo(tmp_path):
         stream="temporal",
         protocol={"clips": 1},
     ).save(tmp_path / "s.npz")
-    fuzz([tmp_path / "s.npz"], load_scores)
+    assert fuzz([tmp_path / "s.npz"], load_scores)
     write_flo(tmp_path / "f.flo", np.zeros((3, 4, 2), np.float32))
-    fuzz([tmp_path / "f.flo"], read_flo)
+    assert fuzz([tmp_path / "f.flo"], read_flo)
 
 
 def test_checkpoints(tmp_path):
@@ -251,7 +256,7 @@ def test_checkpoints(tmp_path):
     model = nn.Linear(3, 2)
     update = make_optimiser(model, "sgd", 0.1, 0.9, 0.0)
     save_checkpoint(tmp_path / "c.pt", model, update, {"epochs": 1}, [])
-    fuzz([tmp_path / "c.pt"], lambda file: read_model(file, nn.Linear(3, 2)))
+    assert fuzz([tmp_path / "c.pt"], lambda file: read_model(file, nn.Linear(3, 2)))
 
 
 @given(

@@ -377,4 +377,5 @@ def test_names_and_layouts_are_there_without_torch() -> None:
         "import sys; from flowpipe.models import FACTS, MODELS, input_layout; "
         "assert input_layout('c3d') == 'CTHW'; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from flowpipe.cache.aside import fsync_folder
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.key import FeatureRecipe, Recipe, read_recipe, recipe_id
 from flowpipe.cache.manifest import (
@@ -22,7 +23,6 @@ from flowpipe.cache.manifest import (
     read_manifest,
 )
 from flowpipe.cache.packed import PackedRows, PackFile
-from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 
 RECIPE_FILE = "recipe.json"

@@ -35,8 +35,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe import __version__
+from flowpipe.cache.aside import fsync_folder
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.write import fsync_folder
 from flowpipe.errors import CacheError, FlowError, InvalidArgument
 from flowpipe.flow.color import color_key, flow_to_color
 from flowpipe.flow.files import write_flo

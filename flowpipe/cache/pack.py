@@ -19,19 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache import Cache, entry_path, schema, write_recipe
+from flowpipe.cache.aside import Aside, fsync_folder, write_errors
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, ManifestWriter, read_manifest
 from flowpipe.cache.write import (
-    Aside,
     EntryWriter,
     StoredField,
     append_trailer,
     create_flow,
     create_hdf,
     fixed_text,
-    fsync_folder,
     stored_dtype,
-    write_errors,
 )
 from flowpipe.errors import CacheError, InvalidArgument
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from flowpipe.cache import RECIPE_FILE, Cache, schema
+from flowpipe.cache.aside import is_abandoned
 from flowpipe.cache.entry import PACK_DAMAGED, Entry
-from flowpipe.cache.features import FeatureEntry
+from flowpipe.cache.feature_entry import FeatureEntry
 from flowpipe.cache.features import open_entry as open_either
-from flowpipe.cache.write import is_abandoned
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
 
 Opened = TypeVar("Opened")

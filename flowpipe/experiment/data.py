@@ -15,7 +15,8 @@ from flowpipe.clips.videos import Annotations, VideoRecord
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import Settings
-from flowpipe.extraction import ExtractionResult, Progress, extract
+from flowpipe.extraction import extract
+from flowpipe.extraction.results import ExtractionResult, Progress
 from flowpipe.extraction.sources import Source
 from flowpipe.synthetic import write_videos
 

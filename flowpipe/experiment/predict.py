@@ -17,7 +17,8 @@ from flowpipe.experiment.networks import trained_model
 from flowpipe.experiment.pages import load_run
 from flowpipe.experiment.run import score_records
 from flowpipe.experiment.settings import Settings
-from flowpipe.extraction import Failure, extract
+from flowpipe.extraction import extract
+from flowpipe.extraction.results import Failure
 from flowpipe.extraction.sources import Source, find_sources
 from flowpipe.fusion import fuse
 from flowpipe.scores import Scores

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowpipe.clips.videos import Annotations, VideoRecord
-from flowpipe.extraction import ExtractionResult
+from flowpipe.extraction.results import ExtractionResult
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
 from flowpipe.training import METRICS

@@ -27,7 +27,7 @@ from flowpipe.experiment.results import (
     stream_folder,
 )
 from flowpipe.experiment.settings import SVM, Settings
-from flowpipe.extraction import ExtractionResult, Progress
+from flowpipe.extraction.results import ExtractionResult, Progress
 from flowpipe.fusion import fuse
 from flowpipe.prediction import predict_scores
 from flowpipe.ranks import join

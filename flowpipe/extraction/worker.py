@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from flowpipe import __version__
 from flowpipe.cache import Entry, Recipe, entry_path
-from flowpipe.cache.write import EntryWriter, FieldCoder, is_abandoned
+from flowpipe.cache.aside import is_abandoned
+from flowpipe.cache.write import EntryWriter, FieldCoder
 from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
 from flowpipe.extraction.batched import Address, flows_from_server
 from flowpipe.extraction.ranges import FrameRange, RangeWriter

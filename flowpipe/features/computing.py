@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 
 from flowpipe import __version__
 from flowpipe.cache import Cache, Entry, FeatureRecipe, entry_path, write_recipe
-from flowpipe.cache.features import FeatureEntry, FeatureWriter, name_network
+from flowpipe.cache.aside import remove_abandoned
+from flowpipe.cache.feature_entry import FeatureEntry, FeatureWriter
+from flowpipe.cache.features import name_network
 from flowpipe.cache.manifest import (
     FailureRow,
     ManifestRow,
@@ -32,7 +34,6 @@ from flowpipe.cache.manifest import (
     add_failure,
     read_manifest,
 )
-from flowpipe.cache.write import remove_abandoned
 from flowpipe.clips import sampling
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.extractor import FeatureExtractor, Snippets

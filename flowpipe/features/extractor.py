@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowpipe.cache import Entry, FeatureRecipe
-from flowpipe.cache.features import STORAGES
+from flowpipe.cache.feature_entry import STORAGES
 from flowpipe.clips import sampling
 from flowpipe.clips.dataset import read_items, to_network_input
 from flowpipe.clips.streams import StreamInput, stream_length
@@ -133,9 +133,10 @@ class FeatureExtractor:
         self.stream = self._stream_of_network(stream)
         self.pooled = self.stream.frames != self.frames
         self._weights_sha256 = weights_digest(model)
-        # The same numbers within rounding, sooner; a layer whose output is kept stays itself.
-        example = torch.rand((1, *self.stream.input_shape), device=self.device)
-        self.model = fold_batch_norm(model, example, keep=[layer] if layer else (), run=self._reach)
+        # The same numbers within rounding, sooner.
+        draw = torch.Generator().manual_seed(0)
+        example = torch.rand((1, *self.stream.input_shape), generator=draw).to(self.device)
+        self.model = fold_batch_norm(model, example, run=self._reach)
         self.shape = tuple(self._features(self._zeros(self.stream)).shape[1:])
         self._network, self._parameters = network, dict(parameters or {})
 

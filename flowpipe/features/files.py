@@ -23,16 +23,11 @@ from numpy.typing import NDArray
 
 from flowpipe import __version__
 from flowpipe.cache import FeatureRecipe, entry_path, write_recipe
+from flowpipe.cache.aside import remove_abandoned
 from flowpipe.cache.export import folder_of
-from flowpipe.cache.features import (
-    STORAGES,
-    FeatureEntry,
-    FeatureStore,
-    FeatureWriter,
-    name_network,
-)
+from flowpipe.cache.feature_entry import STORAGES, FeatureEntry, FeatureWriter
+from flowpipe.cache.features import FeatureStore, name_network
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
-from flowpipe.cache.write import remove_abandoned
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.results import FeatureFailure, FeaturesResult
 from flowpipe.video import content_digest

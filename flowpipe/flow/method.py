@@ -2,6 +2,7 @@
 
 import json
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 import cv2
@@ -62,7 +63,7 @@ class BatchFlowMethod(FlowMethod, Protocol):
         ...
 
 
-class OpenCVFlow:
+class OpenCVFlow(ABC):
     """Checks and bookkeeping shared by the methods that OpenCV computes."""
 
     name: str
@@ -97,8 +98,9 @@ class OpenCVFlow:
             ) from error
         return checked_flow(uv_HWC, prev_HW.shape, self.name)
 
+    @abstractmethod
     def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
-        raise NotImplementedError(type(self).__name__)
+        """Call OpenCV with two frames that have been checked."""
 
 
 def checked_pair(

@@ -1,7 +1,7 @@
 """Batch normalisation folded into the convolutions before it, for testing only."""
 
 import copy
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,7 @@ Run = Callable[[nn.Module, Tensor], Tensor]
 
 
 def fold_batch_norm(
-    network: nn.Module,
-    example: Tensor,
-    *,
-    keep: Collection[str] = (),
-    run: Run = nn.Module.__call__,
+    network: nn.Module, example: Tensor, *, run: Run = nn.Module.__call__
 ) -> nn.Module:
     """Give a copy in evaluation mode whose normalisations are part of its convolutions.
 
@@ -34,10 +30,9 @@ def fold_batch_norm(
         Left as it is.
     example
         A batch of one input, of the network's layout and on its device.
-    keep
-        Names of layers whose own output must stay.
     run
-        Called with (network, inputs), where not all of the network is to be run.
+        Called with (network, inputs), where not all of the network is to be run; what is not run
+        is not folded, so that the output of a convolution at its end stays.
     """
     try:
         folded = copy.deepcopy(network).eval()
@@ -46,10 +41,9 @@ def fold_batch_norm(
     names = {layer: name for name, layer in folded.named_modules()}
     expected, pairs = _follow(folded, example, run)
     for convolution, normalisation in pairs.items():
-        if names[convolution] not in keep:
-            fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[type-var,arg-type]
-            folded.set_submodule(names[convolution], fused)
-            folded.set_submodule(names[normalisation], nn.Identity())
+        fused = fuse_conv_bn_eval(convolution, normalisation)  # type: ignore[type-var,arg-type]
+        folded.set_submodule(names[convolution], fused)
+        folded.set_submodule(names[normalisation], nn.Identity())
     with torch.inference_mode():
         same = torch.allclose(run(folded, example), expected, rtol=1e-3, atol=1e-4)
     return folded if same else copy.deepcopy(network).eval()

@@ -1,0 +1,113 @@
+"""A file being written: under a temporary name, with a lock that dies with its writer."""
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from flowpipe.errors import CacheError, FlowpipeError
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # absent on Windows
+    import fcntl
+
+
+class Aside:
+    """The file being written, for HDF5 to write through.
+
+    On a full disk HDF5 says no more than that a write failed, and may crash when it then closes:
+    the first error is kept in `failure`, and after `abandon` writes are thrown away.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.file = create_locked(path)
+        self.failure: OSError | None = None
+        self._abandoned = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, data: Any) -> int:
+        return memoryview(data).nbytes if self._abandoned else self._noted(self.file.write, data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return 0 if self._abandoned else self._noted(self.file.seek, offset, whence)
+
+    def truncate(self, size: int | None = None) -> int:
+        return 0 if self._abandoned else self._noted(self.file.truncate, size)
+
+    def flush(self) -> None:
+        if not self._abandoned:
+            self._noted(self.file.flush)
+
+    def abandon(self) -> None:
+        self._abandoned = True
+
+    def _noted(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+
+@contextlib.contextmanager
+def write_errors(path: Path, aside: Aside | None = None) -> Iterator[None]:
+    """Turn what the file system said into a CacheError, also where HDF5 hid it."""
+    try:
+        yield
+    except FlowpipeError:
+        raise
+    except (OSError, RuntimeError) as error:
+        cause = (aside and aside.failure) or error
+        full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        way_out = "; make room, then give the same command again" if full else ""
+        raise CacheError(f"{path} cannot be written: {cause}{way_out}") from cause
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove unfinished files whose writer is gone: it held a lock on each, which died with it."""
+    for path in folder.glob("*/.*.part"):
+        if is_abandoned(path):
+            with contextlib.suppress(OSError):  # not ours to touch
+                path.unlink(missing_ok=True)
+
+
+def create_locked(path: Path) -> IO[bytes]:
+    """Create an unfinished file, which is not abandoned for as long as it stays open."""
+    file = path.open("xb+")
+    _lock(file.fileno())
+    return file
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether no process is writing this unfinished file; False where that cannot be known."""
+    try:
+        with path.open("rb+") as file:
+            return _lock(file.fileno())
+    except OSError:
+        return False
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file for as long as it is open; False where another process has it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in a folder last; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
