@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import flowpipe.cache as cache_package
 from flowpipe.cache import Entry, Recipe, open_cache, schema
+from flowpipe.cache.entry import read_attributes
 from flowpipe.cache.manifest import read_manifest
 from flowpipe.errors import CacheNotFound, EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
@@ -371,6 +372,29 @@ def test_whatever_changes_values_changes_the_id(change, recipe_of):
 def test_what_is_no_recipe(text, match):
     with pytest.raises(EntryCorrupt, match=match):
         Recipe.from_json(text)
+
+
+def test_attributes_are_read_as_h5py_reads_them(tmp_path):
+    wanted = {
+        "text": np.bytes_("as we write it é".encode()),
+        "number": np.int64(-5),
+        "share": np.float64(0.25),
+        "variable": "as older files have it",
+        "flag": np.bool_(True),
+        "row": np.arange(3),
+        "one in a row": np.array([7]),
+        "nothing": h5py.Empty("f4"),
+    }
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, value in wanted.items():
+            file.attrs[name] = value
+        found = read_attributes(file)
+    assert found["text"] == "as we write it é"
+    assert (found["number"], found["share"], found["flag"]) == (-5, 0.25, True)
+    assert found["variable"] == wanted["variable"]
+    assert found["row"].tolist() == [0, 1, 2]
+    assert found["nothing"] == wanted["nothing"]
+    assert np.array(found["one in a row"]).ravel().tolist() == [7]
 
 
 def test_a_recipe_without_one_of_its_values(recipe_of):

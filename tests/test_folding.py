@@ -36,17 +36,18 @@ def test_folded_networks_give_the_same(name: str, left: int) -> None:
 
 
 class Shared(nn.Module):
-    """One convolution run twice, and one whose output goes two ways."""
+    """One convolution run twice, one whose output goes two ways, and one that can be folded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.twice, self.bn1 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
         self.fork, self.bn2, self.relu = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()
+        self.alone, self.bn3 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.twice(self.twice(x)))
         y = self.fork(x)
-        return self.bn2(y) + self.relu(y)
+        return self.bn3(self.alone(self.bn2(y) + self.relu(y)))
 
 
 class Functional(nn.Module):
@@ -80,6 +81,7 @@ def test_what_is_shared_is_not_folded() -> None:
         torch.testing.assert_close(folded(inputs), network(inputs))
     assert isinstance(folded.get_submodule("bn1"), nn.BatchNorm2d)
     assert isinstance(folded.get_submodule("bn2"), nn.BatchNorm2d)
+    assert isinstance(folded.get_submodule("bn3"), nn.Identity)
 
 
 def test_what_is_not_run_is_not_folded() -> None:

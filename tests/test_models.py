@@ -372,6 +372,17 @@ def test_the_layout_of_ones_own_network_is_asked_from_it(monkeypatch: pytest.Mon
     )
 
 
+def test_i3d_follows_its_batches_as_published_and_its_tiny_variant_faster() -> None:
+    def momenta(name: str, **options: float) -> set[float | None]:
+        with torch.device("meta"):
+            network = build(name, num_classes=3, **options)
+        return {layer.momentum for layer in network.modules() if isinstance(layer, nn.BatchNorm3d)}
+
+    assert momenta("i3d") == {0.01}
+    assert momenta("i3d", bn_momentum=0.05) == {0.05}
+    assert momenta("i3d-tiny") == {0.1}
+
+
 def test_names_and_layouts_are_there_without_torch() -> None:
     program = (
         "import sys; from flowpipe.models import FACTS, MODELS, input_layout; "

@@ -373,7 +373,7 @@ def _checked_index(file: Any, path: Path) -> dict[str, Any]:
 
 
 def read_attributes(file: Any) -> dict[str, Any]:
-    """Read all attributes; by h5py's low-level functions, several times as fast."""
+    """Read all attributes; by h5py's low-level functions, in half the time."""
     names: list[bytes] = []
     h5py.h5a.iterate(file.id, names.append)
     found = {}
@@ -382,7 +382,7 @@ def read_attributes(file: Any) -> dict[str, Any]:
         kind = attribute.get_type()
         text = name.decode("utf-8", "surrogateescape")
         dtype: Any = None
-        if attribute.get_storage_size() == kind.get_size():  # one value, and not an empty one
+        if attribute.shape == ():
             if isinstance(kind, h5py.h5t.TypeStringID) and not kind.is_variable_str():
                 dtype = f"S{kind.get_size()}"
             elif isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID):
