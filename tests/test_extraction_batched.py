@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,19 @@ def test_waiting_pairs_of_all_videos_of_a_size_make_one_batch():
     for result in results:
         assert result == wanted(len(result), 50 if len(result) == 3 else 0)
     assert sorted(method.batches) == [(2, 16, 16), (4, 24, 24), (3 + 5 + 32, 16, 16)]
+
+
+def test_a_server_ends_though_a_late_connection_ended_its_accepting(gpu):
+    server = FlowServer([create_batched("tvl1", "cpu", **QUICK)]).__enter__()
+    accepting = server._threads[0]
+    server._closing = True  # as in `_stop`, between this and its own connection
+    Client(server.address.place, authkey=server.address.key).close()
+    accepting.join(10)
+    assert not accepting.is_alive()
+    ending = threading.Thread(target=server.__exit__, args=(None, None, None), daemon=True)
+    ending.start()
+    ending.join(10)
+    assert not ending.is_alive()
 
 
 def test_a_long_video_goes_through_its_two_slots_in_order_and_waits_when_both_are_full():
