@@ -23,7 +23,7 @@ from flowpipe.cache import entry_path
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.quality import quality
-from flowpipe.synthetic import write_videos
+from flowpipe.datasets.synthetic import write_videos
 
 READS = 2000
 PER_FOLDER = 1000

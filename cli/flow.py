@@ -106,7 +106,7 @@ def bench(
 
 
 def _generated(folder: Path) -> Path:
-    from flowpipe.synthetic import write_videos
+    from flowpipe.datasets.synthetic import write_videos
 
     write_videos(folder, clips=18)
     return next(iter(sorted(folder.rglob("*.mp4"))))

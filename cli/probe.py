@@ -8,7 +8,7 @@ import click
 from .output import duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.clips.videos import Annotations
+    from flowpipe.datasets.video import Dataset
 
 FOLDS = 5
 
@@ -119,10 +119,10 @@ def _columns(per_fold: dict[str, list[float]]) -> list[dict[str, float]]:
 
 def _from_csv(
     path: Path, root: Path | None, label_column: str, fold_column: str | None
-) -> "Annotations":
+) -> "Dataset":
     import csv
 
-    from flowpipe.clips.annotations import from_csv
+    from flowpipe.datasets.annotations import from_csv
     from flowpipe.errors import AnnotationError
 
     if fold_column is None and path.is_file():
@@ -143,18 +143,18 @@ def _from_csv(
     )
 
 
-def _from_store(path: Path, names: list[str]) -> "Annotations":
+def _from_store(path: Path, names: list[str]) -> "Dataset":
     from flowpipe.cache.features import FeatureStore
-    from flowpipe.clips.videos import Annotations, VideoRecord
+    from flowpipe.datasets.video import Dataset, Video
 
     network = FeatureStore(path)[names[0].replace("{fold}", "0")]
     rows = [network.row(name) for name in network.names()]
-    records = tuple(VideoRecord(row.name, Path(row.path), row.label) for row in rows)
-    return Annotations(records, tuple(sorted({r.label for r in records if r.label is not None})))
+    records = tuple(Video(row.name, Path(row.path), row.label) for row in rows)
+    return Dataset(records, tuple(sorted({r.label for r in records if r.label is not None})))
 
 
-def _divisions(listed: "Annotations", fold: str | None, seed: int) -> dict[str, Any]:
-    from flowpipe.clips.splits import equal_folds, folds, split_fold
+def _divisions(listed: "Dataset", fold: str | None, seed: int) -> dict[str, Any]:
+    from flowpipe.datasets.splits import equal_folds, folds, split_fold
 
     if not folds(listed):
         listed = equal_folds(listed, FOLDS, seed=seed)

@@ -8,7 +8,7 @@ flow = flowpipe.open_cache("ucf101.cache")["v_Archery_g02_c02"].flow[10:20]
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from flowpipe._version import __version__
 
 # Late, so that `import flowpipe` costs nothing; none of these imports torch.
 _PUBLIC = {
@@ -27,7 +27,15 @@ if TYPE_CHECKING:
     from flowpipe.fusion import fuse
     from flowpipe.scores import Scores, load_scores
 
-__all__ = ["FlowpipeError", "Scores", "extract", "fuse", "load_scores", "open_cache"]
+__all__ = [
+    "FlowpipeError",
+    "Scores",
+    "__version__",
+    "extract",
+    "fuse",
+    "load_scores",
+    "open_cache",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,4 +47,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(__all__)

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from flowpipe.clips.dataset import TestClips, to_network_input
 from flowpipe.clips.streams import CacheLike, StreamInput
-from flowpipe.clips.videos import VideoRecord, some
+from flowpipe.datasets.video import Video, some
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.models.folding import fold_batch_norm
 from flowpipe.scores import Scores
@@ -23,7 +23,7 @@ BATCHES_WORTH_FOLDING = 4
 
 def predict_scores(
     model: nn.Module,
-    records: Sequence[VideoRecord],
+    records: Sequence[Video],
     cache: CacheLike,
     stream: StreamInput,
     *,
@@ -44,7 +44,7 @@ def predict_scores(
     Parameters
     ----------
     model : nn.Module
-    records : sequence of VideoRecord
+    records : sequence of Video
         Without a label a video gets label −1.
     cache : Cache
     stream : StreamInput

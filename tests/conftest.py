@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flowpipe.cache import Recipe, entry_path, write_recipe
+from flowpipe.cache import FlowRecipe, entry_path, write_recipe
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter
 from flowpipe.cache.write import EntryWriter
 from flowpipe.flow.quantise import Quantiser
@@ -66,8 +66,8 @@ def write_video() -> Callable[..., Path]:
 U8 = Quantiser("u8", bound_px=20.0)
 
 
-def _recipe_of(quantiser: Quantiser = U8, *, rgb: bool = False, **changes: Any) -> Recipe:
-    return Recipe(
+def _recipe_of(quantiser: Quantiser = U8, *, rgb: bool = False, **changes: Any) -> FlowRecipe:
+    return FlowRecipe(
         **{
             "flow": "dis",
             "flow_version": 1,
@@ -146,7 +146,7 @@ def write_entry() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def recipe_of() -> Callable[..., Recipe]:
+def recipe_of() -> Callable[..., FlowRecipe]:
     """Give `recipe_of(quantiser, rgb=False, **changes)`."""
     return _recipe_of
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flowpipe.clips import annotations
-from flowpipe.clips.annotations import Annotations, VideoRecord
+from flowpipe.datasets import annotations
+from flowpipe.datasets.annotations import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument, VideoNotFound
 
 
@@ -34,7 +34,7 @@ def test_csv_with_folds_leaves_out_rows_without_one(root, tmp_path):
     path = write(tmp_path / "list.csv", text, "utf-8-sig")
     read = annotations.from_csv(path, root, fold_column="fold", group_column="actor")
     assert ids(read) == ["run/a b.avi", "walk/c.mp4"]
-    assert read.records[0] == VideoRecord(
+    assert read.records[0] == Video(
         "run/a b.avi", root / "run/a b.avi", label="run", fold="0", group="x"
     )
     assert read.classes == ("run", "walk")
@@ -178,7 +178,7 @@ def test_broken_plain_list_is_refused(root, tmp_path, text, message):
 
 def made(labels, groups=None, folds=None):
     records = [
-        VideoRecord(
+        Video(
             f"{label}/{number}.avi",
             Path("x"),
             label,
@@ -187,14 +187,14 @@ def made(labels, groups=None, folds=None):
         )
         for number, label in enumerate(labels)
     ]
-    return Annotations(tuple(records), tuple(sorted(set(labels))))
+    return Dataset(tuple(records), tuple(sorted(set(labels))))
 
 
 def test_a_label_outside_of_the_classes_is_refused():
     with pytest.raises(AnnotationError, match=r'"runn" is not among the 1 classes.*"run"'):
-        Annotations((VideoRecord("a.avi", Path("a.avi"), "runn"),), ("run",))
+        Dataset((Video("a.avi", Path("a.avi"), "runn"),), ("run",))
     with pytest.raises(AnnotationError, match="a class name stands twice"):
-        Annotations((VideoRecord("a.avi", Path("a.avi")),), ("run", "run"))
+        Dataset((Video("a.avi", Path("a.avi")),), ("run", "run"))
 
 
 def test_fold_is_the_test_half():
@@ -223,7 +223,7 @@ def test_seeded_split_keeps_groups_whole_and_covers_classes(seed):
 
 def test_seeded_split_depends_on_the_seed_and_not_on_the_order():
     whole = made("a" * 40)
-    backwards = Annotations(whole.records[::-1], whole.classes)
+    backwards = Dataset(whole.records[::-1], whole.classes)
     halves = [annotations.seeded_split(whole, seed=seed)[1] for seed in (1, 1, 2)]
     assert ids(halves[0]) == ids(halves[1]) != ids(halves[2])
     assert sorted(ids(annotations.seeded_split(backwards, seed=1)[1])) == sorted(ids(halves[0]))
@@ -232,8 +232,8 @@ def test_seeded_split_depends_on_the_seed_and_not_on_the_order():
 
 def test_seeded_split_reads_groups_from_the_id():
     names = [f"a/v_a_g{group:02}_c{clip:02}.avi" for group in range(8) for clip in range(3)]
-    records = tuple(VideoRecord(name, Path(name), "a") for name in names)
-    whole = Annotations(records, ("a",))
+    records = tuple(Video(name, Path(name), "a") for name in names)
+    whole = Dataset(records, ("a",))
     train, test = annotations.seeded_split(whole, group_pattern=r"_(g\d+)_c")
     assert len(test) == 6
     assert {i[6:9] for i in ids(train)}.isdisjoint({i[6:9] for i in ids(test)})

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowpipe.cache import Recipe, open_cache
+from flowpipe.cache import FlowRecipe, open_cache
 from flowpipe.cache.pack import pack
 from flowpipe.clips.dataset import ClipDataset, StreamInput, follow_trajectories, to_network_input
 from flowpipe.clips.memory import MemoryCache
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.extraction import extract
 from flowpipe.flow import create
@@ -67,7 +67,7 @@ def test_backward_flow_is_the_method_on_the_pair_turned_round(folder: Path) -> N
 
 
 def test_a_cache_filled_before_keeps_its_ids() -> None:
-    recipe = Recipe(
+    recipe = FlowRecipe(
         flow="dis", flow_version=1, flow_parameters={}, libraries={}, storage="u8", bound_px=20.0,
         tolerance_px=0.0, short_side=None, size=None, fps=None, rgb=True, rgb_quality=95,
         grey_rule="g", resize_rule="r", fps_rule="f",
@@ -76,10 +76,10 @@ def test_a_cache_filled_before_keeps_its_ids() -> None:
     turned = recipe.turned()
     assert json.loads(turned.to_json())["backward"] is True
     assert turned.id != recipe.id
-    assert Recipe.from_json(turned.to_json()) == turned
+    assert FlowRecipe.from_json(turned.to_json()) == turned
     assert "dis backward" in turned.describe()
     with pytest.raises(EntryCorrupt, match='"backward" must be true'):
-        Recipe.from_json(turned.to_json().replace("true", "1"))
+        FlowRecipe.from_json(turned.to_json().replace("true", "1"))
 
 
 def test_forward_only_caches_say_how_to_get_it(tmp_path: Path, folder: Path) -> None:
@@ -143,7 +143,7 @@ def test_bidirectional_stacks_meet_at_the_centre(memory: bool) -> None:
     stream = StreamInput("t", "flow", 4, crop_size=(8, 8), stacking="bidirectional", layout="TCHW")
     cache = LabelledCache(7)
     data = ClipDataset(
-        [VideoRecord("a", Path("a"), "x")],
+        [Video("a", Path("a"), "x")],
         MemoryCache(cache, 1) if memory else cache,
         [stream],
         classes=["x"],

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowpipe.cache as cache_package
-from flowpipe.cache import Entry, Recipe, open_cache, schema
+from flowpipe.cache import Entry, FlowRecipe, open_cache, schema
 from flowpipe.cache.entry import read_attributes
 from flowpipe.cache.manifest import read_manifest
 from flowpipe.errors import CacheNotFound, EntryCorrupt, EntryNotFound, InvalidArgument
@@ -335,7 +335,7 @@ def test_cache_pickles(names_cache):
 def test_recipe_id_is_stable(recipe_of):
     recipe = recipe_of(Quantiser("u8", bound_px=20.0), size=(256, 340), fps=25.0)
     assert recipe.id == "e5f727eafe7d531c"
-    again = Recipe.from_json(recipe.to_json())
+    again = FlowRecipe.from_json(recipe.to_json())
     assert again == recipe
     assert again.id == recipe.id
     assert list(json.loads(recipe.to_json())) == sorted(json.loads(recipe.to_json()))
@@ -371,7 +371,7 @@ def test_whatever_changes_values_changes_the_id(change, recipe_of):
 )
 def test_what_is_no_recipe(text, match):
     with pytest.raises(EntryCorrupt, match=match):
-        Recipe.from_json(text)
+        FlowRecipe.from_json(text)
 
 
 def test_attributes_are_read_as_h5py_reads_them(tmp_path):
@@ -402,10 +402,10 @@ def test_a_recipe_without_one_of_its_values(recipe_of):
     for key in table:
         less = json.dumps({name: value for name, value in table.items() if name != key})
         with pytest.raises(EntryCorrupt, match="not a recipe"):
-            Recipe.from_json(less)
+            FlowRecipe.from_json(less)
 
 
 def test_recipe_of_a_later_version(recipe_of):
     later = recipe_of(FORMS[0][0], version=2).to_json()
     with pytest.raises(EntryCorrupt, match="recipe of version 2; this flowpipe reads 1"):
-        Recipe.from_json(later)
+        FlowRecipe.from_json(later)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from flowpipe import open_cache, synthetic
+from flowpipe import open_cache
 from flowpipe.cache.export import FORMATS
 from flowpipe.cache.manifest import FAILURES_FILE
+from flowpipe.datasets import synthetic
 from flowpipe.extraction import DEFAULT_RGB_QUALITY
 
 NAMES = [

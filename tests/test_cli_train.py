@@ -18,9 +18,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from flowpipe.datasets.synthetic import write_videos
 from flowpipe.experiment import quickstart as quickstart_module
 from flowpipe.models import build
-from flowpipe.synthetic import write_videos
 
 CONFIG = """
 [data]

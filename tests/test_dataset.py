@@ -21,7 +21,7 @@ from flowpipe.clips.dataset import (
     class_balanced_weights,
     to_network_input,
 )
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 
@@ -85,7 +85,7 @@ class FakeCache:
 
 
 def video(name, label="run"):
-    return VideoRecord(name, Path(name), label)
+    return Video(name, Path(name), label)
 
 
 CACHE = FakeCache({"a.avi": 12, "b.avi": 9, "tiny.avi": 3, "one.avi": 1}, {})

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flowpipe.synthetic import write_videos
+from flowpipe.datasets.synthetic import write_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 

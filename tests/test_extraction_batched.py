@@ -14,7 +14,7 @@ import torch
 from joblib.externals.loky import get_reusable_executor
 
 from flowpipe import extract, open_cache
-from flowpipe.cache import Recipe
+from flowpipe.cache import FlowRecipe
 from flowpipe.errors import DeviceError, FlowError, InvalidArgument
 from flowpipe.extraction import batched
 from flowpipe.extraction.batched import FlowServer, choose_device, flows_from_server, slot_pairs
@@ -321,7 +321,7 @@ def test_who_computes(monkeypatch):
 def test_recipes_differ_by_device_alone(recipe_of):
     cpu, cuda = recipe_of(), recipe_of(device="cuda")
     assert cpu.id != cuda.id
-    assert Recipe.from_json(cuda.to_json()) == cuda
+    assert FlowRecipe.from_json(cuda.to_json()) == cuda
 
 
 def test_cuda_without_a_gpu_is_refused_before_anything_is_written(tmp_path, monkeypatch):

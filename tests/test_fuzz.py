@@ -28,7 +28,7 @@ from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.verify import verify
 from flowpipe.cache.write import content_sha256, fixed_text
-from flowpipe.clips.annotations import from_csv, from_list, from_ucf101
+from flowpipe.datasets.annotations import from_csv, from_list, from_ucf101
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.experiment.settings import load_settings
 from flowpipe.extraction.sources import find_sources

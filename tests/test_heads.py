@@ -12,7 +12,7 @@ from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.dataset import ClipDataset, TestClips, to_network_input
 from flowpipe.clips.features import FeatureRecords
 from flowpipe.clips.streams import StreamInput
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import EntryNotFound, InvalidArgument, UnknownName
 from flowpipe.features.computing import compute_features
 from flowpipe.features.extractor import FeatureExtractor
@@ -159,7 +159,7 @@ def make_cache(path, write_entry, smooth_flow):
         digest = f"{number + 1:02x}" * 32
         flow = smooth_flow(len(rgb) - 1, 18, 24)
         write_entry(path, flow, rgb_THWC=rgb, name=name, digest=digest, label=label)
-        records.append(VideoRecord(name, Path("/videos") / name, label))
+        records.append(Video(name, Path("/videos") / name, label))
     return records
 
 
@@ -240,6 +240,6 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
     mean = FeatureRecords(store, ["rgb"], records, temporal_average=True)["a/0.avi"]
     np.testing.assert_allclose(mean.features, whole.mean(0, keepdims=True), atol=1e-6)
     with pytest.raises(EntryNotFound, match=r'no features "rgb" of "c/9\.avi"'):
-        FeatureRecords(store, ["rgb"], [VideoRecord("c/9.avi", Path("c/9.avi"), "a")])
+        FeatureRecords(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), "a")])
     with pytest.raises(InvalidArgument, match="feature_shape"):
         StreamInput("f", "features", 4)

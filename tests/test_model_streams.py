@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from flowpipe.datasets.synthetic import write_videos
 from flowpipe.experiment.networks import make_model
 from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import Settings, load_settings, settings_from
 from flowpipe.models import FACTS
 from flowpipe.scores import load_scores
-from flowpipe.synthetic import write_videos
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TINY = sorted(name for name in FACTS if name.endswith("-tiny"))

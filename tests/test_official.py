@@ -2,10 +2,10 @@
 
 import pytest
 
-from flowpipe.clips.annotations import from_csv
-from flowpipe.clips.official import from_kinetics, hmdb51_split, split_numbers, ucf101_split
-from flowpipe.clips.splits import split_fold
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.annotations import from_csv
+from flowpipe.datasets.official import from_kinetics, hmdb51_split, split_numbers, ucf101_split
+from flowpipe.datasets.splits import split_fold
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError
 
 
@@ -145,9 +145,9 @@ def test_csv_of_several_labels(tmp_path):
 
 
 def test_every_label_must_be_a_class(tmp_path):
-    record = VideoRecord("a.mp4", tmp_path / "a.mp4", "run", more_labels=("jmp",))
+    record = Video("a.mp4", tmp_path / "a.mp4", "run", more_labels=("jmp",))
     with pytest.raises(AnnotationError, match=r'"jmp" is not among .* \(did you mean "jump"'):
-        Annotations((record,), ("run", "jump"))
+        Dataset((record,), ("run", "jump"))
 
 
 def test_only_the_training_split_trains(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flowpipe.clips.dataset import StreamInput, TestClips, to_network_input
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.prediction import predict_scores
@@ -39,7 +39,7 @@ class NoisyVideos:
 
 
 def video(name, label):
-    return VideoRecord(name, Path(name), label)
+    return Video(name, Path(name), label)
 
 
 RECORDS = [

@@ -22,14 +22,14 @@ import torch
 from torch import nn
 from flowpipe import open_cache
 from flowpipe.clips.dataset import ClipDataset, StreamInput
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import FlowpipeError
 from flowpipe.training import train_stream
 from pathlib import Path
 
 cache, out, epochs, pause_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 opened = open_cache(cache)
-records = [VideoRecord(name, Path(name), label) for name, label in opened.labels.items()]
+records = [Video(name, Path(name), label) for name, label in opened.labels.items()]
 dataset = ClipDataset(
     records, opened,
     [StreamInput("temporal", "flow", 2, crop_size=(16, 20), mean_subtraction=False)],

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from flowpipe.clips.dataset import label_matrix
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.synthetic import write_videos
+from flowpipe.datasets.video import Video
 from flowpipe.errors import EntryCorrupt, InvalidArgument, ScoresMismatch
 from flowpipe.fusion import fuse
 from flowpipe.metrics import hit_at_k, top_k_accuracy
 from flowpipe.report.results import results_table, summary_text
 from flowpipe.scores import Scores, load_scores
-from flowpipe.synthetic import write_videos
 from flowpipe.training import METRICS, Criterion
 
 
@@ -120,7 +120,7 @@ def test_sigmoid_of_single_labels():
 
 def test_label_matrix():
     def record(name, *labels):
-        return VideoRecord(name, Path(name), labels[0], more_labels=labels[1:])
+        return Video(name, Path(name), labels[0], more_labels=labels[1:])
 
     records = [record("a.mp4", "x", "z"), record("b.mp4", "y")]
     assert label_matrix(records, ("x", "y", "z")).tolist() == [[1, 0, 1], [0, 1, 0]]

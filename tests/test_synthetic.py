@@ -1,4 +1,4 @@
-"""flowpipe.synthetic: counts, split, repeatability, and that texture and motion stay apart."""
+"""Generated videos: counts, split, repeatability, and that texture and motion stay apart."""
 
 import csv
 from collections import Counter
@@ -6,8 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from flowpipe.errors import InvalidArgument
-from flowpipe.synthetic import (
+from flowpipe.datasets.synthetic import (
     _RANGES,
     MOTIONS,
     NUM_FRAMES,
@@ -16,6 +15,7 @@ from flowpipe.synthetic import (
     _draw_scene,
     write_videos,
 )
+from flowpipe.errors import InvalidArgument
 from flowpipe.video import VideoReader, find_videos
 
 SPLITS = ("train", "test")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from flowpipe.clips.dataset import ClipDataset, StreamInput
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.training import (
@@ -63,7 +63,7 @@ class VerticalMotion:
 
 def records(downs=6, ups=6):
     names = [("down", i) for i in range(downs)] + [("up", i) for i in range(ups)]
-    return [VideoRecord(f"{label}-{i}.avi", Path(f"{label}-{i}.avi"), label) for label, i in names]
+    return [Video(f"{label}-{i}.avi", Path(f"{label}-{i}.avi"), label) for label, i in names]
 
 
 def clips(videos=None, cache=None, **options):

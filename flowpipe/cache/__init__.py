@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from flowpipe.cache.aside import fsync_folder
+from flowpipe.atomic import fsync_folder
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.key import FeatureRecipe, Recipe, read_recipe, recipe_id
 from flowpipe.cache.manifest import (
     FAILURES_FILE,
     FailureRow,
@@ -23,6 +22,7 @@ from flowpipe.cache.manifest import (
     read_manifest,
 )
 from flowpipe.cache.packed import PackedRows, PackFile
+from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 
 RECIPE_FILE = "recipe.json"
@@ -36,7 +36,7 @@ def entry_path(cache: Path, recipe_id: str, digest: str) -> Path:
     return cache / recipe_id / digest[:2] / f"{digest}.h5"
 
 
-def write_recipe(cache: Path, recipe: Recipe | FeatureRecipe) -> None:
+def write_recipe(cache: Path, recipe: FlowRecipe | FeatureRecipe) -> None:
     """Leave recipe.json in the recipe's folder."""
     folder = cache / recipe.id
     target = folder / RECIPE_FILE
@@ -272,19 +272,19 @@ def recipe_files(cache: Path) -> list[Path]:
     return sorted(cache.glob(f"*/{RECIPE_FILE}"))
 
 
-def _read_recipes(cache: Path) -> dict[str, Recipe]:
+def _read_recipes(cache: Path) -> dict[str, FlowRecipe]:
     """Give the recipes of flow; features are read by flowpipe.cache.features."""
     if not cache.is_dir():
         raise CacheNotFound(f"no cache at {cache}; flowpipe extract makes one")
     found = {file.parent.name: _read_recipe(file) for file in recipe_files(cache)}
-    of_flow = {identity: r for identity, r in found.items() if isinstance(r, Recipe)}
+    of_flow = {identity: r for identity, r in found.items() if isinstance(r, FlowRecipe)}
     if not of_flow:
         what = "holds features and no flow" if found else "is a directory but no cache"
         raise CacheNotFound(f"{cache} {what}; flowpipe extract makes one")
     return of_flow
 
 
-def _read_recipe(file: Path) -> Recipe | FeatureRecipe:
+def _read_recipe(file: Path) -> FlowRecipe | FeatureRecipe:
     way_out = "delete it, and the next extract by this recipe writes it again"
     try:
         text = file.read_text(encoding="utf-8")
@@ -301,4 +301,12 @@ def _some(items: list[str]) -> str:
     return ", ".join(items[:SHOWN_CANDIDATES]) + more
 
 
-__all__ = ["Cache", "Entry", "FeatureRecipe", "Recipe", "entry_path", "open_cache", "write_recipe"]
+__all__ = [
+    "Cache",
+    "Entry",
+    "FeatureRecipe",
+    "FlowRecipe",
+    "entry_path",
+    "open_cache",
+    "write_recipe",
+]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from flowpipe.cache import schema
 from flowpipe.cache.codec import decode_field, filters_of
 from flowpipe.cache.header import checked_chunks, checked_header, checked_offsets
-from flowpipe.cache.key import Recipe
+from flowpipe.cache.recipe import FlowRecipe
 from flowpipe.cache.write import from_stored, stored_dtype
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
@@ -108,7 +108,7 @@ class Entry(FileReader):
         self.name = name or str(self.attributes["source_name"])
         self.small: dict[str, NDArray[Any]] = index["small"]
         self.pts_s: NDArray[np.float64] = self.small["pts_s"]
-        self.recipe: Recipe = index["recipe"]
+        self.recipe: FlowRecipe = index["recipe"]
         self.quantiser: Quantiser = index["quantiser"]
         self.height = int(self.attributes["height"])
         self.width = int(self.attributes["width"])

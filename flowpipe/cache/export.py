@@ -34,8 +34,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe import __version__
-from flowpipe.cache.aside import fsync_folder
+from flowpipe._version import __version__
+from flowpipe.atomic import fsync_folder
 from flowpipe.cache.entry import Entry
 from flowpipe.errors import CacheError, FlowError, InvalidArgument
 from flowpipe.flow.color import color_key, flow_to_color

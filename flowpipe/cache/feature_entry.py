@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flowpipe.cache import schema
 from flowpipe.cache.codec import ZSTD_LEVEL, decode_field, encode_field, filters_of
 from flowpipe.cache.entry import FileReader, read_attributes, read_datasets, resolve_index
-from flowpipe.cache.key import FeatureRecipe
+from flowpipe.cache.recipe import FeatureRecipe
 from flowpipe.cache.write import HdfWriter, content_sha256, create_chunked
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 

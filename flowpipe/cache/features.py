@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from flowpipe.cache import RECIPE_FILE, Entry, entry_path, recipe_files
 from flowpipe.cache.feature_entry import FeatureEntry
-from flowpipe.cache.key import FeatureRecipe, read_recipe
 from flowpipe.cache.manifest import ManifestRow, append_lines, objects_of, read_manifest
+from flowpipe.cache.recipe import FeatureRecipe, read_recipe
 from flowpipe.errors import CacheNotFound, EntryNotFound, InvalidArgument
 from flowpipe.video import content_digest
 

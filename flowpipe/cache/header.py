@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache import schema
-from flowpipe.cache.key import Recipe
+from flowpipe.cache.recipe import FlowRecipe
 from flowpipe.cache.write import content_sha256, stored_dtype
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.flow.quantise import Quantiser
@@ -25,7 +25,7 @@ _WAY_OUT = "delete it and extract the video again"
 
 def checked_header(
     attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]], where: str
-) -> tuple[Recipe, Quantiser]:
+) -> tuple[FlowRecipe, Quantiser]:
     """Refuse a header that is not what was written, or that claims what no entry has.
 
     Parameters
@@ -69,7 +69,7 @@ def checked_header(
                 f"{num_frames} frames"
             )
     try:
-        recipe = Recipe.from_json(str(attributes["recipe"]))
+        recipe = FlowRecipe.from_json(str(attributes["recipe"]))
         quantiser = Quantiser(
             recipe.storage,  # type: ignore[arg-type]
             bound_px=recipe.bound_px,

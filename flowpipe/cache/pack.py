@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flowpipe.atomic import fsync_folder
 from flowpipe.cache import Cache, entry_path, schema, write_recipe
-from flowpipe.cache.aside import Aside, fsync_folder, write_errors
+from flowpipe.cache.aside import Aside, write_errors
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, ManifestWriter, read_manifest
 from flowpipe.cache.write import (

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from flowpipe.cache import schema
 from flowpipe.cache.entry import PACK_DAMAGED, Entry
 from flowpipe.cache.header import checked_chunks, checked_header, checked_offsets
-from flowpipe.cache.key import Recipe, recipe_id
 from flowpipe.cache.manifest import ManifestRow
+from flowpipe.cache.recipe import FlowRecipe, recipe_id
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -37,7 +37,7 @@ class PackFile:
 
     Attributes
     ----------
-    recipes : dict of str to Recipe
+    recipes : dict of str to FlowRecipe
     num_entries : int
 
     Raises
@@ -70,10 +70,10 @@ class PackFile:
             raise EntryCorrupt(f"{path} is no packed cache, or a damaged one ({error})") from error
         self._tables = {name: self._table(name, *place) for name, place in places.items()}
         self.num_entries = len(self._tables["entries"])
-        self.recipes: dict[str, Recipe] = {}
+        self.recipes: dict[str, FlowRecipe] = {}
         for line in self.text("recipes").decode("utf-8", "replace").splitlines():
             try:
-                self.recipes[recipe_id(line)] = Recipe.from_json(line)
+                self.recipes[recipe_id(line)] = FlowRecipe.from_json(line)
             except EntryCorrupt as error:
                 raise EntryCorrupt(f"{path}: {error}; {PACK_DAMAGED}") from error
 

@@ -17,8 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from flowpipe.atomic import fsync_folder
 from flowpipe.cache import schema
-from flowpipe.cache.aside import Aside, fsync_folder, write_errors
+from flowpipe.cache.aside import Aside, write_errors
 from flowpipe.cache.codec import ZSTD_LEVEL, encode_field, filters_of
 from flowpipe.errors import InvalidArgument
 from flowpipe.flow.quantise import Quantiser

@@ -3,9 +3,6 @@
 ============  ==================================================================
 module        what it holds
 ============  ==================================================================
-annotations   readers of CSV files, class folders, UCF101 lists, plain lists
-videos        `VideoRecord`, `Annotations`
-splits        folds and seeded, grouped splits
 sampling      which frames make a clip
 transforms    crops, flips and resizing, the same for RGB and flow
 streams       `StreamInput`: what one network looks at

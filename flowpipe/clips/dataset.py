@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset as TorchDataset
 
 from flowpipe.clips import sampling, transforms
 from flowpipe.clips.order import EpochSampler, check_seed, class_balanced_weights
@@ -29,7 +29,7 @@ from flowpipe.clips.streams import (
     stream_indices,
 )
 from flowpipe.clips.transforms import CropChoice, TestCrops, View
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument, nearest_name
 
 __all__ = [
@@ -48,12 +48,12 @@ RGBDIFF_STD = 0.226
 Sample = dict[str, Any]
 
 
-class _Clips(Dataset[Sample]):
+class _Clips(TorchDataset[Sample]):
     """What training and test clips share: records, cache, streams, reading."""
 
     def __init__(
         self,
-        records: Sequence[VideoRecord],
+        records: Sequence[Video],
         cache: CacheLike,
         streams: Sequence[StreamInput],
         *,
@@ -93,7 +93,7 @@ class _Clips(Dataset[Sample]):
             self._quantiser = self.cache[self.records[0].id].quantiser
         return self._quantiser
 
-    def _open(self, record: VideoRecord) -> EntryLike:
+    def _open(self, record: Video) -> EntryLike:
         entry = self.cache[record.id]
         if any(stream.has_flow for stream in self.streams):
             mine, first = entry.quantiser, self.quantiser
@@ -112,7 +112,7 @@ class _Clips(Dataset[Sample]):
         return first, max(stop, first + 1)
 
     def _read(
-        self, record: VideoRecord, entry: EntryLike, stream: StreamInput, centre: int
+        self, record: Video, entry: EntryLike, stream: StreamInput, centre: int
     ) -> NDArray[Any]:
         indices = stream_indices(stream, entry, centre, self.short)
         if stream.stacking == "bidirectional":
@@ -123,7 +123,7 @@ class _Clips(Dataset[Sample]):
 
     def _clips(
         self,
-        record: VideoRecord,
+        record: Video,
         entry: EntryLike,
         stream: StreamInput,
         centre: int,
@@ -157,7 +157,7 @@ class ClipDataset(_Clips):
 
     Parameters
     ----------
-    records : sequence of VideoRecord
+    records : sequence of Video
         Videos; each must have a label.
     cache : Cache
         `cache[record.id]` gives the video's entry.
@@ -186,7 +186,7 @@ class ClipDataset(_Clips):
 
     def __init__(
         self,
-        records: Sequence[VideoRecord],
+        records: Sequence[Video],
         cache: CacheLike,
         streams: Sequence[StreamInput],
         *,
@@ -290,7 +290,7 @@ class TestClips(_Clips):
 
     def __init__(
         self,
-        records: Sequence[VideoRecord],
+        records: Sequence[Video],
         cache: CacheLike,
         streams: Sequence[StreamInput],
         *,
@@ -496,9 +496,7 @@ def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
     return float(zero), float(decoded[0]) / reach
 
 
-def label_matrix(
-    records: Sequence[VideoRecord], classes: Sequence[str]
-) -> NDArray[np.bool_] | None:
+def label_matrix(records: Sequence[Video], classes: Sequence[str]) -> NDArray[np.bool_] | None:
     """Give which classes each record has, N×K; None where no record has several labels."""
     if not any(record.more_labels for record in records):
         return None

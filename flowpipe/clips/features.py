@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache.features import FeatureStore, align
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError
 
 
@@ -47,7 +47,7 @@ class FeatureRecords:
     store : FeatureStore
     networks : sequence of str
         Names in the store; their features stand side by side.
-    records : iterable of VideoRecord
+    records : iterable of Video
         Each must have features of every network, of the video as it is now.
     temporal_average : bool
         One item per video: the mean over its whole length.
@@ -64,7 +64,7 @@ class FeatureRecords:
         self,
         store: FeatureStore,
         networks: Sequence[str],
-        records: Iterable[VideoRecord],
+        records: Iterable[Video],
         *,
         temporal_average: bool = False,
         memory_mb: float = 2000.0,

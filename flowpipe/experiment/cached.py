@@ -10,7 +10,7 @@ from torch import nn
 
 from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.features import FeatureRecords
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.features.linear import fit_linear
@@ -25,7 +25,7 @@ def needs_flow(settings: Settings) -> bool:
 
 
 def feature_records(
-    settings: Settings, name: str, fold: str, records: Sequence[VideoRecord]
+    settings: Settings, name: str, fold: str, records: Sequence[Video]
 ) -> FeatureRecords | None:
     """Give the features of a stream; None where it looks at flow or frames.
 
@@ -47,7 +47,7 @@ def feature_records(
 
 def fit_svm(
     model: nn.Module,
-    annotations: Annotations,
+    annotations: Dataset,
     features: FeatureRecords,
     *,
     out: Path,

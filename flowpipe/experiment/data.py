@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from flowpipe.cache import Cache
-from flowpipe.clips.annotations import from_csv, from_folders
-from flowpipe.clips.official import SPLITS, TEST, TRAIN, from_kinetics, split_numbers
-from flowpipe.clips.splits import folds, seeded_split, split_fold
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.annotations import from_csv, from_folders
+from flowpipe.datasets.official import SPLITS, TEST, TRAIN, from_kinetics, split_numbers
+from flowpipe.datasets.splits import folds, seeded_split, split_fold
+from flowpipe.datasets.synthetic import write_videos
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import ConfigError, EntryNotFound, VideoError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import Settings
 from flowpipe.extraction import extract
 from flowpipe.extraction.results import ExtractionResult, Progress
 from flowpipe.extraction.sources import Source
-from flowpipe.synthetic import write_videos
 
 WHOLE = "split"
 
 
-def load_annotations(settings: Settings) -> Annotations:
+def load_annotations(settings: Settings) -> Dataset:
     """Give all labelled videos of `[data]`."""
     data = settings.data
     if data.generate is not None:
@@ -41,7 +41,7 @@ def load_annotations(settings: Settings) -> Annotations:
             for number in split_numbers(form, data.annotations)
         ]
         records = {record.id: record for split in splits for record in split.records}
-        return Annotations(tuple(records.values()), splits[0].classes)
+        return Dataset(tuple(records.values()), splits[0].classes)
     if form == "kinetics":
         return from_kinetics(data.annotations, data.root, skip_missing=data.skip_missing)
     return from_csv(
@@ -54,7 +54,7 @@ def load_annotations(settings: Settings) -> Annotations:
     )
 
 
-def divide(settings: Settings, annotations: Annotations, fold: str | None) -> list[Fold]:
+def divide(settings: Settings, annotations: Dataset, fold: str | None) -> list[Fold]:
     """Give the folds asked for: one name, "all", or (None) the first; or a seeded split."""
     data = settings.data
     if data.form is not None and data.form in SPLITS and data.annotations is not None:
@@ -90,7 +90,7 @@ def divide(settings: Settings, annotations: Annotations, fold: str | None) -> li
 
 def fill_cache(
     settings: Settings,
-    records: Sequence[VideoRecord],
+    records: Sequence[Video],
     cache: Path,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ExtractionResult:
@@ -119,7 +119,7 @@ def extract_arguments(settings: Settings) -> dict[str, Any]:
 class RecordCache:
     """A cache by the ids of records: the entry of the file at a record's path."""
 
-    def __init__(self, cache: Cache, records: Sequence[VideoRecord]) -> None:
+    def __init__(self, cache: Cache, records: Sequence[Video]) -> None:
         self._cache = cache
         by_path = {row.path: row.name for row in cache.rows()}
         self._names = {}

@@ -9,7 +9,7 @@ import numpy as np
 
 from flowpipe.cache import open_cache
 from flowpipe.cache.manifest import read_manifest
-from flowpipe.clips.videos import VideoRecord
+from flowpipe.datasets.video import Video
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.experiment.cached import refuse_new_videos
 from flowpipe.experiment.data import RecordCache, extract_arguments
@@ -105,7 +105,7 @@ def predict_videos(
         **extract_arguments(settings),
     )
     failed = {failure.name for failure in done.failures}
-    records = [VideoRecord(s.name, s.path) for s in sources if s.name not in failed]
+    records = [Video(s.name, s.path) for s in sources if s.name not in failed]
     if not records:
         return Predictions([], done.failures)
     cache = RecordCache(open_cache(cache_path, recipe=done.recipe), records)

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from flowpipe.datasets.synthetic import write_videos
 from flowpipe.experiment.pages import report_run
 from flowpipe.experiment.results import RESULTS_FILE, RunResult
 from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import Settings, settings_from
 from flowpipe.scores import Scores
-from flowpipe.synthetic import write_videos
 
 SETTINGS = {
     "title": "flowpipe quickstart: three textures × three motions",

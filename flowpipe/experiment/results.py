@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.extraction.results import ExtractionResult
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
@@ -32,14 +32,14 @@ class Fold:
     """One division of the videos, by name, and the scores it gave."""
 
     name: str
-    train: Annotations
-    test: Annotations
+    train: Dataset
+    test: Dataset
     scores: dict[str, Scores] = field(default_factory=dict)
     fused: dict[str, Scores] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def records(self) -> tuple[VideoRecord, ...]:
+    def records(self) -> tuple[Video, ...]:
         return (*self.train.records, *self.test.records)
 
     def accuracies(self) -> dict[str, float]:

@@ -12,7 +12,7 @@ from torch import nn
 from flowpipe.cache import open_cache
 from flowpipe.clips.dataset import ClipDataset
 from flowpipe.clips.memory import MemoryCache
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.experiment.cached import feature_records, fit_svm, needs_flow
 from flowpipe.experiment.data import RecordCache, divide, fill_cache, load_annotations
 from flowpipe.experiment.networks import Say, describe_networks, make_model, trained_model
@@ -190,7 +190,7 @@ def score_stream(
     settings: Settings,
     name: str,
     model: nn.Module,
-    annotations: Annotations,
+    annotations: Dataset,
     cache: Any,
     *,
     clips: int | None = None,
@@ -205,7 +205,7 @@ def score_records(
     settings: Settings,
     name: str,
     model: nn.Module,
-    records: Sequence[VideoRecord],
+    records: Sequence[Video],
     classes: Sequence[str],
     cache: Any,
     *,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.cache import Recipe, entry_path, write_recipe
+from flowpipe.cache import FlowRecipe, entry_path, write_recipe
 from flowpipe.cache.aside import remove_abandoned
 from flowpipe.cache.manifest import (
     FailureRow,
@@ -199,7 +199,7 @@ def make_recipe(
     codec: str | None,
     bound_px: float | None,
     tolerance_px: float,
-) -> tuple[Recipe, str]:
+) -> tuple[FlowRecipe, str]:
     """Check the arguments of `extract` and give (recipe, codec)."""
     if storage == "u8" and bound_px is None:
         bound_px = DEFAULT_BOUND_PX
@@ -216,7 +216,7 @@ def make_recipe(
         method = create(flow, **(flow_parameters or {}))
     else:
         method = batched_method(flow, device, **(flow_parameters or {}))
-    recipe = Recipe(
+    recipe = FlowRecipe(
         flow=flow,
         flow_version=method.version,
         flow_parameters=dict(method.parameters),
@@ -243,7 +243,7 @@ class _Run:
     def __init__(
         self,
         cache: Path,
-        recipe: Recipe,
+        recipe: FlowRecipe,
         codec: str,
         sources: list[Source],
         retry_failed: bool,

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.cache import Recipe
+from flowpipe.cache import FlowRecipe
 from flowpipe.errors import DeviceError, FlowError, InvalidArgument
 from flowpipe.flow import BATCHED, BatchFlowMethod, create_batched
 from flowpipe.video import Frame
@@ -115,7 +115,7 @@ def batched_method(flow: str, device: str, **parameters: Any) -> BatchFlowMethod
 
 
 @contextlib.contextmanager
-def serving(recipe: Recipe) -> "Iterator[FlowServer | None]":
+def serving(recipe: FlowRecipe) -> "Iterator[FlowServer | None]":
     """Run a server for a recipe of a GPU; none for one of the CPU."""
     if recipe.device == "cpu":
         yield None

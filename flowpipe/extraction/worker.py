@@ -23,8 +23,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from flowpipe import __version__
-from flowpipe.cache import Entry, Recipe, entry_path
+from flowpipe._version import __version__
+from flowpipe.cache import Entry, FlowRecipe, entry_path
 from flowpipe.cache.aside import is_abandoned
 from flowpipe.cache.write import EntryWriter, FieldCoder
 from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
@@ -55,7 +55,7 @@ class Task:
     path: Path
     name: str
     cache: Path
-    recipe: Recipe
+    recipe: FlowRecipe
     codec: str
     journal: Path
     num_tasks: int
@@ -306,7 +306,7 @@ def finish_entry(
     )
 
 
-def quantiser_of(recipe: Recipe) -> Quantiser:
+def quantiser_of(recipe: FlowRecipe) -> Quantiser:
     """Give the quantiser that a recipe names."""
     return Quantiser(
         recipe.storage,  # type: ignore[arg-type]

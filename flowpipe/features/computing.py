@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowpipe import __version__
+from flowpipe._version import __version__
 from flowpipe.cache import Cache, Entry, FeatureRecipe, entry_path, write_recipe
 from flowpipe.cache.aside import remove_abandoned
 from flowpipe.cache.feature_entry import FeatureEntry, FeatureWriter

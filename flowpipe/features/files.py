@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe import __version__
+from flowpipe._version import __version__
 from flowpipe.cache import FeatureRecipe, entry_path, write_recipe
 from flowpipe.cache.aside import remove_abandoned
 from flowpipe.cache.export import folder_of

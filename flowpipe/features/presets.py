@@ -9,7 +9,7 @@ doi:10.1109/CVPR.2017.502. 25 frames per second by timestamp, short side 256, ce
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flowpipe.cache import Recipe
+from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import InvalidArgument
 
@@ -38,7 +38,7 @@ class Preset:
     truncate_flow: bool = False
     num_classes: int = 400
 
-    def check(self, recipe: Recipe) -> None:
+    def check(self, recipe: FlowRecipe) -> None:
         """Refuse flow entries that were not made as the network's input was.
 
         Raises

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.features import FeatureRecords
-from flowpipe.clips.videos import Annotations
+from flowpipe.datasets.video import Dataset
 from flowpipe.errors import AnnotationError
 from flowpipe.features.linear import LinearMethod, fit_linear, softmax
 from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
@@ -43,7 +43,7 @@ class ProbeResult:
 def probe(
     store: FeatureStore,
     networks: Sequence[str],
-    divisions: Mapping[str, tuple[Annotations, Annotations]],
+    divisions: Mapping[str, tuple[Dataset, Dataset]],
     *,
     method: LinearMethod = "svm",
     seed: int = 0,
@@ -57,7 +57,7 @@ def probe(
     networks : sequence of str
         Names in the store; "{fold}" in one stands for the fold.
     divisions : mapping
-        Fold → (training, test), as `flowpipe.clips.splits` gives them.
+        Fold → (training, test), as `flowpipe.datasets.splits` gives them.
     method : "svm" or "linear"
     seed : int
     on_progress : callable, optional
@@ -117,7 +117,7 @@ def probe(
     )
 
 
-def _labels(annotations: Annotations) -> NDArray[np.int64]:
+def _labels(annotations: Dataset) -> NDArray[np.int64]:
     numbers = {label: number for number, label in enumerate(annotations.classes)}
     for record in annotations.records:
         if record.label is None:

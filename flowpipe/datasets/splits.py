@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from flowpipe.clips.videos import Annotations, VideoRecord
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 
 
-def folds(annotations: Annotations) -> list[str]:
+def folds(annotations: Dataset) -> list[str]:
     """Give the names of the folds, numbers in the order of their value."""
     names = {record.fold for record in annotations.records if record.fold is not None}
     return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20), name))
 
 
-def split_fold(annotations: Annotations, fold: str | int) -> tuple[Annotations, Annotations]:
+def split_fold(annotations: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
     """Give `(train, test)`: the records of one fold are the test set, all others train.
 
     Records without a fold stand in neither half.
@@ -39,7 +39,7 @@ def split_fold(annotations: Annotations, fold: str | int) -> tuple[Annotations, 
     return _halves(annotations, [record for record in records if record.fold == str(fold)], records)
 
 
-def equal_folds(annotations: Annotations, count: int, *, seed: int = 0) -> Annotations:
+def equal_folds(annotations: Dataset, count: int, *, seed: int = 0) -> Dataset:
     """Give every record one of `count` folds at random: "0", "1", …, even within each class.
 
     Records of one group get one fold. A class of fewer groups than folds is missing from some.
@@ -71,12 +71,12 @@ def equal_folds(annotations: Annotations, count: int, *, seed: int = 0) -> Annot
 
 
 def seeded_split(
-    annotations: Annotations,
+    annotations: Dataset,
     *,
     group_pattern: str | None = None,
     test_fraction: float = 0.25,
     seed: int = 0,
-) -> tuple[Annotations, Annotations]:
+) -> tuple[Dataset, Dataset]:
     r"""Split at random into `(train, test)` without tearing groups apart.
 
     Groups are drawn for the test set such that every class comes near `test_fraction` of its
@@ -85,7 +85,7 @@ def seeded_split(
 
     Parameters
     ----------
-    annotations : Annotations
+    annotations : Dataset
     group_pattern : str, optional
         Regular expression searched in the id: the captured text (or the whole match) names the
         group; a video that does not match is its own group. `r"(g\d+)_c\d+"` joins group 1 of
@@ -121,16 +121,14 @@ def seeded_split(
     return _halves(annotations, test, annotations.records)
 
 
-def _members_of_groups(
-    annotations: Annotations, group_pattern: str | None
-) -> dict[str, list[VideoRecord]]:
+def _members_of_groups(annotations: Dataset, group_pattern: str | None) -> dict[str, list[Video]]:
     try:
         pattern = None if group_pattern is None else re.compile(group_pattern)
     except re.error as error:
         raise InvalidArgument(
             f'group_pattern "{group_pattern}" must be a regular expression: {error}'
         ) from error
-    members: dict[str, list[VideoRecord]] = defaultdict(list)
+    members: dict[str, list[Video]] = defaultdict(list)
     for record in annotations.records:
         name = record.group
         if pattern is not None:
@@ -141,7 +139,7 @@ def _members_of_groups(
     return members
 
 
-def _choose_test_groups(groups: Sequence[Sequence[VideoRecord]], fraction: float) -> list[int]:
+def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> list[int]:
     """Choose groups greedily by how much nearer they bring the classes to their test share.
 
     The gain of a group only falls while others are taken, so a heap of old gains suffices.
@@ -177,8 +175,8 @@ def _choose_test_groups(groups: Sequence[Sequence[VideoRecord]], fraction: float
 
 
 def _halves(
-    annotations: Annotations, test: Iterable[VideoRecord], records: Iterable[VideoRecord]
-) -> tuple[Annotations, Annotations]:
+    annotations: Dataset, test: Iterable[Video], records: Iterable[Video]
+) -> tuple[Dataset, Dataset]:
     test_ids = {record.id for record in test}
     train_half = tuple(record for record in records if record.id not in test_ids)
     test_half = tuple(record for record in records if record.id in test_ids)

@@ -1,6 +1,6 @@
 """Lists of videos with labels, folds and groups: CSV, class folders, UCF101 lists, plain lists.
 
-Every reader gives the same `Annotations`: one checked `VideoRecord` per video, and the classes.
+Every reader gives the same `Dataset`: one checked `Video` per video, and the classes.
 A record's `id` is the video's path relative to the root with forward slashes, which is also
 its name in the cache. Files are read as UTF-8, with or without a byte order mark.
 """
@@ -10,15 +10,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from flowpipe.clips.splits import folds, seeded_split, split_fold
-from flowpipe.clips.videos import Annotations, VideoRecord, check_id, some
+from flowpipe.datasets.splits import folds, seeded_split, split_fold
+from flowpipe.datasets.video import Dataset, Video, check_id, some
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 __all__ = [
     "VIDEO_COLUMNS",
-    "Annotations",
-    "VideoRecord",
+    "Dataset",
+    "Video",
     "folds",
     "from_csv",
     "from_folders",
@@ -46,7 +46,7 @@ def from_csv(
     group_column: str | None = None,
     label_separator: str | None = None,
     check_files: bool = True,
-) -> Annotations:
+) -> Dataset:
     """Read a CSV file with a header and one video per row.
 
     Parameters
@@ -110,7 +110,7 @@ def from_csv(
     return make_annotations(records, path, check_files=check_files)
 
 
-def from_folders(root: str | Path) -> Annotations:
+def from_folders(root: str | Path) -> Dataset:
     """List the videos of a folder with one sub-folder per class, at any depth below it.
 
     Raises
@@ -130,7 +130,7 @@ def from_folders(root: str | Path) -> Annotations:
                 f'"{video_id}" stands outside of a class folder; '
                 f"move it to {root}/<class>/{video_id}"
             )
-        records.append(VideoRecord(video_id, path, label))
+        records.append(Video(video_id, path, label))
     return make_annotations(records, root, check_files=False)
 
 
@@ -140,7 +140,7 @@ def from_ucf101(
     class_index_file: str | Path | None = None,
     *,
     check_files: bool = True,
-) -> Annotations:
+) -> Dataset:
     """Read a list of the official UCF101 splits: `trainlist01.txt` or `testlist01.txt`.
 
     A line is `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` (training) or has no number
@@ -183,7 +183,7 @@ def from_ucf101(
     return make_annotations(records, path, check_files=check_files, classes=classes)
 
 
-def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = True) -> Annotations:
+def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
     """Read a text file with one video per line, and its label behind white space or not at all.
 
     The path ends with its video extension, so paths and labels may hold spaces:
@@ -209,12 +209,12 @@ def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = Tr
 
 
 def make_annotations(
-    records: Sequence[VideoRecord],
+    records: Sequence[Video],
     source: Path,
     *,
     check_files: bool,
     classes: tuple[str, ...] | None = None,
-) -> Annotations:
+) -> Dataset:
     """Check that the videos are there, and join them with their classes."""
     if check_files:
         missing = [record.id for record in records if not record.path.is_file()]
@@ -229,7 +229,7 @@ def make_annotations(
     if classes is None:
         classes = tuple(sorted({label for record in records for label in record.labels}))
     try:
-        return Annotations(tuple(records), classes)
+        return Dataset(tuple(records), classes)
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
 
@@ -242,13 +242,13 @@ def make_record(
     labels: Sequence[str] = (),
     fold: str | None = None,
     group: str | None = None,
-) -> VideoRecord:
+) -> Video:
     """Make a record, with its place in the file in front of what is wrong with it."""
     try:
         check_id(video)
         video_id = PurePosixPath(video).as_posix()
         first = labels[0] if labels else None
-        return VideoRecord(video_id, root / video_id, first, fold, group, tuple(labels[1:]))
+        return Video(video_id, root / video_id, first, fold, group, tuple(labels[1:]))
     except AnnotationError as error:
         raise AnnotationError(f"{where}: {error}") from error
 

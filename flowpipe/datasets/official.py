@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from flowpipe.clips.annotations import (
+from flowpipe.datasets.annotations import (
     check_column,
     from_ucf101,
     list_lines,
@@ -30,7 +30,7 @@ from flowpipe.clips.annotations import (
     make_record,
     read_lines,
 )
-from flowpipe.clips.videos import Annotations
+from flowpipe.datasets.video import Dataset
 from flowpipe.errors import AnnotationError
 
 TRAIN, TEST = "train", "test"
@@ -42,7 +42,7 @@ _UCF101_FILE = re.compile(r"testlist(?P<number>\d\d)\.txt")
 
 def ucf101_split(
     folder: str | Path, root: str | Path, number: int, *, check_files: bool = True
-) -> Annotations:
+) -> Dataset:
     """Read an official split of UCF101: folds "train" and "test".
 
     Parameters
@@ -80,7 +80,7 @@ def ucf101_split(
 
 def hmdb51_split(
     folder: str | Path, root: str | Path, number: int, *, check_files: bool = True
-) -> Annotations:
+) -> Dataset:
     """Read an official split of HMDB51: folds "train" and "test".
 
     A line is `April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1`: 1 trains, 2 tests, 0 is left out.
@@ -122,7 +122,7 @@ def split_numbers(form: str, folder: str | Path) -> list[int]:
 
 
 # Form → reader of one split.
-SPLITS: Mapping[str, Callable[..., Annotations]] = {
+SPLITS: Mapping[str, Callable[..., Dataset]] = {
     "ucf101": ucf101_split,
     "hmdb51": hmdb51_split,
 }
@@ -130,7 +130,7 @@ SPLITS: Mapping[str, Callable[..., Annotations]] = {
 
 def from_kinetics(
     csv_path: str | Path, root: str | Path, *, skip_missing: bool = False, check_files: bool = True
-) -> Annotations:
+) -> Dataset:
     """Read a list of Kinetics; the fold is the split that it names: "train", "val", "test".
 
     A video is looked for as `<youtube_id>_<start>_<end>` (seconds, six digits) or

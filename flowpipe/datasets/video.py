@@ -1,4 +1,4 @@
-"""The videos of a data set: `VideoRecord` and `Annotations`, checked where they are made."""
+"""The videos of a data set: `Video` and `Dataset`, checked where they are made."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
-class VideoRecord:
+class Video:
     """One video of a data set.
 
     Attributes
@@ -61,12 +61,12 @@ class VideoRecord:
 
 
 @dataclass(frozen=True)
-class Annotations:
+class Dataset:
     """Videos and the classes their labels are drawn from.
 
     Attributes
     ----------
-    records : tuple of VideoRecord
+    records : tuple of Video
         In the order of the list.
     classes : tuple of str
         Class names; the position is the class number. Sorted, unless the data set comes with
@@ -78,7 +78,7 @@ class Annotations:
         If there is no record, an id stands twice, or a label is not among the classes.
     """
 
-    records: tuple[VideoRecord, ...]
+    records: tuple[Video, ...]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class Annotations:
         return len(self.records)
 
     def __repr__(self) -> str:
-        return f"Annotations({len(self.records)} videos, {len(self.classes)} classes)"
+        return f"Dataset({len(self.records)} videos, {len(self.classes)} classes)"
 
 
 def check_id(video_id: str) -> None:

@@ -48,7 +48,7 @@ def recipe_id(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FlowRecipe:
     """How the values of an entry come from the bytes of its video.
 
     Attributes
@@ -100,12 +100,12 @@ class Recipe:
         """First 16 hex digits of the SHA-256 of `to_json()`."""
         return recipe_id(self.to_json())
 
-    def turned(self) -> "Recipe":
+    def turned(self) -> "FlowRecipe":
         """Give the recipe of the backward flow beside this one; frames are kept here only."""
         return dataclasses.replace(self, backward=True, rgb=False, rgb_quality=0)
 
     @classmethod
-    def from_json(cls, text: str) -> "Recipe":
+    def from_json(cls, text: str) -> "FlowRecipe":
         """Read what `to_json` wrote.
 
         Raises
@@ -248,7 +248,7 @@ class FeatureRecipe:
         return ", ".join(parts)
 
 
-def read_recipe(text: str) -> Recipe | FeatureRecipe:
+def read_recipe(text: str) -> FlowRecipe | FeatureRecipe:
     """Read the recipe of either kind of entry; EntryCorrupt where it is neither."""
     try:
         table = json.loads(text)
@@ -256,4 +256,4 @@ def read_recipe(text: str) -> Recipe | FeatureRecipe:
         raise EntryCorrupt(f"not a recipe that this flowpipe reads: {error}") from error
     if isinstance(table, dict) and table.get("kind") == FEATURES_KIND:
         return FeatureRecipe.from_json(text)
-    return Recipe.from_json(text)
+    return FlowRecipe.from_json(text)

@@ -1,0 +1,53 @@
+"""Write aside, fsync, rename in: a file exists only when it is complete."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; where the block ends well it takes the name `path`.
+
+    Bytes and rename are forced to the disk (fsync of file and folder), so that after a power cut
+    the old or the new content stands there, whole. If the block raises, `path` is as it was and
+    nothing is left behind.
+
+    Parameters
+    ----------
+    path : path
+        In a folder that exists.
+    mode : "wb" or "w"
+        Text is written as UTF-8 with `\\n`.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+    """
+    target = Path(path)
+    aside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with aside.open(mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+        fsync_folder(target.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in a folder last; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
