@@ -1,4 +1,4 @@
-"""What a number in a result table means: accuracies, confusion, endpoint error. numpy only.
+"""What a number in a table of results means: accuracies, confusion, endpoint error. numpy only.
 
 Everything here counts *videos*: averaging over clips and crops happens before, in prediction.
 """
