@@ -6,22 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowpipe.config import parse_value
-
+from .options import parse_arguments, parse_size
 from .output import byte_size, duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.extraction.results import ExtractionResult, Progress
-
-
-def parse_size(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """`HxW` → (height, width)."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+)[x×](\d+)", text)
-    if match is None:
-        raise click.BadParameter(f'"{text}" is not HEIGHTxWIDTH, such as 256x340')
-    return int(match[1]), int(match[2])
 
 
 def parse_shard(
@@ -34,19 +23,6 @@ def parse_shard(
     if match is None:
         raise click.BadParameter(f'"{text}" is not I/N, such as 1/8')
     return int(match[1]), int(match[2])
-
-
-def parse_arguments(
-    context: click.Context, option: click.Parameter, given: tuple[str, ...]
-) -> dict[str, Any]:
-    """`key=value` … → dict; values are read as numbers, true, false or text."""
-    arguments = {}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f'"{text}" is not key=value')
-        arguments[key.replace("-", "_")] = parse_value(value)
-    return arguments
 
 
 @click.command()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .extract import parse_arguments, parse_size
+from .options import parse_arguments, parse_size
 from .output import byte_size, duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:

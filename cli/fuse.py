@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from .options import json_option, out_option
 from .output import print_json, print_table, say
 
 
@@ -22,8 +23,8 @@ from .output import print_json, print_table, say
     type=click.Path(path_type=Path),
     help="Scores of other videos, one file per stream, to fit svm or to search weights on.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the fused scores (.npz).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@out_option("Write the fused scores (.npz).")
+@json_option
 def fuse(
     scores: tuple[Path, ...],
     method: str,

@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         if wants_traceback:
             traceback.print_exc()
         elif isinstance(error, FlowpipeError):
-            click.echo(f"flowpipe: {error}", err=True)
+            click.echo(f"flowpipe: {error}{_options_named(error, given)}", err=True)
         else:
             told = f"{type(error).__name__}: {error}"
             click.echo(
@@ -118,8 +118,23 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _options_named(error: FlowpipeError, arguments: list[str]) -> str:
+    """Return ' (--out)' for an error about the parameter "out" of the command that was given."""
+    command: click.Command = app
+    for argument in arguments:
+        if isinstance(command, click.Group):
+            command = command.get_command(click.Context(command), argument) or command
+    options = {
+        str(option.name): max(option.opts, key=len)
+        for option in command.params
+        if isinstance(option, click.Option)
+    }
+    named = [options[name] for name in error.parameters if name in options]
+    return f" ({', '.join(named)})" if named else ""
+
+
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Tell whether an error followed Ctrl-C: closing what had not yet begun can fail."""
+    """Return whether an error followed Ctrl-C: closing what had not yet begun can fail."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

@@ -2,11 +2,12 @@
 
 import click
 
+from .options import json_option
 from .output import print_json, print_table
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def models(as_json: bool) -> None:
     """List the networks: input, parameters, multiply-adds of one clip, paper.
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from .options import json_option
 from .output import print_json, print_table, progress_line, say
 
 
@@ -12,7 +13,7 @@ from .output import print_json, print_table, progress_line, say
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
 @click.option("--fold", help="The fold whose networks are used. [default: the run's first]")
 @click.option("--top", type=int, default=5, show_default=True, help="Classes to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@json_option
 def predict(run: Path, videos: tuple[str, ...], fold: str | None, top: int, as_json: bool) -> None:
     """Name the actions in new videos with the networks of a finished RUN.
 

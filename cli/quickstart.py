@@ -4,18 +4,13 @@ from pathlib import Path
 
 import click
 
+from .options import json_option, out_option
 from .output import duration, print_json, print_table, progress_line, say
 
 
 @click.command()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("flowpipe-quickstart"),
-    show_default=True,
-    help="Folder for videos, cache, run and report.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@out_option("Folder for videos, cache, run and report.", default=Path("flowpipe-quickstart"))
+@json_option
 def quickstart(out: Path, as_json: bool) -> None:
     """Run the whole pipeline on generated videos: extract, train two streams, fuse, report.
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
+from .options import out_option
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="The page. [default: RUN/report.html]")
+@out_option("The page. [default: RUN/report.html]")
 def report(run: Path, out: Path | None) -> None:
     """Write the page of a finished RUN: one HTML file that needs nothing else."""
     from flowpipe.experiment.pages import report_run

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from .options import json_option, out_option
 from .output import print_json, progress_line, say
 from .train import print_results
 
@@ -13,8 +14,8 @@ from .train import print_results
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--clips", type=int, help="Clips per video. [default: as in the run]")
 @click.option("--crops", type=click.Choice(["center", "three", "five", "ten"]), help="Crops.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write scores here too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@out_option("Write scores here too.")
+@json_option
 def test(run: Path, clips: int | None, crops: str | None, out: Path | None, as_json: bool) -> None:
     """Test the streams of a finished RUN on its test videos again, and fuse."""
     from flowpipe.experiment.pages import load_run

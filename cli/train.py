@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .options import json_option, out_option
 from .output import print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     metavar="[STREAM=]FILE",
     help="Start a stream, or all, from a state dict (.pth, .pt, .safetensors).",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The run. [default: runs/CONFIG]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+@out_option("The run. [default: runs/CONFIG]")
+@json_option
 def train(
     config: Path,
     overrides: tuple[str, ...],

@@ -1,6 +1,6 @@
 """TOML files → frozen dataclasses that refuse unknown keys with the nearest known name.
 
-Configuration stops here: library functions take plain keyword arguments.
+A function takes its own record; none takes the whole configuration.
 """
 
 import contextlib
@@ -35,13 +35,18 @@ def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f'--set "{override}" is not of the form key=value')
+            raise ConfigError(
+                f'the change "{override}" is not of the form key=value', parameter="overrides"
+            )
         *parents, last = key.strip().split(".")
         place = table
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise ConfigError(f'--set "{override}": "{parent}" holds a value, not a table')
+                raise ConfigError(
+                    f'the change "{override}": "{parent}" holds a value, not a table',
+                    parameter="overrides",
+                )
         place[last] = parse_value(text)
 
 

@@ -9,7 +9,19 @@ from collections.abc import Iterable
 
 
 class FlowpipeError(Exception):
-    """Parent of every error that flowpipe raises on purpose."""
+    """Parent of every error that flowpipe raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+    parameter : str or tuple of str
+        Names of the arguments that are wrong or would help, as the library has them. The message
+        names no option of the command line: that adds its own spelling of these.
+    """
+
+    def __init__(self, *message: object, parameter: str | tuple[str, ...] = ()) -> None:
+        super().__init__(*message)
+        self.parameters = (parameter,) if isinstance(parameter, str) else parameter
 
 
 class InvalidArgument(FlowpipeError, ValueError):
