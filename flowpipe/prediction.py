@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from flowpipe.clips.dataset import TestClips, to_network_input
-from flowpipe.clips.streams import CacheLike, StreamInput
+from flowpipe.clips.streams import AnyInput, CacheLike
 from flowpipe.datasets.video import Video, some
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.models.folding import fold_batch_norm
@@ -25,7 +25,7 @@ def predict_scores(
     model: nn.Module,
     records: Sequence[Video],
     cache: CacheLike,
-    stream: StreamInput,
+    stream: AnyInput,
     *,
     classes: Sequence[str],
     clips: int = 25,
@@ -161,10 +161,7 @@ def predict_scores(
         stream=stream.name,
         protocol={
             **dataset.protocol,
-            "input": stream.input,
-            "frames": stream.frames,
-            "stride": stream.stride,
-            "crop_size": list(stream.crop_size),
+            **stream.protocol,
             **({"clip_accuracy": right / len(dataset)} if labelled else {}),
             **(protocol or {}),
         },

@@ -12,8 +12,9 @@ import torch
 
 from flowpipe.cache import FlowRecipe, open_cache
 from flowpipe.cache.pack import pack
-from flowpipe.clips.dataset import ClipDataset, StreamInput, follow_trajectories, to_network_input
+from flowpipe.clips.dataset import ClipDataset, StreamInput, to_network_input
 from flowpipe.clips.memory import MemoryCache
+from flowpipe.clips.network_input import follow_trajectories
 from flowpipe.datasets.video import Video
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.extraction import extract
@@ -158,7 +159,7 @@ def test_bidirectional_stacks_meet_at_the_centre(memory: bool) -> None:
     ("arguments", "message"),
     [
         ({"frames": 5, "stacking": "bidirectional"}, "even number of fields, not 5"),
-        ({"frames": 4, "stacking": "trajectory", "stride": 2}, "consecutive fields of flow"),
+        ({"frames": 4, "stacking": "trajectory", "frame_step": 2}, "consecutive fields of flow"),
         ({"frames": 4, "stacking": "trajektory"}, 'did you mean "trajectory"'),
     ],
 )

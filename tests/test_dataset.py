@@ -12,8 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from flowpipe.clips.dataset import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ClipDataset,
     EpochSampler,
     StreamInput,
@@ -21,6 +19,7 @@ from flowpipe.clips.dataset import (
     class_balanced_weights,
     to_network_input,
 )
+from flowpipe.clips.network_input import IMAGENET_MEAN, IMAGENET_STD
 from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
@@ -123,6 +122,24 @@ def test_flow_stack_and_picture_share_their_instant():
     assert starts == set(range(8))  # 11 flows, 4 of them in a stack
 
 
+def test_segments_draw_each_clip_from_its_own_part_of_the_video():
+    data = ClipDataset(
+        RECORDS, CACHE, [FLOW], classes=CLASSES, clips_per_video=4, sampling="segments", **WHOLE
+    )
+    # 11 flows, clips of 4: the eight starts in four parts of two; 8 flows: five starts.
+    parts = {0: [{0, 1}, {2, 3}, {4, 5}, {6, 7}], 1: [{0, 1}, {1, 2}, {2, 3}, {3, 4}]}
+    for video_number, wanted in parts.items():
+        drawn = [set(), set(), set(), set()]
+        for epoch in range(40):
+            for k in range(4):
+                # Further draws of an item (balanced sampling) stay in its part.
+                item = video_number + 2 * k + 8 * (epoch % 2)
+                drawn[k].add(flow_indices(data[epoch, item])[0])
+        assert drawn == wanted
+    with pytest.raises(InvalidArgument, match=r'sampling "segment" \(did you mean "segments"'):
+        ClipDataset(RECORDS, CACHE, [FLOW], classes=CLASSES, sampling="segment")
+
+
 def test_sample_holds_codes_label_and_index_and_collates():
     data = ClipDataset(RECORDS, CACHE, [FLOW, RGB], classes=CLASSES, seed=1)
     batch = next(iter(DataLoader(data, batch_size=2)))
@@ -137,7 +154,7 @@ def test_sample_holds_codes_label_and_index_and_collates():
 @pytest.mark.parametrize(
     ("stream", "expected"),
     [
-        (StreamInput("s", "flow", 3, stride=3, crop_size=(12, 16)), [2, 5, 8]),
+        (StreamInput("s", "flow", 3, frame_step=3, crop_size=(12, 16)), [2, 5, 8]),
         (StreamInput("s", "flow", 4, crop_size=(12, 16)), [3, 4, 5, 6]),
         (StreamInput("s", "flow", 2, fps=5, crop_size=(12, 16)), [2, 7]),
     ],
@@ -290,11 +307,11 @@ def test_a_video_of_one_frame_has_no_flow():
     [
         ({"name": "label"}, 'stream name "label" must not be'),
         ({"input": "flwo"}, 'input "flwo" must be one of rgb, flow, rgbdiff, .*"flow"'),
-        ({"frames": 0}, "frames 0 and stride 1 must be ≥ 1"),
+        ({"frames": 0}, "frames 0 and frame_step 1 must be ≥ 1"),
         ({"crop_size": (224,)}, r"must be \(height, width\)"),
         ({"layout": "HWC"}, 'layout "HWC" must be one of'),
         ({"input": "rgb", "mean_subtraction": True}, "mean_subtraction is for flow"),
-        ({"fps": 5, "stride": 2}, "takes the place of stride"),
+        ({"fps": 5, "frame_step": 2}, "takes the place of frame_step"),
         ({"flow_scale_px": 0.0}, "flow_scale_px 0.0 must be > 0"),
     ],
 )

@@ -355,5 +355,5 @@ def test_one_stream_is_chosen_by_name(data):
 
 def test_a_clip_that_asks_for_nonsense_is_refused_before_training(data, tmp_path):
     settings = settings_of(data, "streams.temporal.frames=0")
-    with pytest.raises(InvalidArgument, match="frames 0 and stride 1 must be ≥ 1"):
+    with pytest.raises(InvalidArgument, match="frames 0 and frame_step 1 must be ≥ 1"):
         run_experiment(settings, tmp_path)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import flowpipe.cache as cache_package
 from flowpipe.cache import FeatureRecipe, entry_path, open_cache, schema, write_recipe
 from flowpipe.cache.feature_entry import FeatureEntry, FeatureWriter
-from flowpipe.cache.features import FeatureStore, align, holds_features, name_network, nearest_rows
+from flowpipe.cache.features import FeatureStore, holds_features, name_network
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter
 from flowpipe.cache.verify import verify, verify_entry
 from flowpipe.errors import (
@@ -22,6 +22,7 @@ from flowpipe.errors import (
     EntryNotFound,
     InvalidArgument,
 )
+from flowpipe.features.align import align, nearest_rows
 from flowpipe.features.files import export_features, import_features
 
 FORMAT_MD = Path(cache_package.__file__).with_name("FORMAT.md")
@@ -179,10 +180,10 @@ def test_align_leaves_out_what_a_network_has_not_seen(tmp_path):
     flow = np.arange(6, dtype=np.float32)[:, None] * 10
     write(tmp_path, flow, (np.arange(6) + 2.5) / 25, network="flow", input="flow")
     store = FeatureStore(tmp_path)
-    found = store.aligned("walk", ["rgb", "flow"])
-    assert found.features_TD.tolist() == [[k + 2, 10 * k] for k in range(6)]
+    found = align([store["rgb"]["walk"], store["flow"]["walk"]])
+    assert found.features.tolist() == [[k + 2, 10 * k] for k in range(6)]
     np.testing.assert_allclose(found.centre_s * 25, np.arange(6) + 2.5)
-    assert store.aligned("walk", ["flow"]).features_TD.shape == (6, 1)
+    assert align([store["flow"]["walk"]]).features.shape == (6, 1)
 
 
 def test_align_of_strangers_keeps_the_nearest_instant(tmp_path):
@@ -190,10 +191,10 @@ def test_align_of_strangers_keeps_the_nearest_instant(tmp_path):
     write(tmp_path, np.ones((2, 2), np.float32), [5.0, 5.1], network="late", layer="x")
     store = FeatureStore(tmp_path)
     found = align([store[name]["walk.avi"] for name in ("rgb", "late")])
-    assert found.features_TD.shape == (1, 4)
+    assert found.features.shape == (1, 4)
     write(tmp_path, np.ones((3, 2, 2, 2), np.float32), network="maps", layer="y", spatial=True)
     with pytest.raises(InvalidArgument, match="do not stand side by side"):
-        FeatureStore(tmp_path).aligned("walk", ["rgb", "maps"])
+        align([FeatureStore(tmp_path)[name]["walk"] for name in ("rgb", "maps")])
 
 
 def test_names_of_videos_and_networks(tmp_path):

@@ -16,6 +16,7 @@ from flowpipe.clips.dataset import to_network_input
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import EntryNotFound, InvalidArgument
 from flowpipe.features import computing
+from flowpipe.features.align import align
 from flowpipe.features.computing import compute_features
 from flowpipe.features.extractor import FeatureExtractor, truncated, weights_digest
 from flowpipe.models import build, build_for_clip
@@ -64,7 +65,7 @@ def features_of(store, name="rgb"):
 
 
 @pytest.mark.parametrize(
-    ("frames", "stride", "step", "rows"),
+    ("frames", "frame_step", "step", "rows"),
     [
         (4, 1, 2, [[0, 1, 2, 3], [2, 3, 4, 5], [4, 5, 6, 7]]),
         (4, 1, None, [[0, 1, 2, 3], [4, 5, 6, 7]]),
@@ -73,13 +74,13 @@ def features_of(store, name="rgb"):
         (12, 1, 1, [[0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8]]),
     ],
 )
-def test_snippets_of_nine_frames(cache_path, frames, stride, step, rows):
-    stream = StreamInput("rgb", "rgb", 1, stride=stride, crop_size=(16, 16))
+def test_snippets_of_nine_frames(cache_path, frames, frame_step, step, rows):
+    stream = StreamInput("rgb", "rgb", 1, frame_step=frame_step, crop_size=(16, 16))
     found = extractor(stream, frames=frames, step=step).snippets(
         open_cache(cache_path)["a/one.avi"]
     )
     assert found.rows_TF.tolist() == rows
-    covers = (frames - 1) * stride + 1
+    covers = (frames - 1) * frame_step + 1
     starts = np.array([row[0] for row in rows]) / 25
     stops = np.minimum(starts + covers / 25, 9 / 25)
     np.testing.assert_allclose(found.span_s, np.stack([starts, stops], 1), atol=1e-9)
@@ -289,12 +290,12 @@ def test_several_networks_fill_one_store_and_are_read_aligned(cache_path, tmp_pa
     compute_features(extractor(FLOW, step=2, storage="f32"), cache, tmp_path, name="flow")
     store = FeatureStore(tmp_path)
     assert store.names() == ["flow", "rgb"]
-    found = store.aligned("one", ["rgb", "flow"])
+    found = align([store[name]["one"] for name in ("rgb", "flow")])
     flow, rgb = store["flow"]["a/one.avi"], store["rgb"]["a/one.avi"]
-    assert found.features_TD.shape == (3, 128)
+    assert found.features.shape == (3, 128)
     # Flows 0..2, 2..4, 4..6 are centred on 1.5, 3.5, 5.5 frames: the middles of frames 1, 3, 5.
-    np.testing.assert_array_equal(found.features_TD[:, :64], rgb.features[[1, 3, 5]])
-    np.testing.assert_array_equal(found.features_TD[:, 64:], flow.features[:])
+    np.testing.assert_array_equal(found.features[:, :64], rgb.features[[1, 3, 5]])
+    np.testing.assert_array_equal(found.features[:, 64:], flow.features[:])
     np.testing.assert_allclose(found.centre_s * 25, [1.5, 3.5, 5.5])
 
 

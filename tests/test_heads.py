@@ -10,10 +10,10 @@ from torch import nn
 from flowpipe.cache import open_cache
 from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.dataset import ClipDataset, TestClips, to_network_input
-from flowpipe.clips.features import FeatureRecords
-from flowpipe.clips.streams import StreamInput
+from flowpipe.clips.streams import FeatureInput, StreamInput
 from flowpipe.datasets.video import Video
 from flowpipe.errors import EntryNotFound, InvalidArgument, UnknownName
+from flowpipe.features.align import FeatureTracks
 from flowpipe.features.computing import compute_features
 from flowpipe.features.extractor import FeatureExtractor
 from flowpipe.features.linear import fit_linear
@@ -187,11 +187,11 @@ def test_frozen_backbone_on_the_fly_equals_cached_features(
         backbone, stream, network="small-cnn", crop_scale=1.0, storage="f32", device="cpu"
     )
     compute_features(extractor, cache, tmp_path / "store", name="rgb")
-    cached = FeatureRecords(FeatureStore(tmp_path / "store"), ["rgb"], records)
+    cached = FeatureTracks(FeatureStore(tmp_path / "store"), ["rgb"], records)
     assert cached.feature_shape == (128,)
     sides = [
         (whole, cache, StreamInput("s", "rgb", 4, crop_size=(16, 16), layout="TCHW")),
-        (head, cached, StreamInput("s", "features", 4, feature_shape=(128,))),
+        (head, cached, FeatureInput("s", 4, (128,))),
     ]
     scores, histories = [], []
     for number, (model, source, wanted) in enumerate(sides):
@@ -228,8 +228,8 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
     )  # fmt: skip
     compute_features(extractor, open_cache(tmp_path / "cache"), tmp_path / "store", name="rgb")
     store = FeatureStore(tmp_path / "store")
-    clips = FeatureRecords(store, ["rgb", "rgb"], records)
-    stream = StreamInput("f", "features", 4, stride=2, feature_shape=(64,))
+    clips = FeatureTracks(store, ["rgb", "rgb"], records)
+    stream = FeatureInput("f", 4, (64,), frame_step=2)
     data = TestClips(records, clips, [stream], classes=CLASSES, clips=2, crops="ten")
     sample = data[1]
     assert sample["f"].shape == (1, 4, 64)  # no crops
@@ -237,9 +237,9 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
     np.testing.assert_array_equal(sample["f"][0, :, :32], whole[[3, 5, 7, 9]])
     values = to_network_input({"f": sample["f"]}, stream)
     assert values.dtype == torch.float32
-    mean = FeatureRecords(store, ["rgb"], records, temporal_average=True)["a/0.avi"]
+    mean = FeatureTracks(store, ["rgb"], records, average=True)["a/0.avi"]
     np.testing.assert_allclose(mean.features, whole.mean(0, keepdims=True), atol=1e-6)
     with pytest.raises(EntryNotFound, match=r'no features "rgb" of "c/9\.avi"'):
-        FeatureRecords(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), "a")])
+        FeatureTracks(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), "a")])
     with pytest.raises(InvalidArgument, match="feature_shape"):
-        StreamInput("f", "features", 4)
+        FeatureInput("f", 4, ())

@@ -14,7 +14,7 @@ def taken(drawing: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("drawing", "start", "frames", "stride", "length"),
+    ("drawing", "start", "frames", "frame_step", "length"),
     [
         ("fxxfxxf", 0, 3, 3, 7),
         (".fxfxf", 1, 3, 2, 6),
@@ -22,14 +22,14 @@ def taken(drawing: str) -> list[int]:
         ("f", 0, 1, 9, 1),
     ],
 )
-def test_clip_indices_are_those_of_the_drawing(drawing, start, frames, stride, length):
-    indices = sampling.clip_indices(start, frames, stride, length)
+def test_clip_indices_are_those_of_the_drawing(drawing, start, frames, frame_step, length):
+    indices = sampling.clip_indices(start, frames, frame_step, length)
     assert indices.tolist() == taken(drawing)
-    assert sampling.span(frames, stride) == indices[-1] - indices[0] + 1
+    assert sampling.span(frames, frame_step) == indices[-1] - indices[0] + 1
 
 
 @pytest.mark.parametrize(
-    ("start", "frames", "stride", "length", "repeated", "looped"),
+    ("start", "frames", "frame_step", "length", "repeated", "looped"),
     [
         (0, 4, 1, 2, [0, 1, 1, 1], [0, 1, 0, 1]),
         (2, 4, 1, 4, [2, 3, 3, 3], [2, 3, 0, 1]),
@@ -38,31 +38,31 @@ def test_clip_indices_are_those_of_the_drawing(drawing, start, frames, stride, l
     ],
 )
 def test_a_short_video_repeats_its_last_item_or_loops(
-    start, frames, stride, length, repeated, looped
+    start, frames, frame_step, length, repeated, looped
 ):
-    assert sampling.clip_indices(start, frames, stride, length).tolist() == repeated
-    assert sampling.clip_indices(start, frames, stride, length, "loop").tolist() == looped
+    assert sampling.clip_indices(start, frames, frame_step, length).tolist() == repeated
+    assert sampling.clip_indices(start, frames, frame_step, length, "loop").tolist() == looped
 
 
 @pytest.mark.parametrize(
-    ("drawing", "frames", "stride"),
+    ("drawing", "frames", "frame_step"),
     [("fxxCxxf", 3, 3), ("ffCf..", 4, 1), ("..ffCf", 4, 1), ("C....", 1, 4), ("fxCx", 2, 2)],
 )
-def test_centred_clip_takes_the_centre_as_its_middle_item(drawing, frames, stride):
+def test_centred_clip_takes_the_centre_as_its_middle_item(drawing, frames, frame_step):
     centre = drawing.index("C")
-    indices = sampling.centred_indices(centre, frames, stride, len(drawing))
+    indices = sampling.centred_indices(centre, frames, frame_step, len(drawing))
     assert indices.tolist() == taken(drawing)
     assert indices[frames // 2] == centre
-    first, stop = sampling.centre_range(frames, stride, len(drawing))
+    first, stop = sampling.centre_range(frames, frame_step, len(drawing))
     assert first <= centre < stop
 
 
 @pytest.mark.parametrize(
-    ("frames", "stride", "length", "expected"),
+    ("frames", "frame_step", "length", "expected"),
     [(3, 3, 7, (3, 4)), (4, 1, 6, (2, 5)), (10, 1, 10, (5, 6)), (1, 1, 11, (0, 11))],
 )
-def test_centre_range(frames, stride, length, expected):
-    assert sampling.centre_range(frames, stride, length) == expected
+def test_centre_range(frames, frame_step, length, expected):
+    assert sampling.centre_range(frames, frame_step, length) == expected
 
 
 def test_the_rgb_frame_of_ten_flows_is_the_sixth_of_their_eleven_frames():
@@ -80,24 +80,24 @@ def test_centre_range_of_a_short_video_is_empty_and_its_first_clip_begins_at_zer
 
 @given(
     frames=st.integers(1, 40),
-    stride=st.integers(1, 9),
+    frame_step=st.integers(1, 9),
     length=st.integers(1, 120),
     short=st.sampled_from(["repeat-last", "loop"]),
     data=st.data(),
 )
 @settings(deadline=None, max_examples=200)
 def test_every_index_is_inside_and_no_clip_is_cut_where_the_video_is_long_enough(
-    frames, stride, length, short, data
+    frames, frame_step, length, short, data
 ):
-    first, stop = sampling.centre_range(frames, stride, length)
+    first, stop = sampling.centre_range(frames, frame_step, length)
     centre = data.draw(st.integers(first, max(stop - 1, first)))
-    indices = sampling.centred_indices(centre, frames, stride, length, short)
+    indices = sampling.centred_indices(centre, frames, frame_step, length, short)
     assert indices.shape == (frames,)
     assert indices.min() >= 0
     assert indices.max() < length
-    if length >= sampling.span(frames, stride):
-        assert (stop - first) == length - sampling.span(frames, stride) + 1
-        assert (np.diff(indices) == stride).all()
+    if length >= sampling.span(frames, frame_step):
+        assert (stop - first) == length - sampling.span(frames, frame_step) + 1
+        assert (np.diff(indices) == frame_step).all()
 
 
 @pytest.mark.parametrize(
@@ -163,14 +163,6 @@ def test_random_segment_starts_rise_and_stay_inside(length, segments, seed):
     assert starts.max() <= max(length - 3, 0)
 
 
-def test_random_start_covers_all_positions_and_repeats_with_its_seed():
-    rng = np.random.default_rng(0)
-    assert {sampling.random_start(7, 3, rng) for _ in range(200)} == {0, 1, 2, 3, 4}
-    assert sampling.random_start(3, 7, rng) == 0
-    first = [sampling.random_start(99, 3, np.random.default_rng(5)) for _ in range(2)]
-    assert first[0] == first[1]
-
-
 def test_low_rate_clip_of_a_steady_video_takes_every_fifth_frame():
     pts_s = np.arange(100) / 25
     indices = sampling.low_rate_indices(pts_s, 0.4, frames=16, fps=5)
@@ -211,7 +203,7 @@ def test_low_rate_centres_keep_the_clip_inside():
     ("call", "message"),
     [
         (lambda: sampling.span(0), "frames 0 must be ≥ 1"),
-        (lambda: sampling.clip_indices(0, 3, 0, 9), "stride 0 must be ≥ 1"),
+        (lambda: sampling.clip_indices(0, 3, 0, 9), "frame_step 0 must be ≥ 1"),
         (lambda: sampling.clip_indices(-1, 3, 1, 9), "start -1 must be ≥ 0"),
         (lambda: sampling.clip_indices(0, 3, 1, 9, "mirror"), 'short "mirror" must be'),
         (lambda: sampling.clip_indices(0, 3, 1, 0), "length 0 must be ≥ 1"),

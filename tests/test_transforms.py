@@ -284,10 +284,3 @@ def test_layouts_put_the_first_frame_first():
     assert volume.shape == (2, 4, 3, 5)
     assert volume[:, :, 0, 0].tolist() == [[0, 2, 4, 6], [1, 3, 5, 7]]
     assert transforms.to_layout(labels, "TCHW").shape == (4, 2, 3, 5)
-
-
-def test_mean_displacement_is_taken_from_each_field_alone():
-    flow = some_flow(np.random.default_rng(9))
-    freed = transforms.subtract_mean_displacement(flow)
-    assert np.abs(freed.mean(axis=(2, 3))).max() < 1e-5
-    np.testing.assert_allclose(freed - freed[..., :1, :1], flow - flow[..., :1, :1], atol=1e-5)

@@ -10,12 +10,8 @@ read, though they stay on disk.
 import difflib
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flowpipe.cache import RECIPE_FILE, Entry, entry_path, recipe_files
 from flowpipe.cache.feature_entry import FeatureEntry
@@ -25,26 +21,6 @@ from flowpipe.errors import CacheNotFound, EntryNotFound, InvalidArgument
 from flowpipe.video import content_digest
 
 NETWORKS_FILE = "networks.jsonl"
-# Times that differ by less are the same instant: containers count in ticks of about 1e-5 s.
-SAME_INSTANT_S = 1e-6
-
-
-@dataclass(frozen=True)
-class AlignedFeatures:
-    """Features of several networks at the same instants of one video.
-
-    Attributes
-    ----------
-    features_TD : array of T×D float32
-        Side by side, in the order the networks were named. (T×D×H'×W' of maps.)
-    centre_s : array of T float64
-        On the grid of the network whose snippets are furthest apart.
-    span_s : array of T×2 float64
-    """
-
-    features_TD: NDArray[np.float32]
-    centre_s: NDArray[np.float64]
-    span_s: NDArray[np.float64]
 
 
 class NetworkFeatures:
@@ -195,16 +171,6 @@ class FeatureStore:
             )
         return NetworkFeatures(self.path, name, self.recipes[self.networks[name]], self._manifest)
 
-    def aligned(self, video: str, networks: Sequence[str]) -> AlignedFeatures:
-        """Give the features of several networks at the same instants of one video.
-
-        The grid is that of the network whose snippets are furthest apart (the first of equals);
-        to each of its snippets belong, of every other network, the one whose centre is nearest
-        and, of two equally near, the later. Instants for which some network has nothing within
-        half its own step are left out, unless nothing would be left.
-        """
-        return align([self[name][video] for name in networks])
-
 
 def holds_features(path: Path) -> bool:
     """Whether a directory is a store of features, with no flow beside them."""
@@ -222,52 +188,6 @@ def open_entry(path: Path) -> Entry | FeatureEntry:
     except (OSError, ValueError):
         of_features = False  # as verification says of it
     return FeatureEntry(path) if of_features else Entry(path)
-
-
-def align(entries: Sequence[FeatureEntry]) -> AlignedFeatures:
-    """Bring entries of one video onto one grid; see `FeatureStore.aligned`."""
-    grid = max(entries, key=_step_s)
-    chosen: list[NDArray[np.int64]] = []
-    far_T = np.zeros(grid.num_snippets)
-    for entry in entries:
-        rows = nearest_rows(entry.centre_s, grid.centre_s)
-        away = np.abs(entry.centre_s[rows] - grid.centre_s)
-        far_T = np.maximum(far_T, away / max(_step_s(entry) / 2, SAME_INSTANT_S))
-        chosen.append(rows)
-    kept = np.flatnonzero(far_T <= 1 + 1e-3)
-    if kept.size == 0:
-        kept = np.array([int(far_T.argmin())])
-    parts = [entry.features[rows[kept]] for entry, rows in zip(entries, chosen, strict=True)]
-    shapes = {part.shape[2:] for part in parts}
-    if len(shapes) > 1:
-        told = ", ".join(f"{entry.features.shape[1:]}" for entry in entries)
-        raise InvalidArgument(
-            f"features of {told} do not stand side by side; take networks with maps of one size, "
-            "or without --spatial"
-        )
-    return AlignedFeatures(np.concatenate(parts, axis=1), grid.centre_s[kept], grid.span_s[kept])
-
-
-def nearest_rows(centre_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Give for each instant the row of the nearest centre; of two equally near, the later.
-
-    ::
-
-        centres    0   1   2         wanted 0.4 → 0     0.5 → 1     9 → 2
-    """
-    after = np.clip(np.searchsorted(centre_s, wanted_s), 0, len(centre_s) - 1)
-    before = np.maximum(after - 1, 0)
-    nearer_before = wanted_s - centre_s[before] < np.abs(centre_s[after] - wanted_s) - (
-        SAME_INSTANT_S
-    )
-    return np.where(nearer_before, before, after).astype(np.int64)
-
-
-def _step_s(entry: FeatureEntry) -> float:
-    """From centre to centre; of a single snippet, its length."""
-    if entry.num_snippets > 1:
-        return float(np.median(np.diff(entry.centre_s)))
-    return float(entry.span_s[0, 1] - entry.span_s[0, 0])
 
 
 def read_feature_recipes(store: Path) -> dict[str, FeatureRecipe]:

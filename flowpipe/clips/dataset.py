@@ -1,9 +1,9 @@
-"""Clips of a cache for training and testing: torch data sets, samplers, network input.
+"""Clips of a cache for training and testing: torch data sets.
 
-A *stream* is what one network looks at (`StreamInput`). A sample gives every stream the same
-instants and the same box of the same video. It leaves the worker as the codes of the cache
-(uint8, int16 or float16, a quarter to a half of float32's bytes); `to_network_input` turns a
-batch into float32 on the device where it lies.
+A *stream* is what one network looks at (`StreamInput`, `FeatureInput`). A sample gives every
+stream the same instants and the same box of the same video. It leaves the worker as the codes of
+the cache (uint8, int16 or float16, a quarter to a half of float32's bytes); `to_network_input`
+turns a batch into float32 on the device where it lies.
 
 Nothing here has a random state: sample i of epoch e is drawn with
 `numpy.random.default_rng([seed, e, i])`, so that neither the number of workers nor an
@@ -11,22 +11,23 @@ interruption changes what a training sees.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset as TorchDataset
 
-from flowpipe.clips import sampling, transforms
+from flowpipe.clips import transforms
+from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.order import EpochSampler, check_seed, class_balanced_weights
+from flowpipe.clips.sampling import ShortRule, segment_starts, test_starts
 from flowpipe.clips.streams import (
+    AnyInput,
     CacheLike,
-    EntryLike,
+    FeatureInput,
     QuantiserLike,
     StreamInput,
-    stream_centres,
-    stream_indices,
 )
 from flowpipe.clips.transforms import CropChoice, TestCrops, View
 from flowpipe.datasets.video import Video
@@ -35,30 +36,28 @@ from flowpipe.errors import AnnotationError, CacheError, InvalidArgument, neares
 __all__ = [
     "ClipDataset",
     "EpochSampler",
+    "FeatureInput",
     "StreamInput",
     "TestClips",
     "class_balanced_weights",
     "to_network_input",
 ]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-RGBDIFF_STD = 0.226
-
 Sample = dict[str, Any]
+Sampling = Literal["random", "segments"]
 
 
 class _Clips(TorchDataset[Sample]):
-    """What training and test clips share: records, cache, streams, reading."""
+    """What training and test clips share: videos, cache, streams, reading."""
 
     def __init__(
         self,
         records: Sequence[Video],
         cache: CacheLike,
-        streams: Sequence[StreamInput],
+        streams: Sequence[AnyInput],
         *,
         classes: Sequence[str],
-        short: sampling.ShortRule,
+        short: ShortRule,
     ) -> None:
         if not records:
             raise AnnotationError("no video is given; at least one is needed")
@@ -67,13 +66,13 @@ class _Clips(TorchDataset[Sample]):
         names = [stream.name for stream in streams]
         if len(set(names)) != len(names):
             raise InvalidArgument(f"stream names {', '.join(names)} must differ")
-        if short not in ("repeat-last", "loop"):
+        if short not in get_args(ShortRule):
             raise InvalidArgument(f'short "{short}" must be "repeat-last" or "loop"')
         self.records = tuple(records)
-        self.cache = cache
+        self.cache: Any = cache
         self.streams = tuple(streams)
         self.classes = tuple(classes)
-        self.short: sampling.ShortRule = short
+        self.short: ShortRule = short
         numbers = {name: number for number, name in enumerate(self.classes)}
         self.record_labels = np.array(
             [_label_number(record.label, record.id, numbers) for record in self.records],
@@ -93,7 +92,7 @@ class _Clips(TorchDataset[Sample]):
             self._quantiser = self.cache[self.records[0].id].quantiser
         return self._quantiser
 
-    def _open(self, record: Video) -> EntryLike:
+    def _open(self, record: Video) -> Any:
         entry = self.cache[record.id]
         if any(stream.has_flow for stream in self.streams):
             mine, first = entry.quantiser, self.quantiser
@@ -104,47 +103,25 @@ class _Clips(TorchDataset[Sample]):
                 )
         return entry
 
-    def _centres(self, entry: EntryLike) -> tuple[int, int]:
-        """Give `[first, stop)` of the centres that suit all streams; never empty."""
-        ranges = [stream_centres(stream, entry) for stream in self.streams]
+    def _centres(self, entry: Any) -> tuple[int, int]:
+        """Return `[first, stop)` of the centres that suit all streams; never empty."""
+        ranges = [stream.centres(entry) for stream in self.streams]
         first = max(start for start, _ in ranges)
         stop = min(stop for _, stop in ranges)
         return first, max(stop, first + 1)
 
-    def _read(
-        self, record: Video, entry: EntryLike, stream: StreamInput, centre: int
-    ) -> NDArray[Any]:
-        indices = stream_indices(stream, entry, centre, self.short)
-        if stream.stacking == "bidirectional":
-            half = stream.frames // 2
-            past = self.cache.backward(record.id).flow.codes(indices[:half])
-            return np.concatenate([past, entry.flow.codes(indices[half:])])
-        return read_items(entry, stream.input, indices)
-
-    def _clips(
-        self,
-        record: Video,
-        entry: EntryLike,
-        stream: StreamInput,
-        centre: int,
-        views: Sequence[View],
-    ) -> torch.Tensor:
-        """Give one clip under several views, read once."""
-        parts = []
-        for part in stream.parts:
-            codes = self._read(record, entry, part, centre)
-            parts.append(torch.stack([self._tensor(codes, view, part) for view in views]))
-        # Frames and flow may be stored in different types; float32 holds either's codes.
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([part.float() for part in parts], stream.channel_axis)
-
-    def _tensor(self, codes_TCHW: NDArray[Any], view: View, stream: StreamInput) -> torch.Tensor:
-        if stream.input == "features":
-            return torch.from_numpy(np.ascontiguousarray(codes_TCHW))
-        assert stream.input != "rgb+flow"  # it comes in parts
-        seen = transforms.apply_view(codes_TCHW, view, stream.crop_size, stream.input)
-        return torch.from_numpy(np.ascontiguousarray(transforms.to_layout(seen, stream.layout)))
+    def _sample(self, position: int, entry: Any, centre: int, views: Sequence[Any]) -> Sample:
+        """Return the clips of all streams, V × clip each, with label and index."""
+        record = self.records[position]
+        clips: Sample = {
+            stream.name: torch.from_numpy(
+                stream.clips(
+                    entry, centre, views, self.short, lambda: self.cache.backward(record.id)
+                )
+            )
+            for stream in self.streams
+        }
+        return clips | {"label": int(self.record_labels[position]), "index": position}
 
 
 class ClipDataset(_Clips):
@@ -161,7 +138,7 @@ class ClipDataset(_Clips):
         Videos; each must have a label.
     cache : Cache
         `cache[record.id]` gives the video's entry.
-    streams : sequence of StreamInput
+    streams : sequence of StreamInput, or of FeatureInput
         Their inputs must have one aspect ratio if their boxes are to keep it; the box is drawn
         for the first stream.
     classes : sequence of str
@@ -171,6 +148,11 @@ class ClipDataset(_Clips):
         False: the middle of the video, the central box of the first scale, no flip.
     clips_per_video : int
         Items per record and epoch.
+    sampling : {"random", "segments"}
+        Where in its video a training clip lies: anywhere, or, of K = `clips_per_video` clips, the
+        k-th in the k-th of K equal parts (Wang et al. 2016, TSN)::
+
+            K 3, one item of 9     fxxfxxxxf     one draw from each third
     scales, max_distortion, crop, flip
         See `transforms.draw_view`.
     short : {"repeat-last", "loop"}
@@ -182,23 +164,28 @@ class ClipDataset(_Clips):
         If a record has no label or one that is not among the classes.
     InvalidArgument
         If streams or numbers break their rule.
+
+    References
+    ----------
+    Wang et al. (2016), Temporal Segment Networks, doi:10.1007/978-3-319-46484-8_2.
     """
 
     def __init__(
         self,
         records: Sequence[Video],
         cache: CacheLike,
-        streams: Sequence[StreamInput],
+        streams: Sequence[AnyInput],
         *,
         classes: Sequence[str],
         seed: int = 0,
         training: bool = True,
         clips_per_video: int = 1,
+        sampling: Sampling = "random",
         scales: Sequence[float] = transforms.TSN_SCALES,
         max_distortion: int = 1,
         crop: CropChoice = "corners",
         flip: bool = True,
-        short: sampling.ShortRule = "repeat-last",
+        short: ShortRule = "repeat-last",
     ) -> None:
         super().__init__(records, cache, streams, classes=classes, short=short)
         unlabelled = [r.id for r in self.records if r.label is None]
@@ -209,17 +196,23 @@ class ClipDataset(_Clips):
             )
         if clips_per_video < 1:
             raise InvalidArgument(f"clips_per_video {clips_per_video} must be ≥ 1")
+        if sampling not in get_args(Sampling):
+            raise InvalidArgument(
+                f'sampling "{sampling}"{nearest_name(sampling, get_args(Sampling))} must be one of '
+                f"{', '.join(get_args(Sampling))}"
+            )
         check_seed(seed)
         self.seed = seed
         self.epoch = 0
         self.training = training
         self.clips_per_video = clips_per_video
+        self.sampling = sampling
         self.scales = tuple(scales)
         self.max_distortion = max_distortion
         self.crop = crop
         self.flip = flip
         # Wrong settings are better met here than in a worker.
-        self._draw_view((self.streams[0].crop_size), np.random.default_rng(0))
+        self._draw_view(None, np.random.default_rng(0))
 
     def __len__(self) -> int:
         return len(self.records) * self.clips_per_video
@@ -245,19 +238,22 @@ class ClipDataset(_Clips):
         position = item % len(self.records)
         entry = self._open(self.records[position])
         rng = np.random.default_rng([self.seed, epoch, item])
-        first, stop = self._centres(entry)
-        centre = int(rng.integers(first, stop)) if self.training else (first + stop - 1) // 2
-        view = self._draw_view((entry.height, entry.width), rng)
-        sample: Sample = {
-            stream.name: self._clips(self.records[position], entry, stream, centre, [view])[0]
-            for stream in self.streams
-        }
-        return sample | {"label": int(self.record_labels[position]), "index": position}
+        centre = self._draw_centre(entry, item, rng)
+        sample = self._sample(position, entry, centre, [self._draw_view(entry, rng)])
+        return sample | {stream.name: sample[stream.name][0] for stream in self.streams}
 
-    def _draw_view(self, frame_size: tuple[int, int], rng: np.random.Generator) -> View:
-        return transforms.draw_view(
-            frame_size,
-            self.streams[0].crop_size,
+    def _draw_centre(self, entry: Any, item: int, rng: np.random.Generator) -> int:
+        first, stop = self._centres(entry)
+        if not self.training:
+            return (first + stop - 1) // 2
+        if self.sampling == "random":
+            return int(rng.integers(first, stop))
+        part = item // len(self.records) % self.clips_per_video
+        return first + int(segment_starts(stop - first, 1, self.clips_per_video, rng)[part])
+
+    def _draw_view(self, entry: Any, rng: np.random.Generator) -> View | None:
+        return self.streams[0].draw_view(
+            entry,
             rng,
             scales=self.scales if self.training else self.scales[:1],
             max_distortion=self.max_distortion,
@@ -292,14 +288,14 @@ class TestClips(_Clips):
         self,
         records: Sequence[Video],
         cache: CacheLike,
-        streams: Sequence[StreamInput],
+        streams: Sequence[AnyInput],
         *,
         classes: Sequence[str],
         clips: int = 25,
         crops: TestCrops = "ten",
         crop_scale: float = 0.875,
         flip: bool = False,
-        short: sampling.ShortRule = "repeat-last",
+        short: ShortRule = "repeat-last",
     ) -> None:
         super().__init__(records, cache, streams, classes=classes, short=short)
         if clips < 1:
@@ -308,7 +304,7 @@ class TestClips(_Clips):
         self.crops = crops
         self.crop_scale = crop_scale
         self.flip = flip
-        self.num_views = len(self._views(self.streams[0].crop_size))
+        self.num_views = len(self._views(None))
 
     def __len__(self) -> int:
         return len(self.records) * self.clips
@@ -325,15 +321,9 @@ class TestClips(_Clips):
             "short": self.short,
         }
 
-    def _views(self, frame_size: tuple[int, int]) -> list[View]:
-        if self.streams[0].input == "features":
-            return [View(0, 0, 1, 1)]
-        return transforms.make_test_views(
-            frame_size,
-            self.streams[0].crop_size,
-            crops=self.crops,
-            scale=self.crop_scale,
-            flip=self.flip,
+    def _views(self, entry: Any) -> Sequence[Any]:
+        return self.streams[0].test_views(
+            entry, crops=self.crops, scale=self.crop_scale, flip=self.flip
         )
 
     def __getitem__(self, item: int) -> Sample:
@@ -342,162 +332,12 @@ class TestClips(_Clips):
         position, clip = divmod(item, self.clips)
         entry = self._open(self.records[position])
         first, stop = self._centres(entry)
-        centre = first + int(sampling.test_starts(stop - first, 1, self.clips)[clip])
-        views = self._views((entry.height, entry.width))
-        sample: Sample = {
-            stream.name: self._clips(self.records[position], entry, stream, centre, views)
-            for stream in self.streams
-        }
-        label = int(self.record_labels[position])
-        return sample | {"label": label, "index": position, "clip": clip}
-
-
-def read_items(entry: EntryLike, content: str, indices: NDArray[np.int64]) -> NDArray[Any]:
-    """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
-
-    Indices may repeat, as those of a short clip do; each item is read once.
-    """
-    wanted = np.union1d(indices, indices + 1) if content == "rgbdiff" else indices
-    unique = np.unique(wanted)
-    place = np.searchsorted(unique, indices)
-    if content == "features":
-        features: NDArray[Any] = entry.features[indices]  # type: ignore[attr-defined]
-        return features
-    if content == "flow":
-        codes: NDArray[Any] = entry.flow.codes(unique)
-        return codes[place]
-    rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
-    if content == "rgb":
-        return rgb_TCHW[place]
-    following = np.searchsorted(unique, indices + 1)
-    return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
-
-
-def to_network_input(
-    batch: Mapping[str, Any], stream: StreamInput, quantiser: QuantiserLike | None = None
-) -> torch.Tensor:
-    """Turn the codes of one stream into the network's float32 input, on the codes' device.
-
-    RGB is normalised by `stream.rgb_range`; differences are divided by 255 · 0.226; flow is
-    decoded to pixels, read along trajectories if the stream stacks them, freed of each field's
-    mean if the stream says so, and divided by `stream.flow_scale_px`.
-
-    Parameters
-    ----------
-    batch : mapping
-        A sample or a collated batch, with any axes in front of the clip's own.
-    stream : StreamInput
-    quantiser : Quantiser
-        That of the data set (`dataset.quantiser`); needed for flow only.
-
-    Returns
-    -------
-    (…, *stream.input_shape) float32 tensor
-
-    Raises
-    ------
-    InvalidArgument
-        If the batch lacks the stream, its shape is another, or flow comes without quantiser.
-    """
-    if stream.name not in batch:
-        raise InvalidArgument(f'batch has no stream "{stream.name}"; it has {", ".join(batch)}')
-    codes: torch.Tensor = batch[stream.name]
-    shape = stream.input_shape
-    if tuple(codes.shape[-len(shape) :]) != shape:
-        raise InvalidArgument(
-            f'stream "{stream.name}": batch of shape {tuple(codes.shape)} must end in {shape}'
-        )
-    if stream.input == "rgb+flow":
-        channels = [part.in_channels for part in stream.parts]
-        pieces = torch.split(codes, channels, stream.channel_axis)
-        inputs = [
-            to_network_input({stream.name: piece}, part, quantiser)
-            for piece, part in zip(pieces, stream.parts, strict=True)
-        ]
-        return torch.cat(inputs, stream.channel_axis)
-    values = codes.to(torch.float32)
-    if stream.input == "features":
-        return values
-    if stream.input == "flow":
-        if quantiser is None:
-            raise InvalidArgument(
-                f'stream "{stream.name}": flow codes need a quantiser; give dataset.quantiser'
-            )
-        zero, step_px = _code_scale(quantiser)
-        values = (values - zero) * step_px
-        if stream.stacking == "trajectory":
-            values = follow_trajectories(values, stream.layout)
-        if stream.mean_subtraction:
-            values = values - values.mean(dim=(-2, -1), keepdim=True)
-        return values / stream.flow_scale_px
-    if stream.input == "rgbdiff":
-        return values / (255.0 * RGBDIFF_STD)
-    if stream.rgb_range == "symmetric":
-        return values / 127.5 - 1.0
-    repeats = stream.frames if stream.layout == "CHW" else 1
-    trailing = (1, 1, 1) if stream.layout == "CTHW" else (1, 1)
-    mean = torch.tensor(IMAGENET_MEAN * repeats, device=codes.device).reshape(-1, *trailing)
-    deviation = torch.tensor(IMAGENET_STD * repeats, device=codes.device).reshape(-1, *trailing)
-    return (values / 255.0 - mean) / deviation
-
-
-def follow_trajectories(flow: torch.Tensor, layout: transforms.Layout = "TCHW") -> torch.Tensor:
-    """Read each field where the fields before it have moved every point of the first frame to.
-
-    p₁ = p, p_{k+1} = p_k + d_k(p_k); the k-th output at p is d_k(p_k), read bilinearly, and at
-    the border where a path leaves the picture.
-
-    Parameters
-    ----------
-    flow : (…, T, 2, H, W), (…, 2, T, H, W) or (…, 2·T, H, W) tensor
-        Consecutive fields in px, in the given layout.
-    layout : {"TCHW", "CTHW", "CHW"}
-
-    Returns
-    -------
-    Tensor of the same shape
-
-    References
-    ----------
-    Simonyan and Zisserman (2014), section 3.1, "trajectory stacking", arXiv:1406.2199.
-    """
-    if layout == "CHW":
-        fields = flow.unflatten(-3, (-1, 2))  # type: ignore[no-untyped-call]
-        return follow_trajectories(fields).flatten(-4, -3)
-    if layout == "CTHW":
-        return follow_trajectories(flow.transpose(-4, -3)).transpose(-4, -3)
-    height, width = flow.shape[-2:]
-    fields_NTCHW = flow.reshape(-1, *flow.shape[-4:])
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=flow.dtype, device=flow.device),
-        torch.arange(width, dtype=flow.dtype, device=flow.device),
-        indexing="ij",
-    )
-    points_N2HW = torch.stack([columns, rows]).expand(len(fields_NTCHW), 2, height, width)
-    # grid_sample wants −1 and 1 at the centres of the first and last pixels.
-    half = torch.tensor([max(width - 1, 1), max(height - 1, 1)], device=flow.device) / 2
-    found = []
-    for field_N2HW in fields_NTCHW.unbind(1):
-        grid_NHW2 = points_N2HW.permute(0, 2, 3, 1) / half - 1
-        moved = torch.nn.functional.grid_sample(
-            field_N2HW, grid_NHW2, padding_mode="border", align_corners=True
-        )
-        found.append(moved)
-        points_N2HW = points_N2HW + moved
-    return torch.stack(found, 1).reshape(flow.shape)
-
-
-def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
-    """Give the code of zero flow and the pixels per code, as the quantiser itself decodes."""
-    if quantiser.storage == "f16":
-        return 0.0, 1.0
-    zero, reach, dtype = (128, 127, np.uint8) if quantiser.storage == "u8" else (0, 64, np.int16)
-    decoded = quantiser.decode(np.array([zero + reach], dtype=dtype))
-    return float(zero), float(decoded[0]) / reach
+        centre = first + int(test_starts(stop - first, 1, self.clips)[clip])
+        return self._sample(position, entry, centre, self._views(entry)) | {"clip": clip}
 
 
 def label_matrix(records: Sequence[Video], classes: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Give which classes each record has, N×K; None where no record has several labels."""
+    """Return which classes each record has, N×K; None where no record has several labels."""
     if not any(record.more_labels for record in records):
         return None
     numbers = {name: number for number, name in enumerate(classes)}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.clips.streams import CacheLike, EntryLike, QuantiserLike
+from flowpipe.clips.streams import EntryLike, QuantiserLike
 from flowpipe.errors import InvalidArgument
 
 
@@ -30,7 +30,7 @@ class MemoryCache:
         If `limit_mb` is negative.
     """
 
-    def __init__(self, cache: CacheLike, limit_mb: float) -> None:
+    def __init__(self, cache: Any, limit_mb: float) -> None:
         if not limit_mb >= 0:
             raise InvalidArgument(f"memory of {limit_mb} MB must be ≥ 0; 0 keeps nothing")
         self._cache, self._limit = cache, limit_mb * 1e6

@@ -1,19 +1,19 @@
 """Which frames of a video make a clip: index arithmetic only, no pixels.
 
-A *clip* of a stream is `frames` indices into the stream's flows (or RGB frames), `stride`
+A *clip* of a stream is `frames` indices into the stream's flows (or RGB frames), `frame_step`
 apart. In the drawings `f` is taken, `x` is skipped, `.` is outside of the clip::
 
-    frames 3, stride 3, start 0     fxxfxxf
-    frames 3, stride 2, start 1     .fxfxf
-    frames 4, stride 1, start 2     ..ffff
+    frames 3, frame_step 3, start 0     fxxfxxf
+    frames 3, frame_step 2, start 1     .fxfxf
+    frames 4, frame_step 1, start 2     ..ffff
 
 Flow k moves frame k to frame k+1. All streams of a sample are centred on one instant: the
 *centre* c is a frame index, and a stream takes c as its item number `frames // 2`::
 
-    index                0123456789.
-    10 flows             ffffffffff      centre 5
-    1 RGB frame               f          the start of the centre flow
-    4 RGB, stride 2       f f f f        items 1, 3, 5, 7
+    index                    0123456789.
+    10 flows                 ffffffffff      centre 5
+    1 RGB frame                   f          the start of the centre flow
+    4 RGB, frame_step 2       f f f f        items 1, 3, 5, 7
 
 An index past the end is replaced by the last one (`short="repeat-last"`) or starts over
 (`short="loop"`)::
@@ -35,31 +35,31 @@ ShortRule = Literal["repeat-last", "loop"]
 TIME_SLACK_S = 1e-3
 
 
-def span(frames: int, stride: int = 1) -> int:
+def span(frames: int, frame_step: int = 1) -> int:
     """Give how many consecutive items a clip covers, from its first to its last.
 
-    `fxxfxxf` (3 frames, stride 3) covers 7; one frame covers 1 at any stride.
+    `fxxfxxf` (3 frames, frame_step 3) covers 7; one frame covers 1 at any frame_step.
     """
-    _check_positive(frames=frames, stride=stride)
-    return (frames - 1) * stride + 1
+    _check_positive(frames=frames, frame_step=frame_step)
+    return (frames - 1) * frame_step + 1
 
 
 def clip_indices(
-    start: int, frames: int, stride: int, length: int, short: ShortRule = "repeat-last"
+    start: int, frames: int, frame_step: int, length: int, short: ShortRule = "repeat-last"
 ) -> Indices:
     """Give the indices of the clip that begins at `start`, all inside `[0, length)`.
 
     ::
 
-        start 0, frames 3, stride 3, length 7     fxxfxxf
-        start 1, frames 3, stride 2, length 6     .fxfxf
-        start 2, frames 4, stride 1, length 4     ..ff      repeat-last 2 3 3 3, loop 2 3 0 1
+        start 0, frames 3, frame_step 3, length 7     fxxfxxf
+        start 1, frames 3, frame_step 2, length 6     .fxfxf
+        start 2, frames 4, frame_step 1, length 4     ..ff      repeat-last 2 3 3 3, loop 2 3 0 1
 
     Parameters
     ----------
     start : int
         First index, ≥ 0.
-    frames, stride, length : int
+    frames, frame_step, length : int
         Items in the clip, the step between them, items in the video.
     short : {"repeat-last", "loop"}
         What stands for an index past the end.
@@ -69,21 +69,15 @@ def clip_indices(
     InvalidArgument
         If an argument is outside of its rule.
     """
-    _check_positive(frames=frames, stride=stride, length=length)
+    _check_positive(frames=frames, frame_step=frame_step, length=length)
     if start < 0:
         raise InvalidArgument(f"start {start} must be ≥ 0; clips begin inside the video")
-    indices = start + stride * np.arange(frames, dtype=np.int64)
+    indices = start + frame_step * np.arange(frames, dtype=np.int64)
     if short == "loop":
         return indices % length
     if short != "repeat-last":
         raise InvalidArgument(f'short "{short}" must be "repeat-last" or "loop"')
     return np.minimum(indices, length - 1)
-
-
-def random_start(length: int, clip_span: int, rng: np.random.Generator) -> int:
-    """Draw a start uniformly from `[0, length - clip_span]`, 0 if the video is too short."""
-    _check_positive(length=length, clip_span=clip_span)
-    return int(rng.integers(0, max(length - clip_span, 0) + 1))
 
 
 def test_starts(length: int, clip_span: int, clips: int) -> Indices:
@@ -177,23 +171,23 @@ def low_rate_indices(
     return np.clip(shown, 0, times.size - 1).astype(np.int64)
 
 
-def centre_range(frames: int, stride: int, length: int) -> tuple[int, int]:
+def centre_range(frames: int, frame_step: int, length: int) -> tuple[int, int]:
     """Give `[first, stop)` of the centres at which a clip lies inside the video.
 
     A clip centred on c takes c as its item number `frames // 2`. The range is empty
     (`stop <= first`) if the video is shorter than the clip; `first` is then the centre of the
     clip that begins at 0::
 
-        frames 3, stride 3, length 7     fxxCxxf     [3, 4)
-        frames 4, stride 1, length 6     ffCf..      [2, 5)
+        frames 3, frame_step 3, length 7     fxxCxxf     [3, 4)
+        frames 4, frame_step 1, length 6     ffCf..      [2, 5)
     """
     _check_positive(length=length)
-    before = stride * (frames // 2)
-    return before, length - (span(frames, stride) - 1 - before)
+    before = frame_step * (frames // 2)
+    return before, length - (span(frames, frame_step) - 1 - before)
 
 
 def centred_indices(
-    centre: int, frames: int, stride: int, length: int, short: ShortRule = "repeat-last"
+    centre: int, frames: int, frame_step: int, length: int, short: ShortRule = "repeat-last"
 ) -> Indices:
     """Give the indices of the clip whose item number `frames // 2` is `centre`.
 
@@ -202,7 +196,7 @@ def centred_indices(
     InvalidArgument
         If the clip would begin before the video.
     """
-    return clip_indices(centre - stride * (frames // 2), frames, stride, length, short)
+    return clip_indices(centre - frame_step * (frames // 2), frames, frame_step, length, short)
 
 
 def low_rate_centre_range(pts_s: NDArray[np.float64], frames: int, fps: float) -> tuple[int, int]:

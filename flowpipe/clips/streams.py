@@ -1,19 +1,24 @@
-"""What one network looks at, and which items of a video a clip of it takes."""
+"""What one network looks at, and how a clip of it is cut from an entry.
 
-from collections.abc import Sequence
+A stream of pictures is a `StreamInput`, one of cached features a `FeatureInput`. Both answer the
+same questions, so that a data set need not know which it has: where clips may be centred
+(`centres`), under which views (`draw_view`, `test_views`), and the clip itself (`clips`).
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.clips import sampling
-from flowpipe.clips.transforms import Layout
+from flowpipe.clips import sampling, transforms
+from flowpipe.clips.transforms import Layout, View
 from flowpipe.errors import InvalidArgument, nearest_name
 
 # TSN divides 8-bit flow (±20 px on 255 levels) by 0.226 · 255 levels; in pixels that is 9.
 FLOW_SCALE_PX = 9.0
-INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow", "features")
+INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow")
 RESERVED_KEYS = frozenset({"label", "index", "clip"})
 
 
@@ -61,28 +66,37 @@ class EntryLike(Protocol):
 class CacheLike(Protocol):
     """Video ids to entries; must be picklable for workers."""
 
-    def __getitem__(self, name: str, /) -> EntryLike: ...
-    def backward(self, name: str, /) -> EntryLike:
-        """Needed for bi-directional stacking only."""
-        ...
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+class FeaturesLike(Protocol):
+    """Features of a video along time, as an entry of a feature cache or `features.align` has."""
+
+    @property
+    def features(self) -> Any: ...
+    @property
+    def centre_s(self) -> NDArray[np.float64]: ...
+
+
+# Opens the backward flow of the video in hand.
+Backward = Callable[[], EntryLike]
 
 
 @dataclass(frozen=True)
 class StreamInput:
-    """What one network looks at.
+    """What one network looks at: frames, flow, or both.
 
     Attributes
     ----------
     name : str
         Key of the stream in samples and score files.
-    input : {"rgb", "flow", "rgbdiff", "rgb+flow", "features"}
+    input : {"rgb", "flow", "rgbdiff", "rgb+flow"}
         "rgbdiff" k is frame k+1 minus frame k, and stands at the same index as flow k. "rgb+flow"
-        has the channels of frame k before those of flow k, for networks of two pathways. Items of
-        "features" are snippets of a feature store.
+        has the channels of frame k before those of flow k, for networks of two pathways.
     frames : int
         Flow fields (L), frames or differences in a clip.
-    stride : int
-        Step between them.
+    frame_step : int
+        Items from one to the next within a clip.
     crop_size : (int, int)
         (height, width) of the network's input.
     layout : {"CHW", "CTHW", "TCHW"}
@@ -94,19 +108,17 @@ class StreamInput:
     mean_subtraction : bool
         Flow only: subtract each field's mean displacement.
     fps : float, optional
-        Take the items by timestamp at this rate in place of `stride`.
+        Take the items by timestamp at this rate in place of `frame_step`.
     flow_scale_px : float
         Flow is divided by this many pixels. 9 is TSN's normalisation; 20 gives I3D's −1..1.
     rgb_range : {"imagenet", "symmetric"}
         ImageNet's mean and deviation, or −1..1 (I3D).
-    feature_shape : tuple of int
-        Features only: (D,), or (D, H', W') of maps.
     """
 
     name: str
-    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow"]
     frames: int
-    stride: int = 1
+    frame_step: int = 1
     crop_size: tuple[int, int] = (224, 224)
     layout: Layout = "CHW"
     stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
@@ -114,26 +126,12 @@ class StreamInput:
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
-    feature_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or self.name in RESERVED_KEYS:
-            raise InvalidArgument(
-                f'stream name "{self.name}" must not be empty or one of '
-                f"{', '.join(sorted(RESERVED_KEYS))}; call it by its input"
-            )
+        _check_stream(self.name, self.frames, self.frame_step)
         self._check_choice("input", self.input, INPUTS)
-        if (self.input == "features") != bool(self.feature_shape):
-            raise InvalidArgument(
-                f'stream "{self.name}": feature_shape {self.feature_shape} goes with features, and '
-                f"here the input is {self.input}"
-            )
         self._check_choice("layout", self.layout, ("CHW", "CTHW", "TCHW"))
         self._check_choice("rgb_range", self.rgb_range, ("imagenet", "symmetric"))
-        if self.frames < 1 or self.stride < 1:
-            raise InvalidArgument(
-                f'stream "{self.name}": frames {self.frames} and stride {self.stride} must be ≥ 1'
-            )
         object.__setattr__(self, "crop_size", tuple(self.crop_size))
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise InvalidArgument(
@@ -144,18 +142,18 @@ class StreamInput:
             raise InvalidArgument(
                 f'stream "{self.name}": mean_subtraction is for flow, not for {self.input}'
             )
-        if self.fps is not None and (self.stride != 1 or not self.fps > 0):
+        if self.fps is not None and (self.frame_step != 1 or not self.fps > 0):
             raise InvalidArgument(
-                f'stream "{self.name}": fps {self.fps} must be > 0 and takes the place of stride '
-                f"(here {self.stride}); give one of them"
+                f'stream "{self.name}": fps {self.fps} must be > 0 and takes the place of '
+                f"frame_step (here {self.frame_step}); give one of them"
             )
         self._check_choice("stacking", self.stacking, ("plain", "bidirectional", "trajectory"))
         if self.stacking != "plain" and (
-            self.input != "flow" or self.stride != 1 or self.fps is not None
+            self.input != "flow" or self.frame_step != 1 or self.fps is not None
         ):
             raise InvalidArgument(
                 f'stream "{self.name}": stacking {self.stacking} is for consecutive fields of flow '
-                f"(here {self.input}, stride {self.stride}, fps {self.fps})"
+                f"(here {self.input}, frame_step {self.frame_step}, fps {self.fps})"
             )
         if self.stacking == "bidirectional" and self.frames % 2:
             raise InvalidArgument(
@@ -210,37 +208,175 @@ class StreamInput:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one clip, without the batch."""
-        if self.input == "features":
-            return (self.frames, *self.feature_shape)
         if self.layout == "CHW":
             return (self.in_channels, *self.crop_size)
         pair = (self.channels, self.frames)
         return (*(pair if self.layout == "CTHW" else pair[::-1]), *self.crop_size)
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What stands beside scores of this stream."""
+        return {
+            "input": self.input,
+            "frames": self.frames,
+            "stride": self.frame_step,
+            "crop_size": list(self.crop_size),
+        }
 
-def stream_length(stream: StreamInput, entry: EntryLike) -> int:
-    """Items there are: N frames, or N − 1 flows or differences."""
-    length = int(entry.num_frames if stream.input == "rgb" else entry.num_flows)
-    if length < 1:
+    def length(self, entry: EntryLike) -> int:
+        """Return how many items there are: N frames, or N − 1 flows or differences."""
+        length = int(entry.num_frames if self.input == "rgb" else entry.num_flows)
+        if length < 1:
+            raise InvalidArgument(
+                f'stream "{self.name}": a video of {entry.num_frames} frame(s) has no '
+                f"{self.input}; take it off the list"
+            )
+        return length
+
+    def centres(self, entry: EntryLike) -> tuple[int, int]:
+        """Return `[first, stop)` of the centres at which a clip lies inside the video."""
+        length = self.length(entry)
+        if self.fps is None:
+            return sampling.centre_range(self.frames, self.frame_step, length)
+        return sampling.low_rate_centre_range(entry.pts_s[:length], self.frames, self.fps)
+
+    def indices(self, entry: EntryLike, centre: int, short: sampling.ShortRule) -> sampling.Indices:
+        """Return the items of the clip centred on `centre`."""
+        length = self.length(entry)
+        if self.fps is None:
+            return sampling.centred_indices(centre, self.frames, self.frame_step, length, short)
+        pts_s = entry.pts_s[:length]
+        return sampling.low_rate_centred_indices(pts_s, centre, self.frames, self.fps)
+
+    def draw_view(
+        self, entry: EntryLike | None, rng: np.random.Generator, **options: Any
+    ) -> View | None:
+        """Draw a training view of an entry (None: of any), see `transforms.draw_view`."""
+        size = self.crop_size if entry is None else (entry.height, entry.width)
+        return transforms.draw_view(size, self.crop_size, rng, **options)
+
+    def test_views(self, entry: EntryLike | None, **options: Any) -> Sequence[View | None]:
+        """Return the test views of an entry (None: of any), see `transforms.make_test_views`."""
+        size = self.crop_size if entry is None else (entry.height, entry.width)
+        return transforms.make_test_views(size, self.crop_size, **options)
+
+    def clips(
+        self,
+        entry: EntryLike,
+        centre: int,
+        views: Sequence[View],
+        short: sampling.ShortRule,
+        backward: Backward,
+    ) -> NDArray[Any]:
+        """Return one clip under several views, V × `input_shape`, read once; codes as stored."""
+        if self.input == "rgb+flow":
+            # Frames and flow may be stored in different types; float32 holds either's codes.
+            parts = [p.clips(entry, centre, views, short, backward) for p in self.parts]
+            return np.concatenate([part.astype(np.float32) for part in parts], self.channel_axis)
+        indices = self.indices(entry, centre, short)
+        if self.stacking == "bidirectional":
+            half = self.frames // 2
+            past = backward().flow.codes(indices[:half])
+            codes_TCHW = np.concatenate([past, entry.flow.codes(indices[half:])])
+        else:
+            codes_TCHW = self.items(entry, indices)
+        seen = (transforms.apply_view(codes_TCHW, v, self.crop_size, self.input) for v in views)
+        return np.stack([transforms.to_layout(view_TCHW, self.layout) for view_TCHW in seen])
+
+    def items(self, entry: EntryLike, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Read items of a video, T×C×H×W: codes of flow, frames, or their differences.
+
+        Indices may repeat, as those of a short clip do; each item is read once.
+        """
+        wanted = np.union1d(indices, indices + 1) if self.input == "rgbdiff" else indices
+        unique = np.unique(wanted)
+        place = np.searchsorted(unique, indices)
+        if self.input == "flow":
+            return entry.flow.codes(unique)[place]
+        rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
+        if self.input == "rgb":
+            return rgb_TCHW[place]
+        following = np.searchsorted(unique, indices + 1)
+        return rgb_TCHW[following].astype(np.int16) - rgb_TCHW[place].astype(np.int16)
+
+
+@dataclass(frozen=True)
+class FeatureInput:
+    """What a head on cached features looks at: snippets, in a row or some apart.
+
+    Attributes
+    ----------
+    name : str
+        Key of the stream in samples and score files.
+    frames : int
+        Snippets in a clip.
+    feature_shape : tuple of int
+        Of one snippet: (D,), or (D, H', W') of maps.
+    frame_step : int
+        Snippets from one to the next within a clip.
+    """
+
+    name: str
+    frames: int
+    feature_shape: tuple[int, ...]
+    frame_step: int = 1
+
+    input: ClassVar[str] = "features"
+    has_flow: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_stream(self.name, self.frames, self.frame_step)
+        if len(self.feature_shape) not in (1, 3):
+            raise InvalidArgument(
+                f'stream "{self.name}": feature_shape {self.feature_shape} must be (D,), or '
+                "(D, H, W) of maps"
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one clip, without the batch."""
+        return (self.frames, *self.feature_shape)
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What stands beside scores of this stream."""
+        return {"input": self.input, "frames": self.frames, "stride": self.frame_step}
+
+    def centres(self, entry: FeaturesLike) -> tuple[int, int]:
+        """Return `[first, stop)` of the centres at which a clip lies inside the video."""
+        return sampling.centre_range(self.frames, self.frame_step, len(entry.centre_s))
+
+    def draw_view(self, entry: FeaturesLike | None, rng: np.random.Generator, **_: Any) -> None:
+        """Return None: features have no pixels to crop."""
+
+    def test_views(self, entry: FeaturesLike | None, **_: Any) -> Sequence[View | None]:
+        """Return one view, of everything."""
+        return (None,)
+
+    def clips(
+        self,
+        entry: FeaturesLike,
+        centre: int,
+        views: Sequence[object],
+        short: sampling.ShortRule,
+        backward: Backward,
+    ) -> NDArray[Any]:
+        """Return one clip, 1 × `input_shape` float32."""
+        length = len(entry.centre_s)
+        rows = sampling.centred_indices(centre, self.frames, self.frame_step, length, short)
+        return np.asarray(entry.features[rows])[None]
+
+
+AnyInput = StreamInput | FeatureInput
+
+
+def _check_stream(name: str, frames: int, frame_step: int) -> None:
+    if not name or name in RESERVED_KEYS:
         raise InvalidArgument(
-            f'stream "{stream.name}": a video of {entry.num_frames} frame(s) has no {stream.input};'
-            " take it off the list"
+            f'stream name "{name}" must not be empty or one of '
+            f"{', '.join(sorted(RESERVED_KEYS))}; call it by its input"
         )
-    return length
-
-
-def stream_centres(stream: StreamInput, entry: EntryLike) -> tuple[int, int]:
-    length = stream_length(stream, entry)
-    if stream.fps is None:
-        return sampling.centre_range(stream.frames, stream.stride, length)
-    return sampling.low_rate_centre_range(entry.pts_s[:length], stream.frames, stream.fps)
-
-
-def stream_indices(
-    stream: StreamInput, entry: EntryLike, centre: int, short: sampling.ShortRule
-) -> sampling.Indices:
-    length = stream_length(stream, entry)
-    if stream.fps is None:
-        return sampling.centred_indices(centre, stream.frames, stream.stride, length, short)
-    pts_s = entry.pts_s[:length]
-    return sampling.low_rate_centred_indices(pts_s, centre, stream.frames, stream.fps)
+    if frames < 1 or frame_step < 1:
+        raise InvalidArgument(
+            f'stream "{name}": frames {frames} and frame_step {frame_step} must be ≥ 1'
+        )

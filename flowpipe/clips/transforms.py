@@ -253,15 +253,6 @@ def _round(values: NDArray[np.float32], dtype: np.dtype[Any], content: Content) 
     np.clip(values, low, high, out=values)
 
 
-def subtract_mean_displacement(flow_TCHW: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Subtract from each field its mean vector: most of a camera's own motion.
-
-    Reference: Simonyan and Zisserman (2014), section 3.1, arXiv:1406.2199.
-    """
-    means: NDArray[np.float32] = flow_TCHW.mean(axis=(-2, -1), keepdims=True)
-    return flow_TCHW - means
-
-
 def to_layout(codes_TCHW: Codes, layout: Layout) -> Codes:
     """Arrange a clip as its network takes it.
 

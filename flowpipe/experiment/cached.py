@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from flowpipe.cache.features import FeatureStore
-from flowpipe.clips.features import FeatureRecords
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.settings import SVM, Settings
+from flowpipe.features.align import FeatureTracks
 from flowpipe.features.linear import fit_linear
 from flowpipe.training import CHECKPOINT, load_checkpoint, make_optimiser, save_checkpoint
 
@@ -26,7 +26,7 @@ def needs_flow(settings: Settings) -> bool:
 
 def feature_records(
     settings: Settings, name: str, fold: str, records: Sequence[Video]
-) -> FeatureRecords | None:
+) -> FeatureTracks | None:
     """Give the features of a stream; None where it looks at flow or frames.
 
     "{fold}" in the name of a network stands for the fold: features of a network that was trained
@@ -36,11 +36,11 @@ def feature_records(
     if stream.input != "features" or settings.data.features is None:
         return None
     networks = [network.replace(FOLD, fold) for network in stream.features]
-    return FeatureRecords(
+    return FeatureTracks(
         FeatureStore(settings.data.features),
         networks,
         records,
-        temporal_average=stream.model == SVM,
+        average=stream.model == SVM,
         memory_mb=settings.train.memory_mb,
     )
 
@@ -48,7 +48,7 @@ def feature_records(
 def fit_svm(
     model: nn.Module,
     annotations: Dataset,
-    features: FeatureRecords,
+    features: FeatureTracks,
     *,
     out: Path,
     fingerprint: Mapping[str, Any],

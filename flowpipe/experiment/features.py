@@ -108,7 +108,7 @@ def _of_run(
         )
     wanted = settings.stream_input(name)
     if changes["fps"] is not None:
-        wanted = replace(wanted, fps=changes["fps"], stride=1)
+        wanted = replace(wanted, fps=changes["fps"], frame_step=1)
     if changes["crop_size"] is not None:
         wanted = replace(wanted, crop_size=changes["crop_size"])
     for chosen in folds if fold == "all" else [fold or folds[0]]:

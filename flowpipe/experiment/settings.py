@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from flowpipe.clips.streams import StreamInput
+from flowpipe.clips.streams import FeatureInput, StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.models import input_layout
@@ -177,22 +177,21 @@ class Settings:
         """Give the settings as JSON, to stand beside a run."""
         return json.dumps(asdict(self), default=str, indent=2)
 
-    def stream_input(self, name: str, feature_shape: tuple[int, ...] = ()) -> StreamInput:
+    def stream_input(self, name: str, feature_shape: tuple[int, ...] = ()) -> Any:
         """Give what the network of a stream looks at; the shape is that of cached features."""
         stream = self.streams[name]
         if stream.input == "features":
-            return StreamInput(
+            return FeatureInput(
                 name,
-                "features",
                 1 if stream.model == SVM else stream.frames,
-                stride=stream.stride,
-                feature_shape=feature_shape,
+                feature_shape,
+                frame_step=stream.stride,
             )
         return StreamInput(
             name,
             stream.input,
             stream.frames,
-            stride=stream.stride,
+            frame_step=stream.stride,
             crop_size=(stream.crop_size[0], stream.crop_size[-1]),
             layout=input_layout(stream.model, **stream.model_parameters),
             stacking=stream.stacking,

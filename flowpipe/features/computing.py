@@ -103,7 +103,7 @@ def compute_features(
         stream = extractor.stream
         items = BATCH_ITEMS // stream.frames
         if stream.layout == "CHW":  # stacks that overlap share most of their items
-            covers = sampling.span(stream.frames, stream.stride)
+            covers = sampling.span(stream.frames, stream.frame_step)
             items = max(items, (BATCH_ITEMS - covers) // extractor.step + 1)
         batch_size = max(1, min(MOST_IN_BATCH, items))
     if readers is None:
@@ -293,7 +293,7 @@ class _Run:
         writer, row, snippets = video.writer, video.row, video.snippets
         assert writer is not None
         extractor = self.extractor
-        length = (extractor.frames - 1) * extractor.stream.stride + 1
+        length = (extractor.frames - 1) * extractor.stream.frame_step + 1
         with writer:
             writer.finish(
                 snippets.centre_s,

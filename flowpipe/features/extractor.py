@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from flowpipe.cache import Entry, FeatureRecipe
 from flowpipe.cache.feature_entry import STORAGES
 from flowpipe.clips import sampling
-from flowpipe.clips.dataset import read_items, to_network_input
-from flowpipe.clips.streams import StreamInput, stream_length
+from flowpipe.clips.network_input import to_network_input
+from flowpipe.clips.streams import StreamInput
 from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models.folding import fold_batch_norm
@@ -120,7 +120,7 @@ class FeatureExtractor:
         if truncate_flow and stream.input != "flow":
             raise InvalidArgument(f"truncate_flow is for flow, not for {stream.input}")
         self.frames = stream.frames if frames is None else frames
-        self.step = sampling.span(self.frames, stream.stride) if step is None else step
+        self.step = sampling.span(self.frames, stream.frame_step) if step is None else step
         if self.frames < 1 or self.step < 1:
             raise InvalidArgument(f"frames {self.frames} and step {self.step} must be ≥ 1")
         self.device = torch.device(choose_device(device))
@@ -152,7 +152,7 @@ class FeatureExtractor:
             layer=self.layer,
             spatial=self.spatial,
             frames=self.frames,
-            stride=stream.stride,
+            stride=stream.frame_step,
             fps=stream.fps,
             step=self.step,
             crop_size=(stream.crop_size[0], stream.crop_size[1]),
@@ -165,7 +165,7 @@ class FeatureExtractor:
     def snippets(self, entry: Entry) -> Snippets:
         """Give the snippets of a video."""
         stream = self.stream
-        length = stream_length(stream, entry)
+        length = stream.length(entry)
         pts_s = entry.pts_s
         steps_s = np.diff(pts_s)
         usual_s = float(np.median(steps_s)) if steps_s.size else USUAL_FRAME_S
@@ -180,10 +180,10 @@ class FeatureExtractor:
             count = int((last_s + sampling.TIME_SLACK_S) * fps) + 1
             items = sampling.low_rate_indices(pts_s[:length], float(pts_s[0]), count, fps)
             bounds_s = pts_s[0] + np.arange(count + 1) / fps
-        covers = sampling.span(self.frames, stream.stride)
+        covers = sampling.span(self.frames, stream.frame_step)
         starts = sampling.dense_starts(len(items), covers, self.step)
         rows = [
-            sampling.clip_indices(int(start), self.frames, stream.stride, len(items))
+            sampling.clip_indices(int(start), self.frames, stream.frame_step, len(items))
             for start in starts
         ]
         stops = np.minimum(starts + covers, len(items))
@@ -200,7 +200,7 @@ class FeatureExtractor:
         """Give the codes of some units, U·V × the network's clip, as a data loader would."""
         stream = self.stream
         unique, places = np.unique(units_UF, return_inverse=True)
-        codes_TCHW = read_items(entry, stream.input, unique)
+        codes_TCHW = stream.items(entry, unique)
         views = make_test_views(
             (entry.height, entry.width),
             stream.crop_size,

@@ -29,6 +29,7 @@ from flowpipe.cache.feature_entry import STORAGES, FeatureEntry, FeatureWriter
 from flowpipe.cache.features import FeatureStore, name_network
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
+from flowpipe.features.align import align
 from flowpipe.features.results import FeatureFailure, FeaturesResult
 from flowpipe.video import content_digest
 
@@ -89,14 +90,14 @@ def export_features(
         )
     written = []
     for done, (name, path) in enumerate(targets.items()):
-        found = store.aligned(name, networks)
         entries = [network[name] for network in opened]
+        found = align(entries)
         record = _record(name, entries, found.centre_s, networks)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             aside = path.with_name(f".{path.name}.{os.getpid()}.part")
             with aside.open("wb") as file:
-                np.save(file, found.features_TD, allow_pickle=False)
+                np.save(file, found.features, allow_pickle=False)
             text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
             path.with_suffix(".json").write_text(text, encoding="utf-8")
             aside.replace(path)

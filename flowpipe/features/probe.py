@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache.features import FeatureStore
-from flowpipe.clips.features import FeatureRecords
 from flowpipe.datasets.video import Dataset
 from flowpipe.errors import AnnotationError
+from flowpipe.features.align import FeatureTracks
 from flowpipe.features.linear import LinearMethod, fit_linear, softmax
 from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
 
@@ -83,7 +83,7 @@ def probe(
             name = network.replace("{fold}", fold)
             known = means.setdefault(name, {})
             missing = [r for r in (*train.records, *test.records) if r.id not in known]
-            found = FeatureRecords(store, [name], missing, temporal_average=True, memory_mb=0)
+            found = FeatureTracks(store, [name], missing, average=True, memory_mb=0)
             for record in missing:
                 known[record.id] = found[record.id].features.reshape(-1)
             fitted = fit_linear(
