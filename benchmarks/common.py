@@ -29,6 +29,11 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def from_8bit(values: np.ndarray, bound_px: float) -> np.ndarray:
+    """Undo `flowpipe.flow.quantise.to_8bit`: the float32 px that 8-bit values stand for."""
+    return (np.arange(256) * (2 * bound_px / 255) - bound_px).astype(np.float32)[values]
+
+
 def ucf101_clips(number: int | None = None) -> list[Path]:
     """Give the UCF101 clips of FLOWPIPE_DATA (or ../shared/data), or `number` spread over them."""
     data = Path(os.environ.get("FLOWPIPE_DATA", HERE.parents[1] / "shared" / "data"))

@@ -18,7 +18,7 @@ import numpy as np
 from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import load_settings
 from flowpipe.flow import FlowMethod, create
-from flowpipe.flow.quantise import from_8bit, to_8bit
+from flowpipe.flow.quantise import to_8bit
 
 BOUND_PX, QUALITY = 20.0, 95
 CONFIG = common.HERE.parent / "configs" / "weizmann_two_stream.toml"
@@ -45,7 +45,7 @@ class ThroughJpeg:
         planes = []
         for plane in np.moveaxis(to_8bit(uv_HWC, BOUND_PX), -1, 0):
             _, data = cv2.imencode(".jpg", plane, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-            planes.append(from_8bit(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), BOUND_PX))
+            planes.append(common.from_8bit(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE), BOUND_PX))
         return np.stack(planes, axis=-1)
 
 

@@ -17,14 +17,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from common import arguments, deliver, seconds_in_turn, show, ucf101_clips
+from common import arguments, deliver, from_8bit, seconds_in_turn, show, ucf101_clips
 
 from flowpipe.cache import Entry
 from flowpipe.cache.write import EntryWriter
 from flowpipe.extraction import make_recipe
 from flowpipe.extraction.worker import quantiser_of
 from flowpipe.flow import create
-from flowpipe.flow.quantise import from_8bit, to_8bit
+from flowpipe.flow.quantise import to_8bit
 from flowpipe.video import VideoReader
 
 BOUND_PX = 20.0

@@ -38,7 +38,8 @@ import numpy as np
 import torch
 
 from flowpipe.flow import create, create_batched
-from flowpipe.flow.tvl1_torch import BatchTVL1, distinct_frames, level_sizes
+from flowpipe.flow.pyramid import level_sizes
+from flowpipe.flow.tvl1_torch import BatchTVL1, distinct_frames
 
 MODES = {"exact": 0, "fixed 30": 30, "fixed 20": 20}
 OPERATIONS = 56
@@ -218,9 +219,9 @@ def counts(method: BatchTVL1, frames: torch.Tensor, pairs: torch.Tensor) -> dict
         method.flow_of(frames, pairs)
     finally:
         kernels.solve_level = real
-    settings, parameters = method.settings, method.parameters
+    settings = method.record
     height, width = frames.shape[1:]
-    sizes = level_sizes(height, width, parameters["scales"], parameters["scale_step"])
+    sizes = level_sizes(height, width, settings.scales, settings.scale_step)
     plan = kernels.slots(settings)
     total = dict.fromkeys(("useful", "done", "bytes", "operations", "iterations per warp"), 0.0)
     for (rows, columns), runs in zip(

@@ -4,10 +4,11 @@ A table maps a name to `"package.module:callable"`; a plug-in is given in the sa
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flowpipe.errors import UnknownName, nearest_name
+from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
 
 
 def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., Any]:
@@ -35,3 +36,63 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
     if not callable(found):
         raise UnknownName(f'{kind} "{name}": {module_name} has no callable "{attribute}"')
     return found  # type: ignore[no-any-return]
+
+
+def create(
+    table: Mapping[str, str],
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    kind: str,
+    given: Mapping[str, Any] | None = None,
+) -> Any:
+    """Make the object of a name: its factory, called with keyword parameters that it has.
+
+    Parameters
+    ----------
+    table, name, kind
+        As in `resolve`.
+    parameters : mapping
+        Checked against the factory's own; the nearest name is proposed for an unknown one.
+    given : mapping, optional
+        Arguments of the caller's own, which are no parameters to a person.
+
+    Raises
+    ------
+    UnknownName
+        As `resolve`.
+    InvalidArgument
+        For a parameter that the factory does not have, or one that is missing.
+    """
+    factory = resolve(table, name, kind=kind)
+    check_parameters(factory, name, parameters, kind=kind, given=given)
+    return factory(**(given or {}), **parameters)
+
+
+def check_parameters(
+    factory: Callable[..., Any],
+    name: str,
+    parameters: Mapping[str, Any],
+    *,
+    kind: str,
+    given: Mapping[str, Any] | None = None,
+) -> None:
+    """Raise InvalidArgument unless a factory can be called with these keyword parameters."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # some callables written in C have none
+        return
+    known = {key: value for key, value in signature.parameters.items() if key not in (given or {})}
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    unknown = [key for key in parameters if key not in known]
+    if unknown and not open_ended:
+        raise InvalidArgument(
+            f'{kind} "{name}" has no parameter "{unknown[0]}"{nearest_name(unknown[0], known)}; '
+            f"it has: {', '.join(known) or 'none'}"
+        )
+    try:
+        signature.bind(**(given or {}), **parameters)
+    except TypeError as error:
+        raise InvalidArgument(
+            f'{kind} "{name}": {error}; it must be made from keyword parameters alone'
+        ) from error

@@ -1,16 +1,15 @@
 """Every row of FLOWS: the protocol, constructed truth, refusals; Middlebury's ground truth."""
 
+import hashlib
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 from flowpipe.errors import FlowError, InvalidArgument, UnknownName
 from flowpipe.flow import FLOWS, FlowMethod, create
-from flowpipe.flow.files import read_flo
-from flowpipe.metrics import UNKNOWN_FLOW_PX, endpoint_error
+from flowpipe.flow.evaluation import flow_errors, read_grey, read_truth
 
 HEIGHT, WIDTH = 96, 128
 MARGIN = 16
@@ -69,6 +68,10 @@ every_method = pytest.mark.parametrize("name", FLOWS)
 
 def inside(field):
     return field[MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+
+def endpoint_error(uv, truth, known=None):
+    return flow_errors(uv, truth, known).end_point_px
 
 
 @every_method
@@ -137,7 +140,7 @@ def test_small_frames_have_flow_or_a_reason(name, shape):
     pair = rng.integers(0, 256, (2, *shape), np.uint8)
     method = create(name)
     if min(shape) < LEAST_SIDE_PX.get(name, 16):
-        told = f"frames of {shape[0]}×{shape[1]} px are too small for {name}.*enlarge them with --"
+        told = f"frames of {shape[0]}×{shape[1]} px are too small for {name}.*give a short side"
         with pytest.raises(FlowError, match=told):
             method(*pair)
         return
@@ -170,7 +173,9 @@ def test_frames_of_another_kind_are_refused(name, frames, match):
 
 @every_method
 def test_an_unknown_parameter_is_refused(name):
-    with pytest.raises(InvalidArgument, match=f'flow "{name}" has no parameter "colour".*it has: '):
+    with pytest.raises(
+        InvalidArgument, match=f'flow method "{name}" has no parameter "colour".*it has: '
+    ):
         create(name, colour=1)
 
 
@@ -258,11 +263,44 @@ def test_a_method_of_ones_own(own_module):
         create(f"{module}:Own", sped=2.0)
 
 
+def test_all_that_determines_a_method_of_ones_own_is_recorded(own_module, tmp_path):
+    source = (
+        "class make:\n"
+        "    name, version, parameters, libraries = 'a', 1, {}, {}\n"
+        "    def __init__(self, strength=1): self.strength = strength\n"
+        "    def __call__(self, a, b): return np.full((*a.shape, 2), self.strength, np.float32)\n"
+    )
+    name = f"{own_module(source, 'own_silent')}:make"
+    weak, strong = create(name, strength=1), create(name, strength=3)
+    digest = hashlib.sha256((tmp_path / "own_silent.py").read_bytes()).hexdigest()[:16]
+    assert weak.parameters == {"strength": 1, "source_sha256": digest}
+    assert strong.parameters == {"strength": 3, "source_sha256": digest}
+    frame = np.zeros((4, 5), np.uint8)
+    assert create(name, **strong.parameters)(frame, frame).max() == 3
+    with pytest.raises(InvalidArgument, match="its source has changed since the flow was computed"):
+        create(name, **{**strong.parameters, "source_sha256": "0" * 16})
+
+
+def test_a_plain_function_is_a_method(own_module):
+    source = "def f(a, b, *, gain=1.0): return gain * np.stack([b, a], -1).astype(np.float32)"
+    name = f"{own_module(source, 'own_function')}:f"
+    frames = np.zeros((4, 5), np.uint8), np.ones((4, 5), np.uint8)
+    plain, doubled = create(name), create(name, gain=2.0)
+    assert (plain.name, plain.parameters["gain"], doubled.parameters["gain"]) == (name, 1.0, 2.0)
+    assert plain(*frames)[0, 0].tolist() == [1.0, 0.0]
+    assert doubled(*frames)[0, 0].tolist() == [2.0, 0.0]
+    with pytest.raises(InvalidArgument, match=r'no parameter "gian" \(did you mean "gain"'):
+        create(name, gian=2.0)
+    wrong = create(f"{own_module('def f(a, b): return a', 'own_wrong')}:f")
+    with pytest.raises(FlowError, match=r"gave uint8 \(4, 5\); a flow method must give float32"):
+        wrong(*frames)
+
+
 @pytest.mark.parametrize(
     ("name", "source", "match"),
     [
         ("own_none", "def make(): return None", r"whose .name is no str; the callable must be a"),
-        ("own_flow_itself", "def make(prev, next): return prev", "must be made from keyword param"),
+        ("own_one", "def make(one): return one", "must be made from keyword parameters alone"),
         (
             "own_version",
             "class make:\n    name, version, parameters, libraries = 'a', '1', {}, {}",
@@ -304,13 +342,8 @@ ZERO_FLOW = {"Dimetrodon": 2.058, "RubberWhale": 1.256, "Venus": 3.802}
 
 def middlebury(shared_data: Path, sequence: str):
     folder = shared_data / "flow_gt" / "middlebury" / sequence
-    frames = [
-        cv2.cvtColor(cv2.imread(str(folder / f"frame{n}.png")), cv2.COLOR_BGR2GRAY)
-        for n in (10, 11)
-    ]
-    truth = read_flo(folder / "flow10.flo")
-    known = (np.abs(truth) < UNKNOWN_FLOW_PX).all(axis=-1)
-    return *frames, truth, known
+    frames = [read_grey(folder / f"frame{n}.png") for n in (10, 11)]
+    return *frames, *read_truth(folder / "flow10.flo")
 
 
 @pytest.mark.data

@@ -1,7 +1,5 @@
 """Each metric against a slow one written from its definition."""
 
-import math
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,6 @@ from flowpipe.errors import InvalidArgument
 from flowpipe.metrics import (
     accuracy_interval,
     confusion_matrix,
-    endpoint_error,
     mean_class_accuracy,
     top_k_accuracy,
 )
@@ -82,19 +79,6 @@ def test_interval(accuracy, videos, low, high):
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-4)
 
 
-def test_endpoint_error():
-    rng = np.random.default_rng(0)
-    uv, truth = rng.normal(0, 5, (2, 6, 8, 2))
-    slow = [math.dist(uv[y, x], truth[y, x]) for y in range(6) for x in range(8)]
-    assert endpoint_error(uv, truth) == pytest.approx(sum(slow) / 48)
-    known = rng.random((6, 8)) < 0.5
-    truth[~known] = 1e10
-    uv[~known] = np.nan
-    kept = [value for value, here in zip(slow, known.ravel(), strict=True) if here]
-    assert endpoint_error(uv, truth, known) == pytest.approx(sum(kept) / len(kept))
-    assert endpoint_error([3.0, 4.0], [0.0, 0.0]) == 5.0
-
-
 @pytest.mark.parametrize(
     ("call", "match"),
     [
@@ -111,14 +95,6 @@ def test_endpoint_error():
         (lambda: confusion_matrix([0, 1], [1], 3), "2 labels and 1 predictions must be as many"),
         (lambda: accuracy_interval(1.2, 5), "accuracy 1.2 of 5 videos: the accuracy must lie in"),
         (lambda: accuracy_interval(0.5, 0), "there must be a video"),
-        (lambda: endpoint_error(np.ones((3, 2)), np.ones((4, 2))), "must be the same and end in 2"),
-        (lambda: endpoint_error(np.ones(3), np.ones(3)), "the last axis is"),
-        (lambda: endpoint_error(np.ones((3, 2)), np.ones((3, 2)), [1, 0]), "valid mask of shape"),
-        (lambda: endpoint_error(np.ones((1, 2)), np.ones((1, 2)), [0]), "no valid pixel"),
-        (
-            lambda: endpoint_error([[np.nan, 0], [0, 0]], [[0, 0], [1e10, 0]]),
-            "1 pixels of the flow are not finite and 1 of the truth are unknown",
-        ),
     ],
 )
 def test_nonsense_is_refused(call, match):

@@ -17,11 +17,11 @@ import torch
 
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import BATCHED, BatchFlowMethod, create, create_batched
+from flowpipe.flow.pyramid import level_sizes
 from flowpipe.flow.tvl1_torch import (
     BatchTVL1,
-    Settings,
+    BatchTVL1Parameters,
     distinct_frames,
-    level_sizes,
     linearise,
     median,
     resize,
@@ -35,16 +35,7 @@ if not torch.cuda.is_available():
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "tvl1_gpu.py"
 
-SETTINGS = Settings(
-    most_update=0.045,
-    tightness=0.3,
-    dual_step=0.25 / 0.3,
-    warps=1,
-    outer_iterations=2,
-    inner_iterations=8,
-    median_size=5,
-    stopping_threshold=0.01,
-)
+SETTINGS = BatchTVL1Parameters(warps=1, outer_iterations=2, inner_iterations=8)
 
 
 def texture(height, width, seed=0):
@@ -303,7 +294,7 @@ def test_schedules(kernels):
     assert kernels.slots(replace(SETTINGS, fixed_iterations=13)) == [
         (6, True), (6, False), (1, False),
     ]  # fmt: skip
-    default = kernels.slots(create_batched("tvl1", "cpu").settings)
+    default = kernels.slots(create_batched("tvl1", "cpu").record)
     assert sum(planned for planned, _ in default) == 300
     assert [wanted for _, wanted in default].count(True) == 10
 
@@ -367,11 +358,8 @@ def test_the_benchmark_runs_without_numba_and_pyav(tmp_path):
 
 def test_the_benchmark_counts_what_is_done(kernels):
     counts = runpy.run_path(str(BENCHMARK))["counts"]
-    parameters = {
-        **create_batched("tvl1", "cpu").parameters,
-        **{"scales": 1, "warps": 2, "median_size": 1, "fixed_iterations": 7},
-    }
-    method = BatchTVL1("tvl1", parameters, kernels="triton")
+    parameters = BatchTVL1Parameters(scales=1, warps=2, median_size=1, fixed_iterations=7)
+    method = BatchTVL1(parameters, "tvl1", kernels="triton")
     frames = torch.from_numpy(moving(2, 16, 70))
     count = counts(method, frames, torch.tensor([[0, 1]]))
     pixels, tile_pixels = 16 * 70, 2 * 64**2

@@ -48,7 +48,7 @@ FORMATS: tuple[str, ...] = get_args(Format)
 RECORD_FILE = "flowpipe-export.json"
 
 # Both tools round; those that truncate (I3D, mmaction2) have no layout of their own.
-FAMILY: Literal["round"] = "round"
+FAMILY = "round"
 BLOCK_FLOWS = 8
 SCALE_PERCENT = 99
 # Magnitudes are counted in 1/64 px up to this; a scale is a whole number of px anyway.
@@ -117,7 +117,7 @@ def export(
         raise InvalidArgument(f'format "{format}" must be one of {", ".join(FORMATS)}')
     if not 1 <= quality <= 100:
         raise InvalidArgument(f"quality {quality} must be 1 to 100; 95 is the usual choice")
-    to_8bit(0.0, bound_px, FAMILY)  # checks the bound, also where there is no flow to be coded
+    to_8bit(0.0, bound_px)  # checks the bound, also where there is no flow to be coded
     folder = Path(out) / folder_of(entry.name)
     check_target(folder, overwrite)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
@@ -225,7 +225,7 @@ def _write_jpegs(entry: Entry, folder: Path, base: int, bound_px: float, quality
     clipped = 0
     for start, uv_THWC in _blocks(entry):
         clipped += int(np.count_nonzero(np.abs(uv_THWC) > bound_px))
-        for row, values_HWC in enumerate(to_8bit(uv_THWC, bound_px, FAMILY), start + base):
+        for row, values_HWC in enumerate(to_8bit(uv_THWC, bound_px), start + base):
             for axis, values_HW in zip("xy", np.moveaxis(values_HWC, -1, 0), strict=True):
                 path = folder / f"flow_{axis}_{row:05d}.jpg"
                 path.write_bytes(_encoded(".jpg", values_HW, cv2.IMWRITE_JPEG_QUALITY, quality))

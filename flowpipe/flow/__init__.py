@@ -1,12 +1,10 @@
 """Dense optical flow: a table of methods, `create(name)(prev, next)`."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
-from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.flow.method import BatchFlowMethod, FlowMethod, checked_method
-from flowpipe.registry import resolve
+from flowpipe import registry
+from flowpipe.errors import InvalidArgument
+from flowpipe.flow.method import BatchFlowMethod, FlowMethod
 
 FLOWS = {
     "tvl1": "flowpipe.flow.tvl1:build",
@@ -31,7 +29,8 @@ def create(name: str, /, **parameters: Any) -> FlowMethod:
     Parameters
     ----------
     name : str
-        A name of `FLOWS`, or `package.module:callable`, a factory of FlowMethod objects.
+        A name of `FLOWS`, or your own as `package.module:callable`: a function of two frames, or
+        a factory of FlowMethod objects.
     **parameters
         Of the method; what is left out has the published value.
 
@@ -54,9 +53,12 @@ def create(name: str, /, **parameters: Any) -> FlowMethod:
     >>> create("dis", preset="fast")(frame, frame).shape
     (64, 64, 2)
     """
-    factory = resolve(FLOWS, name, kind="flow method")
-    _check_parameters(factory, name, parameters)
-    return checked_method(factory(**parameters), name)
+    if ":" in name:
+        from flowpipe.flow.plugin import make_plugin
+
+        return make_plugin(registry.resolve(FLOWS, name, kind="flow method"), name, parameters)
+    method: FlowMethod = registry.create(FLOWS, name, parameters, kind="flow method")
+    return method
 
 
 def create_batched(name: str, device: str, /, **parameters: Any) -> BatchFlowMethod:
@@ -81,31 +83,8 @@ def create_batched(name: str, device: str, /, **parameters: Any) -> BatchFlowMet
         raise InvalidArgument(
             f'flow "{name}" has no form for a GPU; use device cpu, or one of {", ".join(BATCHED)}'
         )
-    factory = resolve(BATCHED, name, kind="flow method")
-    _check_parameters(factory, name, parameters)
-    method: BatchFlowMethod = factory(**parameters)
+    method: BatchFlowMethod = registry.create(BATCHED, name, parameters, kind="flow method")
     return method.on(device)
-
-
-def _check_parameters(factory: Callable[..., Any], name: str, given: dict[str, Any]) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:  # some callables written in C have none
-        return
-    known = signature.parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    unknown = [key for key in given if key not in known]
-    if unknown and not open_ended:
-        raise InvalidArgument(
-            f'flow "{name}" has no parameter "{unknown[0]}"{nearest_name(unknown[0], known)}; '
-            f"it has: {', '.join(known) or 'none'}"
-        )
-    try:
-        signature.bind(**given)
-    except TypeError as error:
-        raise InvalidArgument(
-            f'flow "{name}": {error}; a flow method must be made from keyword parameters alone'
-        ) from error
 
 
 __all__ = ["BATCHED", "FLOWS", "BatchFlowMethod", "FlowMethod", "create", "create_batched"]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.metrics import UNKNOWN_FLOW_PX
+from flowpipe.flow.files import UNKNOWN_PX
 
 # Steps between neighbouring corners of the wheel, chosen by how well the eye tells hues apart.
 RED_YELLOW, YELLOW_GREEN, GREEN_CYAN, CYAN_BLUE, BLUE_MAGENTA, MAGENTA_RED = 15, 6, 4, 11, 13, 6
@@ -73,7 +73,7 @@ def flow_to_color(uv_HWC: ArrayLike, max_px: float) -> NDArray[np.uint8]:
     if not (math.isfinite(max_px) and max_px > 0):
         raise InvalidArgument(f"max_px {max_px} must be > 0; 20 shows what storage u8 can hold")
     # The comparison is False for NaN too.
-    known: NDArray[np.bool_] = np.asarray((np.abs(uv) <= UNKNOWN_FLOW_PX).all(axis=-1))
+    known: NDArray[np.bool_] = np.asarray((np.abs(uv) <= UNKNOWN_PX).all(axis=-1))
     u, v = np.moveaxis(np.where(known[..., None], uv, 0.0) / max_px, -1, 0)
 
     wheel = color_wheel() / 255.0

@@ -5,12 +5,14 @@ variationally, coarse to fine. T. Kroeger, R. Timofte, D. Dai, L. Van Gool, "Fas
 using dense inverse search", https://doi.org/10.1007/978-3-319-46493-0_29. The presets are OpenCV's.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.flow.method import OpenCVFlow
+from flowpipe.flow.method import OpenCVFlow, factory
 
 PRESETS = {
     "ultrafast": cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST,
@@ -19,23 +21,11 @@ PRESETS = {
 }
 
 
-class DIS(OpenCVFlow):
-    """Dense inverse search; made by `build`."""
+@dataclass(frozen=True, kw_only=True)
+class DISParameters:
+    """Parameters of dense inverse search.
 
-    name = "dis"
-    # On narrower frames OpenCV 5.0 fails an assertion, gives NaN or crashes.
-    least_side_px = 32
-
-    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
-        # A solver keeps patch size and scales from the frames it saw; a new one costs nothing.
-        solver = cv2.DISOpticalFlow.create(PRESETS[self.parameters["preset"]])
-        return solver.calc(prev_HW, next_HW, None)  # type: ignore[call-overload]
-
-
-def build(*, preset: str = "medium") -> DIS:
-    """Make the method.
-
-    Parameters
+    Attributes
     ----------
     preset : "ultrafast", "fast" or "medium"
         Operating point: finest scale, patch stride and refinement.
@@ -45,9 +35,27 @@ def build(*, preset: str = "medium") -> DIS:
     InvalidArgument
         For another preset.
     """
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise InvalidArgument(
-            f'preset "{preset}" must be one of {", ".join(PRESETS)}'
-            f"{nearest_name(str(preset), PRESETS)}"
-        )
-    return DIS({"preset": preset})
+
+    preset: str = "medium"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.preset, str) or self.preset not in PRESETS:
+            raise InvalidArgument(
+                f'preset "{self.preset}" must be one of {", ".join(PRESETS)}'
+                f"{nearest_name(str(self.preset), PRESETS)}"
+            )
+
+
+class DIS(OpenCVFlow):
+    """Dense inverse search."""
+
+    # On narrower frames OpenCV 5.0 fails an assertion, gives NaN or crashes.
+    least_side_px = 32
+
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
+        # A solver keeps patch size and scales from the frames it saw; a new one costs nothing.
+        solver = cv2.DISOpticalFlow.create(PRESETS[self.parameters["preset"]])
+        return solver.calc(prev_HW, next_HW, None)  # type: ignore[call-overload]
+
+
+build = factory(DIS, DISParameters, "dis")

@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import FlowError, InvalidArgument
-from flowpipe.flow.files import read_flo, read_kitti_png
-
-UNKNOWN_PX = 1e9
-"""Middlebury marks unknown pixels by components above this."""
+from flowpipe.flow.files import UNKNOWN_PX, read_flo, read_kitti_png
 
 IMAGE_EXTENSIONS = (".png", ".ppm", ".jpg")
 
@@ -65,20 +62,23 @@ class FlowDifference:
 
 
 def flow_errors(
-    uv_HWC: NDArray[np.float32], truth_HWC: NDArray[np.float32], known_HW: NDArray[np.bool_]
+    uv_HWC: NDArray[np.float32],
+    truth_HWC: NDArray[np.float32],
+    known_HW: NDArray[np.bool_] | None = None,
 ) -> FlowErrors:
     """Compare a field with the truth.
 
     Parameters
     ----------
     uv_HWC, truth_HWC : H×W×2 float32, px
-    known_HW : H×W bool
-        Where the truth is known.
+    known_HW : H×W bool, optional
+        Where the truth is known; everywhere when absent. Elsewhere either may hold anything.
 
     Raises
     ------
     InvalidArgument
-        For fields of different shapes, or if nothing is known.
+        For shapes that do not fit, if nothing is known, or for a known pixel whose flow or truth
+        is not finite.
 
     References
     ----------
@@ -86,12 +86,20 @@ def flow_errors(
     https://doi.org/10.1007/s11263-010-0390-2; M. Menze, A. Geiger, "Object scene flow for
     autonomous vehicles", 2015, https://doi.org/10.1109/CVPR.2015.7298925 (Fl).
     """
-    if uv_HWC.shape != truth_HWC.shape:
-        raise InvalidArgument(f"flow {uv_HWC.shape} and truth {truth_HWC.shape} differ in shape")
+    known_HW = np.ones(truth_HWC.shape[:-1], bool) if known_HW is None else known_HW
+    if uv_HWC.shape != truth_HWC.shape or known_HW.shape != truth_HWC.shape[:-1]:
+        raise InvalidArgument(
+            f"flow {uv_HWC.shape}, truth {truth_HWC.shape} and mask {known_HW.shape} differ in size"
+        )
     if not known_HW.any():
         raise InvalidArgument("no pixel of the truth is known; is it the right file?")
     truth = truth_HWC[known_HW].astype(np.float64)
     error = np.hypot(*(uv_HWC[known_HW] - truth).T)
+    if not np.isfinite(error).all():
+        raise InvalidArgument(
+            f"{np.count_nonzero(~np.isfinite(error))} known pixels have flow or truth that is not "
+            "finite; mark them as unknown"
+        )
     length = np.hypot(*truth.T)
     return FlowErrors(
         end_point_px=float(error.mean()),

@@ -7,47 +7,20 @@ https://doi.org/10.1007/3-540-45103-X_50. Defaults are those of OpenCV's own exa
 for frames of any size and leaves out pyramid levels of less than 32 px.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.flow.method import OpenCVFlow, checked_number, checked_whole
+from flowpipe.flow.method import OpenCVFlow, checked_number, checked_whole, factory
 
 
-class Farneback(OpenCVFlow):
-    """Polynomial expansion; made by `build`."""
+@dataclass(frozen=True, kw_only=True)
+class FarnebackParameters:
+    """Parameters of the polynomial expansion.
 
-    name = "farneback"
-
-    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
-        p = self.parameters
-        return cv2.calcOpticalFlowFarneback(
-            prev_HW,
-            next_HW,
-            None,  # type: ignore[call-overload]
-            p["pyramid_scale"],
-            p["levels"],
-            p["window_size"],
-            p["iterations"],
-            p["neighbourhood_radius"],
-            p["neighbourhood_sigma"],
-            cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p["gaussian_window"] else 0,
-        )
-
-
-def build(
-    *,
-    pyramid_scale: float = 0.5,
-    levels: int = 3,
-    window_size: int = 15,
-    iterations: int = 3,
-    neighbourhood_radius: int = 5,
-    neighbourhood_sigma: float = 1.2,
-    gaussian_window: bool = False,
-) -> Farneback:
-    """Make the method.
-
-    Parameters
+    Attributes
     ----------
     pyramid_scale : float
         Ratio of neighbouring pyramid levels, in (0, 1); OpenCV's `pyr_scale`.
@@ -71,18 +44,51 @@ def build(
     InvalidArgument
         For a value outside its rule.
     """
-    return Farneback(
-        {
-            "pyramid_scale": checked_number("pyramid_scale", pyramid_scale, 0, 1, usual=0.5),
-            "levels": checked_whole("levels", levels, 1, usual=3),
-            "window_size": checked_whole("window_size", window_size, 1, usual=15),
-            "iterations": checked_whole("iterations", iterations, 1, usual=3),
-            "neighbourhood_radius": checked_whole(
-                "neighbourhood_radius", neighbourhood_radius, 2, usual=5
-            ),
+
+    pyramid_scale: float = 0.5
+    levels: int = 3
+    window_size: int = 15
+    iterations: int = 3
+    neighbourhood_radius: int = 5
+    neighbourhood_sigma: float = 1.2
+    gaussian_window: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {
+            "pyramid_scale": checked_number("pyramid_scale", self.pyramid_scale, 0, 1, usual=0.5),
             "neighbourhood_sigma": checked_number(
-                "neighbourhood_sigma", neighbourhood_sigma, 0, usual=1.2
+                "neighbourhood_sigma", self.neighbourhood_sigma, 0, usual=1.2
             ),
-            "gaussian_window": bool(gaussian_window),
+            "gaussian_window": bool(self.gaussian_window),
         }
-    )
+        for key, least, usual in (
+            ("levels", 1, 3),
+            ("window_size", 1, 15),
+            ("iterations", 1, 3),
+            ("neighbourhood_radius", 2, 5),
+        ):
+            checked[key] = checked_whole(key, getattr(self, key), least, usual=usual)
+        for key, value in checked.items():
+            object.__setattr__(self, key, value)
+
+
+class Farneback(OpenCVFlow):
+    """Polynomial expansion."""
+
+    def _compute(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> object:
+        p = self.parameters
+        return cv2.calcOpticalFlowFarneback(
+            prev_HW,
+            next_HW,
+            None,  # type: ignore[call-overload]
+            p["pyramid_scale"],
+            p["levels"],
+            p["window_size"],
+            p["iterations"],
+            p["neighbourhood_radius"],
+            p["neighbourhood_sigma"],
+            cv2.OPTFLOW_FARNEBACK_GAUSSIAN if p["gaussian_window"] else 0,
+        )
+
+
+build = factory(Farneback, FarnebackParameters, "farneback")

@@ -1,14 +1,17 @@
-"""Flow in the files of the benchmarks: Middlebury's .flo and KITTI's 16-bit PNG."""
+"""Flow in the files of the benchmarks: Middlebury's .flo, and reading KITTI's 16-bit PNG."""
 
 import os
-import secrets
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flowpipe.atomic import write_aside
 from flowpipe.errors import FlowError, InvalidArgument
+
+UNKNOWN_PX = 1e9
+"""Middlebury marks unknown pixels by components above this."""
 
 FLO_MAGIC = 202021.25
 FLO_HEADER_BYTES = 12
@@ -65,7 +68,9 @@ def write_flo(path: str | os.PathLike[str], uv_HWC: ArrayLike) -> None:
     FlowError
         If the file cannot be written.
     """
-    uv = _checked_field(uv_HWC)
+    uv = np.asarray(uv_HWC, np.float32)
+    if uv.ndim != 3 or uv.shape[2] != 2 or 0 in uv.shape:
+        raise InvalidArgument(f"flow of shape {uv.shape} must be H×W×2, at least one pixel")
     if not np.isfinite(uv).all():
         raise InvalidArgument(
             f"{np.count_nonzero(~np.isfinite(uv))} displacements are not finite; "
@@ -74,7 +79,11 @@ def write_flo(path: str | os.PathLike[str], uv_HWC: ArrayLike) -> None:
     height, width = uv.shape[:2]
     header = np.float32(FLO_MAGIC).astype("<f4").tobytes()
     header += np.array([width, height], "<i4").tobytes()
-    _write_bytes(path, header + uv.astype("<f4").tobytes())
+    try:
+        with write_aside(path) as file:
+            file.write(header + uv.astype("<f4").tobytes())
+    except OSError as error:
+        raise FlowError(f"flow file {path} cannot be written: {error.strerror or error}") from error
 
 
 def read_kitti_png(
@@ -110,75 +119,8 @@ def read_kitti_png(
     return uv, valid_HW
 
 
-def write_kitti_png(
-    path: str | os.PathLike[str], uv_HWC: ArrayLike, valid_HW: ArrayLike | None = None
-) -> None:
-    """Write a KITTI flow PNG; displacements are rounded to 1/64 px.
-
-    Parameters
-    ----------
-    path : path
-    uv_HWC : array of H×W×2 float
-        Displacements in px; anything where not valid.
-    valid_HW : array of H×W bool, optional
-        Everywhere when absent. Other pixels are written as 0, 0, 0.
-
-    Raises
-    ------
-    InvalidArgument
-        For shapes that do not fit, or a valid displacement beyond −512 to 511.98 px.
-    FlowError
-        If the file cannot be written.
-    """
-    uv = _checked_field(uv_HWC)
-    valid = np.ones(uv.shape[:2], bool) if valid_HW is None else np.asarray(valid_HW).astype(bool)
-    if valid.shape != uv.shape[:2]:
-        raise InvalidArgument(
-            f"valid mask of shape {valid.shape} must be {uv.shape[:2]}, the size of the flow"
-        )
-    codes = np.rint(np.where(valid[..., None], uv, 0).astype(np.float64) * KITTI_PER_PX)
-    codes += KITTI_ZERO
-    # The comparison is False for NaN too.
-    outside = int(np.count_nonzero(~((codes >= 0) & (codes <= 65535)).all(axis=-1)))
-    if outside:
-        raise InvalidArgument(
-            f"{outside} pixels move beyond −512 to 511.98 px, which KITTI's PNG cannot hold; "
-            "mark them as not valid or write a .flo file"
-        )
-    picture = np.zeros((*valid.shape, 3), np.uint16)
-    picture[..., 2:0:-1] = codes
-    picture[..., 0] = 1
-    picture[~valid] = 0
-    done, png = cv2.imencode(".png", picture)
-    if not done:
-        raise FlowError(f"{path}: OpenCV could not encode a PNG of {picture.shape}")
-    _write_bytes(path, png.tobytes())
-
-
-def _checked_field(uv_HWC: ArrayLike) -> NDArray[np.float32]:
-    uv = np.asarray(uv_HWC, np.float32)
-    if uv.ndim != 3 or uv.shape[2] != 2 or 0 in uv.shape:
-        raise InvalidArgument(f"flow of shape {uv.shape} must be H×W×2, at least one pixel")
-    return uv
-
-
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise FlowError(f"flow file {path} cannot be read: {error.strerror or error}") from error
-
-
-def _write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    target = Path(path)
-    aside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        with aside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    except OSError as error:
-        raise FlowError(f"flow file {path} cannot be written: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)

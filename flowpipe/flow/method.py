@@ -1,15 +1,19 @@
 """What a flow method is, and the checks that every method shares."""
 
-import json
+import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import FlowError, InvalidArgument
+
+Made = TypeVar("Made")
 
 
 @runtime_checkable
@@ -36,7 +40,7 @@ class FlowMethod(Protocol):
     def __call__(
         self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
-        """Give `uv_HWC`, float32 px on the grid of the earlier frame; channel 0 = x, 1 = y."""
+        """Return `uv_HWC`, float32 px on the grid of the earlier frame; channel 0 = x, 1 = y."""
         ...
 
 
@@ -55,27 +59,62 @@ class BatchFlowMethod(FlowMethod, Protocol):
     def batch(
         self, prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
-        """Give `uv_BHWC` of B pairs of one size; a pair's field does not hang on the others."""
+        """Return `uv_BHWC` of B pairs of one size; a pair's field does not depend on the others."""
         ...
 
     def on(self, device: str) -> "BatchFlowMethod":
-        """Give the same method on a device of PyTorch, such as "cuda"."""
+        """Return the same method on a device of PyTorch, such as "cuda"."""
         ...
 
 
-class OpenCVFlow(ABC):
-    """Checks and bookkeeping shared by the methods that OpenCV computes."""
+class RecordMethod:
+    """Name, parameters and repr of a method that is made from a frozen record."""
 
-    name: str
-    version = 1
-    least_side_px = 1
-
-    def __init__(self, parameters: dict[str, Any]) -> None:
-        self.parameters = parameters
-        self.libraries = {"opencv": cv2.__version__}
+    def __init__(self, record: Any, name: str) -> None:
+        self.record, self.name = record, name
+        self.parameters: dict[str, Any] = dataclasses.asdict(record)
+        self.libraries: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
+
+
+def factory(
+    make: Callable[[Any, str], Made], record: type, name: str, **changed: Any
+) -> Callable[..., Made]:
+    """Return what makes a method from keyword parameters: the fields of its record.
+
+    Parameters
+    ----------
+    make : callable
+        (record, name) → method.
+    record : type
+        A frozen dataclass, which checks its values.
+    name : str
+        As in the table `FLOWS`.
+    **changed
+        Other defaults of this name.
+    """
+
+    def build(**parameters: Any) -> Made:
+        return make(record(**{**changed, **parameters}), name)
+
+    signature = inspect.signature(record)
+    fields = [p.replace(default=changed.get(k, p.default)) for k, p in signature.parameters.items()]
+    build.__signature__ = signature.replace(parameters=fields)  # type: ignore[attr-defined]
+    build.__doc__ = record.__doc__
+    return build
+
+
+class OpenCVFlow(RecordMethod, ABC):
+    """Checks and bookkeeping shared by the methods that OpenCV computes."""
+
+    version = 1
+    least_side_px = 1
+
+    def __init__(self, record: Any, name: str) -> None:
+        super().__init__(record, name)
+        self.libraries = {"opencv": cv2.__version__}
 
     def __call__(
         self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
@@ -106,7 +145,7 @@ class OpenCVFlow(ABC):
 def checked_pair(
     prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8], least_side_px: int, name: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Refuse frames a method cannot take; give them contiguous."""
+    """Refuse frames a method cannot take; return them contiguous."""
     for frame in (prev_HW, next_HW):
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 2:
             told = f"{getattr(frame, 'dtype', type(frame).__name__)} {getattr(frame, 'shape', '')}"
@@ -117,7 +156,7 @@ def checked_pair(
     if min(height, width) < least_side_px:
         raise FlowError(
             f"frames of {height}×{width} px are too small for {name}, which needs "
-            f"{least_side_px} px on each side; enlarge them with --short-side {least_side_px}"
+            f"{least_side_px} px on each side; give a short side of {least_side_px} px or more"
         )
     return np.ascontiguousarray(prev_HW), np.ascontiguousarray(next_HW)
 
@@ -125,7 +164,7 @@ def checked_pair(
 def checked_batch(
     prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8], least_side_px: int, name: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Refuse batches of frames a method cannot take; give them contiguous."""
+    """Refuse batches of frames a method cannot take; return them contiguous."""
     for frames in (prev_BHW, next_BHW):
         if not isinstance(frames, np.ndarray) or frames.ndim != 3 or not len(frames):
             told = f"{type(frames).__name__} {getattr(frames, 'shape', '')}"
@@ -159,42 +198,8 @@ def checked_flow(uv_HWC: object, shape_HW: tuple[int, ...], name: str) -> NDArra
     return uv_HWC
 
 
-def checked_method(made: Any, name: str) -> FlowMethod:
-    """Refuse what a factory gave if it is no FlowMethod.
-
-    Raises
-    ------
-    InvalidArgument
-        Names the attribute that is missing or of the wrong kind.
-    """
-    rule = "the callable must be a factory of objects like flowpipe.flow.FlowMethod"
-    for attribute, kind in (
-        ("name", str),
-        ("version", int),
-        ("parameters", dict),
-        ("libraries", dict),
-    ):
-        if not isinstance(getattr(made, attribute, None), kind):
-            raise InvalidArgument(
-                f'flow "{name}" gave {made!r:.60}, whose .{attribute} is no {kind.__name__}; {rule}'
-            )
-    if isinstance(made, type) or not callable(made):
-        raise InvalidArgument(
-            f'flow "{name}" gave {made!r:.60}, which cannot be called with two frames; {rule}'
-        )
-    for attribute in ("parameters", "libraries"):
-        try:
-            json.dumps(getattr(made, attribute), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(
-                f'flow "{name}": .{attribute} must be plain JSON values ({error}); they are '
-                "recorded beside the flow"
-            ) from error
-    return made  # type: ignore[no-any-return]
-
-
 def checked_whole(key: str, value: Any, least: int, *, usual: int) -> int:
-    """Give a whole number >= `least`, or raise InvalidArgument."""
+    """Return a whole number >= `least`, or raise InvalidArgument."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InvalidArgument(
             f"{key} {value!r} must be a whole number >= {least}; {usual} is usual"
@@ -211,7 +216,7 @@ def checked_number(
     usual: float,
     closed: bool = False,
 ) -> float:
-    """Give a number > `above` and < `below` (or equal, if `closed`), or raise InvalidArgument."""
+    """Return a number > `above` and < `below` (or equal, if `closed`), or raise InvalidArgument."""
     if not isinstance(value, bool) and isinstance(value, int | float | np.number):
         number = float(value)
         if above < number < below or (closed and number == below):

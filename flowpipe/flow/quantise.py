@@ -1,4 +1,4 @@
-"""Displacements in px ↔ codes: the project's own forms, and the literature's two 8-bit families.
+"""Displacements in px ↔ codes: the project's own forms, and the literature's 8-bit values.
 
 Own forms, all of them exact at zero:
 
@@ -11,7 +11,8 @@ f16    IEEE half precision             itself                 2⁻¹¹ of the va
 =====  ==============================  =====================  ===============================
 
 The literature clips to [−B, B] and maps that to 0..255, which has no code for zero: TSN's and
-denseflow's tools round (zero → 128), I3D's and mmaction2's truncate (zero → 127).
+denseflow's tools round (zero → 128), I3D's and mmaction2's truncate (zero → 127). `to_8bit` rounds;
+I3D's networks get the truncated levels from `flowpipe.features`.
 """
 
 import math
@@ -24,7 +25,6 @@ from numpy.typing import ArrayLike, NDArray
 from flowpipe.errors import FlowError, InvalidArgument
 
 Storage = Literal["u8", "i16", "f16"]
-Family = Literal["round", "truncate"]
 
 I16_STEP_PX = 1 / 64
 I16_LARGEST = 32767
@@ -111,7 +111,7 @@ class Quantiser:
         return F16_LARGEST_PX if self.storage == "f16" else I16_LARGEST * I16_STEP_PX
 
     def encode(self, flow_px: ArrayLike) -> NDArray[Any]:
-        """Give the codes of displacements of any shape.
+        """Return the codes of displacements of any shape.
 
         Raises
         ------
@@ -131,7 +131,7 @@ class Quantiser:
         return codes.astype(np.uint8)
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.float32]:
-        """Give the displacements (float32 px) of codes of any shape."""
+        """Return the displacements (float32 px) of codes of any shape."""
         if codes.dtype != self.dtype:
             raise InvalidArgument(f"codes of type {codes.dtype} must be {self.dtype}")
         if self.storage == "u8":
@@ -150,50 +150,28 @@ class Quantiser:
         return int(np.count_nonzero(np.abs(flow_px) > self.largest_px))
 
 
-def to_8bit(flow_px: ArrayLike, bound_px: float, family: Family = "round") -> NDArray[np.uint8]:
-    """Give the 8-bit values other tools would write: 255·(f + B)/(2B), rounded or truncated.
+def to_8bit(flow_px: ArrayLike, bound_px: float) -> NDArray[np.uint8]:
+    """Return the 8-bit values that TSN's and denseflow's tools write: 255·(f + B)/(2B), rounded.
 
     Parameters
     ----------
     flow_px : array of any shape
     bound_px : float
         B; published data sets used 20.
-    family : "round" (TSN, denseflow, gpu_flow) or "truncate" (I3D, mmaction2, flowty)
 
     Raises
     ------
     InvalidArgument
-        For another family, or a bound that is not above 0.
+        For a bound that is not above 0.
     FlowError
         If a displacement is not finite.
     """
-    _check_family(bound_px, family)
+    if not (math.isfinite(bound_px) and bound_px > 0):
+        raise InvalidArgument(f"bound {bound_px} px must be > 0; 20 is the usual choice")
     flow = np.clip(_finite(flow_px).astype(np.float64), -bound_px, bound_px)
-    values = 255 * (flow + bound_px) / (2 * bound_px)
     # OpenCV's cvRound sends halves to the even neighbour, as rint does.
-    whole: NDArray[np.float64] = np.rint(values) if family == "round" else np.floor(values)
+    whole: NDArray[np.float64] = np.rint(255 * (flow + bound_px) / (2 * bound_px))
     return whole.astype(np.uint8)
-
-
-def from_8bit(values: ArrayLike, bound_px: float, family: Family = "round") -> NDArray[np.float32]:
-    """Undo `to_8bit` with the centre of its family: a truncated value stands for +½ of a step.
-
-    The wrong family is a bias of half a step, 0.078 px at B = 20.
-
-    Raises
-    ------
-    InvalidArgument
-        For values that are not uint8, another family, or a bound that is not above 0.
-    """
-    _check_family(bound_px, family)
-    raw = np.asarray(values)
-    if raw.dtype != np.uint8:
-        raise InvalidArgument(f"values of type {raw.dtype} must be uint8, 0..255 as stored")
-    centre = 0.0 if family == "round" else 0.5
-    table = (np.arange(256) + centre) * (2 * bound_px / 255) - bound_px
-    # The topmost truncated value is f = B itself, not half a step beyond it.
-    flow: NDArray[np.float32] = np.minimum(table, bound_px).astype(np.float32)[raw]
-    return flow
 
 
 def _finite(flow_px: ArrayLike) -> NDArray[np.float32]:
@@ -205,10 +183,3 @@ def _finite(flow_px: ArrayLike) -> NDArray[np.float32]:
             "method's parameters and the frames"
         )
     return flow
-
-
-def _check_family(bound_px: float, family: str) -> None:
-    if family not in get_args(Family):
-        raise InvalidArgument(f'family "{family}" must be "round" or "truncate"')
-    if not (math.isfinite(bound_px) and bound_px > 0):
-        raise InvalidArgument(f"bound {bound_px} px must be > 0; 20 is the usual choice")

@@ -1,33 +1,25 @@
 """Duality-based TV-L1 (DAGM 2007): the project's own solver, numerically OpenCV's CPU solver.
 
-Minimises ∫ λ|I₁(x + u) − I₀(x)| + |∇u| by alternating a pointwise threshold and Chambolle's
-projection, coarse to fine with several warps per level. C. Zach, T. Pock, H. Bischof, "A duality
-based approach for realtime TV-L1 optical flow", https://doi.org/10.1007/978-3-540-74936-3_22;
-symbols as in J. Sánchez et al., https://doi.org/10.5201/ipol.2013.26. As in OpenCV, and unlike the
-papers, u and v are filtered by a median before every outer iteration, the frames are not smoothed
-and bicubic interpolation is zero outside. OpenCV's γ, an added brightness field, is left out.
-
-This file has the pyramid; `flowpipe.flow.tvl1_kernels` what is done on a level.
+The energy and its parameters are those of `flowpipe.flow.tvl1_parameters`. As in OpenCV, and unlike
+the papers, u and v are filtered by a median before every outer iteration, the frames are not
+smoothed and bicubic interpolation is zero outside. OpenCV's γ, an added brightness field, is left
+out. This file has the buffers; `flowpipe.flow.tvl1_kernels` what is done on a level.
 """
 
 import functools
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import types as nb
 from numpy.typing import NDArray
 
-from flowpipe.flow.method import checked_pair
-from flowpipe.flow.opencv_tvl1 import checked_parameters
+from flowpipe.flow.method import RecordMethod, checked_pair, factory
+from flowpipe.flow.pyramid import LEAST_SIDE_PX, coarse_to_fine, level_sizes
 from flowpipe.flow.simd import LANES
 from flowpipe.flow.tvl1_kernels import BORDER, LONGEST_BLOCK, interleave, pack, resize, solve_level
-
-LEAST_SIDE_PX = 16
-ALL_SCALES = 32
+from flowpipe.flow.tvl1_parameters import FAST, NO_MEDIAN, TVL1Parameters
 
 NOTICE_AFTER_S = 1.0
 NOTICE = "flowpipe: compiling TV-L1 for this machine, once; it takes about ten seconds"
@@ -94,7 +86,7 @@ class Workspace:
     def __init__(self, shape_HW: tuple[int, int], scales: int, scale_step: float) -> None:
         self.shape_HW = shape_HW
         self.scale_step = scale_step
-        self.levels = pyramid(shape_HW, scales, scale_step)
+        self.levels = [Level(*size) for size in level_sizes(*shape_HW, scales, scale_step)]
         self.first, self.second = Frame(self.levels), Frame(self.levels)
         self.u = [aligned((level.height + 1) * 2 * level.pitch) for level in self.levels]
         finest = self.levels[0]
@@ -117,22 +109,33 @@ class Workspace:
             self.first.fill(prev_HW, self.scale_step)
         self.second.fill(next_HW, self.scale_step)
 
+    def enlarge(self, u: Floats, number: int) -> Floats:
+        """Bring the flow of the level above to the grid of a level, in its px."""
+        above, level = self.levels[number + 1], self.levels[number]
+        for component in range(2):
+            resize(
+                *(u, above.first(component), 2 * above.pitch, above.height, above.width),
+                *(self.u[number], level.first(component), 2 * level.pitch),
+                *(level.height, level.width),
+                *(above.height / level.height, above.width / level.width),
+                np.float32(1 / self.scale_step),
+            )
+        return self.u[number]
 
-class TVL1:
-    """TV-L1; made by `build`. An object may be used from several threads."""
+
+class TVL1(RecordMethod):
+    """TV-L1; an object may be used from several threads.
+
+    No library computes here: caches outlive updates of all of them.
+    """
 
     version = 1
+    record: TVL1Parameters
 
-    def __init__(self, parameters: dict[str, Any], name: str = "tvl1") -> None:
-        self.name = name
-        self.parameters = parameters
-        # No library computes here: caches outlive updates of all of them.
-        self.libraries: dict[str, str] = {}
+    def __init__(self, record: TVL1Parameters, name: str) -> None:
+        super().__init__(record, name)
         self._local = threading.local()
         compile_once()
-
-    def __repr__(self) -> str:
-        return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.parameters.items())})"
 
     def __call__(
         self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
@@ -154,12 +157,16 @@ class TVL1:
         space = self._workspace(prev_HW.shape)
         space.take(prev_HW, next_HW)
         iterations = [0] * len(space.levels)
-        for number in reversed(range(len(space.levels))):
-            self._start(space, number)
+
+        def solve(u: Floats, number: int) -> Floats:
             iterations[number] = self._solve_level(space, number)
+            return u
+
+        space.u[-1][:] = 0.0
+        u = coarse_to_fine(space.levels, space.u[-1], space.enlarge, solve)
         finest = space.levels[0]
         uv = np.empty(finest.height * finest.width * 2, np.float32)
-        interleave(space.u[0], uv, finest.height, finest.width, finest.pitch)
+        interleave(u, uv, finest.height, finest.width, finest.pitch)
         return uv.reshape(finest.height, finest.width, 2), iterations
 
     def pixel_iterations(self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]) -> int:
@@ -174,38 +181,13 @@ class TVL1:
     def _workspace(self, shape_HW: tuple[int, ...]) -> Workspace:
         space: Workspace | None = getattr(self._local, "space", None)
         if space is None or space.shape_HW != shape_HW:
-            p = self.parameters
-            space = Workspace((shape_HW[0], shape_HW[1]), p["scales"], p["scale_step"])
+            p = self.record
+            space = Workspace((shape_HW[0], shape_HW[1]), p.scales, p.scale_step)
             self._local.space = space
         return space
 
-    def _start(self, space: Workspace, number: int) -> None:
-        """Zero flow on the coarsest level; below, that of the level above, enlarged."""
-        level = space.levels[number]
-        if number + 1 == len(space.levels):
-            space.u[number][:] = 0.0
-            return
-        above = space.levels[number + 1]
-        gain = np.float32(1 / self.parameters["scale_step"])
-        for component in range(2):
-            resize(
-                space.u[number + 1],
-                above.first(component),
-                2 * above.pitch,
-                above.height,
-                above.width,
-                space.u[number],
-                level.first(component),
-                2 * level.pitch,
-                level.height,
-                level.width,
-                above.height / level.height,
-                above.width / level.width,
-                gain,
-            )
-
     def _solve_level(self, space: Workspace, number: int) -> int:
-        level, p = space.levels[number], self.parameters
+        level, p = space.levels[number], self.record
         height, width, pitch = level.height, level.width, level.pitch
         return int(
             solve_level(
@@ -223,14 +205,14 @@ class TVL1:
                 height,
                 width,
                 pitch,
-                p["warps"],
-                p["outer_iterations"],
-                p["inner_iterations"],
-                p["median_size"],
-                p["stopping_threshold"] ** 2 * height * width,
-                np.float32(p["attachment"] * p["tightness"]),
-                np.float32(p["time_step"] / p["tightness"]),
-                np.float32(p["tightness"]),
+                p.warps,
+                p.outer_iterations,
+                p.inner_iterations,
+                p.median_size,
+                p.stopping_threshold**2 * height * width,
+                np.float32(p.most_update),
+                np.float32(p.dual_step),
+                np.float32(p.tightness),
             )
         )
 
@@ -256,18 +238,6 @@ def compile_once() -> None:
         notice.cancel()
 
 
-def pyramid(shape_HW: tuple[int, int], scales: int, scale_step: float) -> list[Level]:
-    """Give the levels from the finest up: rounded sizes, none below 16 px."""
-    levels = [Level(*shape_HW)]
-    while len(levels) < scales:
-        last = levels[-1]
-        level = Level(round(last.height * scale_step), round(last.width * scale_step))
-        if min(level.height, level.width) < LEAST_SIDE_PX:
-            break
-        levels.append(level)
-    return levels
-
-
 def aligned(size: int) -> Floats:
     """Zeros that begin on a cache line (a vector across two costs twice), with room behind."""
     buffer = np.zeros(size + 16 + LANES, np.float32)
@@ -275,75 +245,6 @@ def aligned(size: int) -> Floats:
     return buffer[first : first + size]
 
 
-def build(
-    *,
-    time_step: float = 0.25,
-    attachment: float = 0.15,
-    tightness: float = 0.3,
-    scales: int = 5,
-    scale_step: float = 0.8,
-    warps: int = 5,
-    stopping_threshold: float = 0.01,
-    inner_iterations: int = 30,
-    outer_iterations: int = 10,
-    median_size: int = 5,
-) -> TVL1:
-    """Make the method; the defaults are those of OpenCV's CPU solver.
-
-    Parameters
-    ----------
-    time_step : float
-        τ, step of the dual update, in (0, 0.25], where its convergence is proven.
-    attachment : float
-        λ, weight of the data term for grey values 0..255; smaller is smoother.
-    tightness : float
-        θ, coupling of the data and smoothness parts; smaller is closer.
-    scales, scale_step : int, float
-        Levels of the pyramid (fewer where one would fall below 16 px), and their ratio, (0, 1).
-    warps : int
-        Warps per level.
-    stopping_threshold : float
-        ε: an inner loop ends when the mean squared update falls to ε².
-    inner_iterations, outer_iterations : int
-        Per warp.
-    median_size : int
-        Side in px of the median filter before each outer iteration: 1 (none), 3 or 5.
-
-    Raises
-    ------
-    InvalidArgument
-        For a value outside its rule.
-    """
-    return TVL1(
-        checked_parameters(
-            time_step=time_step,
-            attachment=attachment,
-            tightness=tightness,
-            scales=scales,
-            scale_step=scale_step,
-            warps=warps,
-            stopping_threshold=stopping_threshold,
-            inner_iterations=inner_iterations,
-            outer_iterations=outer_iterations,
-            median_size=median_size,
-        )
-    )
-
-
-def _preset(name: str, **changed: Any) -> Callable[..., TVL1]:
-    """Give `build` with other defaults, under a name of its own."""
-
-    @functools.wraps(build)
-    def made(**parameters: Any) -> TVL1:
-        method = build(**{**changed, **parameters})
-        method.name = name
-        return method
-
-    return made
-
-
-build_nomedian = _preset("tvl1-nomedian", median_size=1)
-"""Without the median filter, as OpenCV's CUDA solver, whose flow two-stream and TSN data had."""
-
-build_fast = _preset("tvl1-fast", scale_step=0.5, scales=ALL_SCALES)
-"""Pyramid step ½, as deep as the frame allows: better on larger motion, and faster."""
+build = factory(TVL1, TVL1Parameters, "tvl1")
+build_nomedian = factory(TVL1, TVL1Parameters, "tvl1-nomedian", **NO_MEDIAN)
+build_fast = factory(TVL1, TVL1Parameters, "tvl1-fast", **FAST)

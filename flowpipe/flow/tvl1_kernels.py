@@ -27,11 +27,11 @@ from numba import float32, intp, njit, void
 from numba import types as nb
 
 from flowpipe.flow.simd import LANES, Kernel, Vector, rows, vector_kernel
+from flowpipe.flow.tvl1_parameters import CUBIC, FLAT
 
 LONGEST_BLOCK = 32
 BORDER = 4
 """Zeros around a packed frame, in px: taps of the bicubic kernel outside the frame read them."""
-FLAT_GRADIENT = 1.1920929e-07  # OpenCV's limit, FLT_EPSILON
 
 compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 _ints = nb.Array(nb.int32, 1, "C")
@@ -144,7 +144,7 @@ def _iterate(u, q, u_new, q_new, d, mask, height, width, pitch, number, reach, t
 
 # Bicubic interpolation with A = −3/4, OpenCV's: weights of the taps at −1, 0, 1, 2 as polynomials
 # in the fraction, from the cube down. They sum to one.
-_A = -0.75
+_A = CUBIC
 _CUBIC = (
     (_A, -2 * _A, _A, 0.0),
     (_A + 2, -(_A + 3), 0.0, 1.0),
@@ -190,7 +190,7 @@ def _linearise_row(k, warped, first, first_row, u, u_row, d, d_row, pitch, count
         u1, u2 = k.load(u, k.at(u_row, x)), k.load(u, k.at(u_row, pitch, x))
         squared = a * a + b * b
         rho = grey - a * u1 - b * u2 - k.load(first, k.at(first_row, x))
-        inverse = squared.where(">", FLAT_GRADIENT, squared.reciprocal(), 0.0)
+        inverse = squared.where(">", FLAT, squared.reciprocal(), 0.0)
         for number, value in enumerate((a, b, rho, inverse)):
             k.store(value, d, k.at(d_row, k.times(pitch, number), x))
 

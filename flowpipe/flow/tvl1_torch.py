@@ -1,10 +1,8 @@
 """Duality-based TV-L1 of many pairs at once, in PyTorch: `tvl1` on a GPU.
 
-Minimises ∫ λ|I₁(x + u) − I₀(x)| + |∇u| for every pair of a batch. C. Zach, T. Pock, H. Bischof,
-"A duality based approach for realtime TV-L1 optical flow", DAGM 2007,
-https://doi.org/10.1007/978-3-540-74936-3_22; symbols as in J. Sánchez et al.,
-https://doi.org/10.5201/ipol.2013.26. The numerics are those of OpenCV 5's CPU solver: 5×5 median
-before every outer iteration, bicubic warps that are zero outside, no smoothing of the frames.
+The energy and its parameters are those of `flowpipe.flow.tvl1_parameters`, the numerics those of
+OpenCV 5's CPU solver: 5×5 median before every outer iteration, bicubic warps that are zero outside,
+no smoothing of the frames.
 
 This file has the pyramid and, in plain PyTorch for any device, the solver of one level: the
 reference for the Triton kernels of `tvl1_triton`, which take its place on a GPU. A batch stands as
@@ -16,7 +14,6 @@ import functools
 import importlib.metadata
 import importlib.util
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,53 +23,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowpipe.errors import FlowError
-from flowpipe.flow import opencv_tvl1
-from flowpipe.flow.method import checked_batch, checked_whole
-
-LEAST_SIDE_PX = 16
-"""Where the pyramid stops."""
-
-CUBIC = -0.75
-"""a of the bicubic kernel, OpenCV's."""
-
-FLAT = float(np.finfo(np.float32).eps)
-"""|∇I₁|² below which the data term has no direction."""
+from flowpipe.flow.method import RecordMethod, checked_batch, checked_whole, factory
+from flowpipe.flow.pyramid import LEAST_SIDE_PX, coarse_to_fine, level_sizes
+from flowpipe.flow.tvl1_parameters import CUBIC, FAST, FLAT, NO_MEDIAN, TVL1Parameters
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The parameters as the solver of a level wants them.
+@dataclass(frozen=True, kw_only=True)
+class BatchTVL1Parameters(TVL1Parameters):
+    """Parameters of the batched solver.
 
     Attributes
     ----------
-    most_update, tightness, dual_step : float
-        λθ, θ and τ/θ.
-    warps, outer_iterations, inner_iterations, median_size : int
-    stopping_threshold : float
-        ε: a pair is finished with a warp when its mean squared update falls below ε².
     fixed_iterations : int
-        Of every warp, whatever ε says, after one median; 0 for the stopping rule.
+        0: every pair stops where the CPU solver stops. More: so many iterations after each warp
+        for every pair, after one median. This bounds the time of a batch, and is no longer the
+        CPU's result: with 30, twelve UCF101 pairs at 340×256 differ by 0.05 px in the mean.
+    others
+        As `TVL1Parameters` has them.
     """
 
-    most_update: float
-    tightness: float
-    dual_step: float
-    warps: int
-    outer_iterations: int
-    inner_iterations: int
-    median_size: int
-    stopping_threshold: float
     fixed_iterations: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fixed = checked_whole("fixed_iterations", self.fixed_iterations, 0, usual=0)
+        object.__setattr__(self, "fixed_iterations", fixed)
 
-class BatchTVL1:
-    """TV-L1 of a batch; made by `build`. One thread at a time may use it.
+
+class BatchTVL1(RecordMethod):
+    """TV-L1 of a batch. One thread at a time may use it.
+
+    Nobody else's code computes here; caches outlive updates of PyTorch and Triton.
 
     Parameters
     ----------
+    record : BatchTVL1Parameters
     name : str
-    parameters : dict
-        Of the CPU solver, and `fixed_iterations`.
     device : str
         Of PyTorch.
     kernels : "auto", "torch" or "triton"
@@ -80,27 +66,13 @@ class BatchTVL1:
     """
 
     version = 1
+    record: BatchTVL1Parameters
 
     def __init__(
-        self, name: str, parameters: dict[str, Any], device: str = "cpu", kernels: str = "auto"
+        self, record: BatchTVL1Parameters, name: str, device: str = "cpu", kernels: str = "auto"
     ) -> None:
-        self.name = name
-        self.parameters = parameters
-        # Nobody else's code computes here; caches outlive updates of PyTorch and Triton.
-        self.libraries: dict[str, str] = {}
+        super().__init__(record, name)
         self.device = torch.device(device)
-        p = parameters
-        self.settings = Settings(
-            most_update=p["attachment"] * p["tightness"],
-            tightness=p["tightness"],
-            dual_step=p["time_step"] / p["tightness"],
-            warps=p["warps"],
-            outer_iterations=p["outer_iterations"],
-            inner_iterations=p["inner_iterations"],
-            median_size=p["median_size"],
-            stopping_threshold=p["stopping_threshold"],
-            fixed_iterations=p["fixed_iterations"],
-        )
         on_gpu = self.device.type == "cuda"
         if kernels == "auto":
             has_triton = importlib.util.find_spec("triton") is not None
@@ -115,12 +87,11 @@ class BatchTVL1:
         self._stream: Any = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def on(self, device: str) -> "BatchTVL1":
-        """Give the same method on another device of PyTorch."""
-        return BatchTVL1(self.name, self.parameters, device)
+        """Return the same method on another device of PyTorch."""
+        return BatchTVL1(self.record, self.name, device)
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{key}={value!r}" for key, value in self.parameters.items())
-        return f"{self.name}({told}) on {self.device} by {self.kernels}"
+        return f"{super().__repr__()} on {self.device} by {self.kernels}"
 
     def __call__(
         self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
@@ -178,85 +149,29 @@ class BatchTVL1:
 
         Nothing here waits for the device when the level is solved by Triton.
         """
-        solve = _solver(self.kernels)
-        p = self.parameters
+        solve_level = _solver(self.kernels)
+        p = self.record
         height, width = frames_NHW.shape[1:]
-        sizes = level_sizes(height, width, p["scales"], p["scale_step"])
+        sizes = level_sizes(height, width, p.scales, p.scale_step)
         pyramid = [frames_NHW.float()]
         for size in sizes[1:]:
-            pyramid.append(resize(pyramid[-1], size, 1 / p["scale_step"]))
-        u: Tensor | None = None
-        for frames, size in zip(reversed(pyramid), reversed(sizes), strict=True):
-            if u is None:
-                u = frames.new_zeros((len(pairs_B2), 2, *size))
-            else:
-                u = resize(u, size) * (1 / p["scale_step"])
-            u = solve(frames, pairs_B2, u.contiguous(), self.settings)
-        assert u is not None
+            pyramid.append(resize(pyramid[-1], size, 1 / p.scale_step))
+
+        def enlarge(u: Tensor, number: int) -> Tensor:
+            return resize(u, sizes[number]) * (1 / p.scale_step)
+
+        def solve(u: Tensor, number: int) -> Tensor:
+            solved: Tensor = solve_level(pyramid[number], pairs_B2, u.contiguous(), p)
+            return solved
+
+        start = pyramid[0].new_zeros((len(pairs_B2), 2, *sizes[-1]))
+        u = coarse_to_fine(sizes, start, enlarge, solve)
         return u.movedim(1, -1).contiguous()
 
 
-def build(
-    *,
-    time_step: float = 0.25,
-    attachment: float = 0.15,
-    tightness: float = 0.3,
-    scales: int = 5,
-    scale_step: float = 0.8,
-    warps: int = 5,
-    stopping_threshold: float = 0.01,
-    inner_iterations: int = 30,
-    outer_iterations: int = 10,
-    median_size: int = 5,
-    fixed_iterations: int = 0,
-) -> BatchTVL1:
-    """Make the batched form of `tvl1`; `on` gives it on a GPU.
-
-    Parameters
-    ----------
-    fixed_iterations : int
-        0: every pair stops where the CPU solver stops. More: so many iterations after each warp
-        for every pair, after one median. This bounds the time of a batch, and is no longer the
-        CPU's result: with 30, twelve UCF101 pairs at 340×256 differ by 0.05 px in the mean.
-    others
-        As `flowpipe.flow.opencv_tvl1.build` has them.
-
-    Raises
-    ------
-    InvalidArgument
-        For a value outside its rule.
-    """
-    parameters = opencv_tvl1.checked_parameters(
-        time_step=time_step,
-        attachment=attachment,
-        tightness=tightness,
-        scales=scales,
-        scale_step=scale_step,
-        warps=warps,
-        stopping_threshold=stopping_threshold,
-        inner_iterations=inner_iterations,
-        outer_iterations=outer_iterations,
-        median_size=median_size,
-    )
-    fixed = checked_whole("fixed_iterations", fixed_iterations, 0, usual=0)
-    return BatchTVL1("tvl1", {**parameters, "fixed_iterations": fixed})
-
-
-def _preset(name: str, **changed: Any) -> Callable[..., BatchTVL1]:
-    """Give `build` with other defaults, under a name of its own."""
-
-    @functools.wraps(build)
-    def made(**parameters: Any) -> BatchTVL1:
-        method = build(**{**changed, **parameters})
-        method.name = name
-        return method
-
-    return made
-
-
-build_nomedian = _preset("tvl1-nomedian", median_size=1)
-build_fast = _preset("tvl1-fast", scale_step=0.5, scales=32)
-"""The presets of the CPU solver."""
+build = factory(BatchTVL1, BatchTVL1Parameters, "tvl1")
+build_nomedian = factory(BatchTVL1, BatchTVL1Parameters, "tvl1-nomedian", **NO_MEDIAN)
+build_fast = factory(BatchTVL1, BatchTVL1Parameters, "tvl1-fast", **FAST)
 
 
 def _solver(kernels: str) -> Any:
@@ -270,7 +185,7 @@ def _solver(kernels: str) -> Any:
 def distinct_frames(
     prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Give the frames N×H×W of a batch, those shared by neighbouring pairs once, and pairs B×2."""
+    """Return the frames N×H×W of a batch, shared ones of neighbouring pairs once, and pairs B×2."""
     frames: list[NDArray[np.uint8]] = []
     pairs = np.empty((len(prev_BHW), 2), np.int64)
     for index, (prev_HW, next_HW) in enumerate(zip(prev_BHW, next_BHW, strict=True)):
@@ -279,18 +194,6 @@ def distinct_frames(
         pairs[index] = len(frames) - 1, len(frames)
         frames.append(next_HW)
     return np.stack(frames), pairs
-
-
-def level_sizes(height: int, width: int, scales: int, scale_step: float) -> list[tuple[int, int]]:
-    """Give (height, width) of the pyramid's levels, finest first; each is rounded from the last."""
-    sizes = [(height, width)]
-    while len(sizes) < scales:
-        # Python's rounding sends halves to the even neighbour, as OpenCV's does.
-        size = round(sizes[-1][0] * scale_step), round(sizes[-1][1] * scale_step)
-        if min(size) < LEAST_SIDE_PX:
-            break
-        sizes.append(size)
-    return sizes
 
 
 def resize(image: Tensor, size: tuple[int, int], scale: float | None = None) -> Tensor:
@@ -323,7 +226,9 @@ def _linear_table(
     return tuple(table.to(device) for table in tables)  # type: ignore[return-value]
 
 
-def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Settings) -> Tensor:
+def solve_level(
+    frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: BatchTVL1Parameters
+) -> Tensor:
     """Solve one level of the pyramid in plain PyTorch, from a first flow.
 
     A pair that meets its stopping rule is frozen until the next warp. The loop ends when all are,
@@ -337,7 +242,7 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
         int64 indices of the earlier and the later frame.
     u_B2HW : Tensor
         float32 px.
-    s : Settings
+    s : BatchTVL1Parameters
 
     Returns
     -------
@@ -371,7 +276,7 @@ def solve_level(frames_NHW: Tensor, pairs_B2: Tensor, u_B2HW: Tensor, s: Setting
 
 
 def iterate(
-    u: Tensor, px: Tensor, py: Tensor, gradient: Tensor, constant: Tensor, s: Settings
+    u: Tensor, px: Tensor, py: Tensor, gradient: Tensor, constant: Tensor, s: BatchTVL1Parameters
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do one step of the threshold and one of the dual field; all B×2×H×W, `constant` B×1×H×W."""
     residual = constant + (gradient * u).sum(1, keepdim=True)
@@ -425,7 +330,7 @@ def linearise(earlier: Tensor, later: Tensor, u: Tensor) -> tuple[Tensor, Tensor
 
 
 def _cubic(place: Tensor, size: int) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Give indices, weights and derived weights of the six pixels about a place on one axis."""
+    """Return indices, weights and derived weights of the six pixels about a place on one axis."""
     # Two px beyond the border nothing is left; the limit keeps huge vectors from overflowing.
     place = place.clamp(-3, size + 2)
     first = place.floor()

@@ -23,13 +23,17 @@ it. Sums are integers of 2⁻²⁴ px², whose addition has no order: the result
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from flowpipe.flow.tvl1_torch import CUBIC, FLAT, Settings
+from flowpipe.flow.tvl1_parameters import CUBIC, FLAT
+
+if TYPE_CHECKING:
+    from flowpipe.flow.tvl1_torch import BatchTVL1Parameters
 
 TILE = 64
 """Side of a tile in px, its border included."""
@@ -55,7 +59,7 @@ def solve_level(
     frames_NHW: Tensor,
     pairs_B2: Tensor,
     u_B2HW: Tensor,
-    s: Settings,
+    s: "BatchTVL1Parameters",
     note: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Solve one level of the pyramid; arguments and result as `tvl1_torch.solve_level`.
@@ -112,12 +116,12 @@ def solve_level(
 
 
 def tiles_along(side: int) -> int:
-    """Give how many tiles cover a side; at the ends of the image they need no border."""
+    """Return how many tiles cover a side; at the ends of the image they need no border."""
     return max(1, -(-(side - 2 * BLOCK) // (TILE - 2 * BLOCK)))
 
 
-def slots(s: Settings) -> list[tuple[int, bool]]:
-    """Give the schedule of a warp: (iterations, whether a median goes before) of each slot.
+def slots(s: "BatchTVL1Parameters") -> list[tuple[int, bool]]:
+    """Return the schedule of a warp: (iterations, whether a median goes before) of each slot.
 
     The last slot has none planned: there a pair that converged in the one before is done again.
     """
@@ -141,7 +145,7 @@ def _standing(
     start, runs, buffers, sums, batch, slot, pair, planned, planned_before, limit,
     CHECKED: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """Give (iterations, buffer to read) of a pair in a slot; negative: a block done again."""
+    """Return (iterations, buffer to read) of a pair in a slot; negative: a block done again."""
     run = planned
     buffer = tl.load(start + pair)
     if slot > 0:
@@ -252,7 +256,7 @@ def _iterate(
 
 @triton.jit
 def _divergence(px, py, left, above, row, column):
-    """Give ∂px/∂x + ∂py/∂y by differences to the left and above, where at the edge is nothing."""
+    """Return ∂px/∂x + ∂py/∂y by differences to the left and above, where at the edge is nothing."""
     before_x = tl.where(column > 0, tl.gather(px, left, 1), 0.0)
     before_y = tl.where(row > 0, tl.gather(py, above, 0), 0.0)
     return px - before_x + py - before_y
@@ -310,7 +314,7 @@ def _linearise(
 
 @triton.jit
 def _cubic(at, size, a: tl.constexpr):
-    """Give the px before a place, and weights and derived weights of the six px about it."""
+    """Return the px before a place, and weights and derived weights of the six px about it."""
     at = tl.minimum(tl.maximum(at, -3.0), size + 2.0)
     first = tl.floor(at)
     t = at - first
@@ -394,7 +398,7 @@ def _sorted_5(a, b, c, d, e):
 
 @triton.jit
 def _sorted_row(source, x, y, height, width, stride, SIZE: tl.constexpr):
-    """Give the 5 (3) px about x in row y in order, the border replicated."""
+    """Return the 5 (3) px about x in row y in order, the border replicated."""
     row = source + min(max(y, 0), height - 1) * stride
     last = width - 1
     b = tl.load(row + tl.minimum(tl.maximum(x - 1, 0), last))
@@ -411,7 +415,7 @@ def _sorted_row(source, x, y, height, width, stride, SIZE: tl.constexpr):
 
 @triton.jit
 def _middle_of_9(a, b, c):
-    """Give the median of three sorted rows."""
+    """Return the median of three sorted rows."""
     low = tl.maximum(tl.maximum(a[0], b[0]), c[0])
     high = tl.minimum(tl.minimum(a[2], b[2]), c[2])
     middle = _sorted_3(a[1], b[1], c[1])[1]
@@ -420,7 +424,7 @@ def _middle_of_9(a, b, c):
 
 @triton.jit
 def _middle_of_25(a, b, c, d, e):
-    """Give the median of five sorted rows.
+    """Return the median of five sorted rows.
 
     With the columns sorted too, the entry in row i and column j has (i+1)(j+1) − 1 entries that
     are not greater, so only the 13 of the middle can be the median. The 22 minima and maxima that

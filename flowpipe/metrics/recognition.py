@@ -1,4 +1,4 @@
-"""What a number in a table of results means: accuracies, confusion, endpoint error. numpy only.
+"""What a number in a table of results means: accuracies, confusion. numpy only.
 
 Everything here counts *videos*: averaging over clips and crops happens before, in prediction.
 """
@@ -10,9 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flowpipe.errors import InvalidArgument
-
-# Middlebury .flo files mark "unknown" by a displacement above this.
-UNKNOWN_FLOW_PX = 1e9
 
 
 def top_k_accuracy(probabilities_NK: npt.ArrayLike, labels_N: npt.ArrayLike, k: int = 1) -> float:
@@ -145,57 +142,6 @@ def accuracy_interval(accuracy: float, num_videos: int) -> tuple[float, float]:
     half = math.sqrt(accuracy * (1 - accuracy) / num_videos + (z / (2 * num_videos)) ** 2)
     half *= z / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def endpoint_error(
-    uv: npt.ArrayLike, truth: npt.ArrayLike, valid: npt.ArrayLike | None = None
-) -> float:
-    """Mean distance between two flow fields, in pixels.
-
-    Parameters
-    ----------
-    uv, truth : array of …×2 float
-        Displacements in pixels, any leading axes.
-    valid : array of … bool, optional
-        Where the truth is known; everywhere when absent. Elsewhere either field may hold anything.
-
-    Raises
-    ------
-    InvalidArgument
-        For shapes that differ, no valid pixel, or a valid pixel without a finite, known value.
-
-    References
-    ----------
-    S. Baker et al., "A database and evaluation methodology for optical flow", IJCV 92, 2011.
-    https://doi.org/10.1007/s11263-010-0390-2
-    """
-    ours, theirs = np.asarray(uv, np.float64), np.asarray(truth, np.float64)
-    if ours.shape != theirs.shape or ours.ndim < 1 or ours.shape[-1] != 2:
-        raise InvalidArgument(
-            f"flow of shape {ours.shape} and truth of shape {theirs.shape} must be the same and "
-            "end in 2; the last axis is (u, v)"
-        )
-    if valid is None:
-        mask = np.ones(ours.shape[:-1], bool)
-    else:
-        mask = np.asarray(valid).astype(bool)
-        if mask.shape != ours.shape[:-1]:
-            raise InvalidArgument(
-                f"valid mask of shape {mask.shape} must be {ours.shape[:-1]}, the flow's shape "
-                "without its last axis"
-            )
-    if not mask.any():
-        raise InvalidArgument("no valid pixel; an endpoint error needs at least one")
-    ours, theirs = ours[mask], theirs[mask]
-    # The comparison is False for NaN too.
-    unknown = int(np.count_nonzero(~(np.abs(theirs) <= UNKNOWN_FLOW_PX).all(axis=-1)))
-    broken = int(np.count_nonzero(~np.isfinite(ours).all(axis=-1)))
-    if unknown or broken:
-        raise InvalidArgument(
-            f"{broken} pixels of the flow are not finite and {unknown} of the truth are unknown; "
-            "mark them in `valid`"
-        )
-    return float(np.hypot(*(ours - theirs).T).mean())
 
 
 def _checked(
