@@ -48,7 +48,7 @@ def train(
     from flowpipe.experiment.pages import report_run
     from flowpipe.experiment.run import run_experiment
     from flowpipe.experiment.settings import load_settings
-    from flowpipe.ranks import join
+    from flowpipe.training.ranks import join
 
     settings = start_from(load_settings(config, overrides).only(stream), weights)
     out = out or Path("runs") / config.stem

@@ -21,7 +21,7 @@ from flowpipe.experiment.results import RESULTS_FILE, SCORES_FOLDER, read_histor
 from flowpipe.experiment.run import retest, run_experiment
 from flowpipe.experiment.settings import Settings, load_settings
 from flowpipe.scores import load_scores
-from flowpipe.training import CHECKPOINT
+from flowpipe.training.checkpoint import CHECKPOINT
 
 ACTORS = ("ann", "ben", "cid")
 CONFIG = """

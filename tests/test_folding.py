@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from flowpipe.models import build
 from flowpipe.models.folding import fold_batch_norm
-from flowpipe.training import place
+from flowpipe.training.devices import place
 
 
 def trained_like(network: nn.Module) -> nn.Module:

@@ -251,10 +251,12 @@ def test_score_files_and_flo(tmp_path):
 def test_checkpoints(tmp_path):
     from torch import nn
 
-    from flowpipe.training import make_optimiser, read_model, save_checkpoint
+    from flowpipe.training import TrainOptions
+    from flowpipe.training.checkpoint import read_model, save_checkpoint
+    from flowpipe.training.loop import make_optimiser
 
     model = nn.Linear(3, 2)
-    update = make_optimiser(model, "sgd", 0.1, 0.9, 0.0)
+    update = make_optimiser(model, TrainOptions())
     save_checkpoint(tmp_path / "c.pt", model, update, {"epochs": 1}, [])
     assert fuzz([tmp_path / "c.pt"], lambda file: read_model(file, nn.Linear(3, 2)))
 

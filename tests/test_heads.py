@@ -11,7 +11,7 @@ from flowpipe.cache import open_cache
 from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.dataset import ClipDataset, TestClips, to_network_input
 from flowpipe.clips.streams import FeatureInput, StreamInput
-from flowpipe.datasets.video import Video
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import EntryNotFound, InvalidArgument, UnknownName
 from flowpipe.features.align import FeatureTracks
 from flowpipe.features.computing import compute_features
@@ -21,7 +21,7 @@ from flowpipe.models import build
 from flowpipe.models.heads import HEADS, build_head
 from flowpipe.models.weights import load_state, model_state
 from flowpipe.prediction import predict_scores
-from flowpipe.training import train_stream
+from flowpipe.training import TestOptions, TrainOptions, train_stream
 
 CLASSES = ("a", "b")
 VECTORS, MAPS = (12,), (6, 4, 5)
@@ -202,17 +202,22 @@ def test_frozen_backbone_on_the_fly_equals_cached_features(
             train_stream(
                 model,
                 dataset,
-                out=tmp_path / str(number),
-                epochs=3,
-                batch_size=3,
-                optimiser="adamw",
-                learning_rate=0.01,
-                device="cpu",
+                TrainOptions(
+                    epochs=3,
+                    batch_size=3,
+                    optimiser="adamw",
+                    learning_rate=0.01,
+                    warmup_epochs=0.0,
+                    device="cpu",
+                ),
+                tmp_path / str(number),
             )
         )
         assert not torch.equal(start["fc.weight"], model.fc.weight)
-        tested = {"clips": 3, "crops": "center", "crop_scale": 1.0, "device": "cpu"}
-        scores.append(predict_scores(model, records, source, wanted, classes=CLASSES, **tested))
+        data = Dataset(tuple(records), CLASSES)
+        scores.append(
+            predict_scores(model, data, source, wanted, TestOptions(clips=3), device="cpu")
+        )
     np.testing.assert_allclose(scores[0].logits_NK, scores[1].logits_NK, atol=1e-4)
     np.testing.assert_allclose(scores[0].probabilities_NK, scores[1].probabilities_NK, atol=1e-4)
     for one, other in zip(*histories, strict=True):

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from flowpipe.clips.dataset import StreamInput, TestClips, to_network_input
-from flowpipe.datasets.video import Video
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.prediction import predict_scores
+from flowpipe.training import TestOptions
 
 ROWS, COLUMNS = 12, 16
 CLASSES = ("a", "b", "c")
@@ -68,9 +69,17 @@ def network(in_channels=4, outputs=3):
 
 
 def predict(model=None, records=RECORDS, stream=FLOW, **options):
-    wanted = {"clips": 3, "crops": "ten", "batch_size": 4, "device": "cpu"} | options
+    how = {
+        key: options.pop(key)
+        for key in ("activation", "protocol", "on_progress", "workers")
+        if key in options
+    }
+    tested = TestOptions(
+        **{"clips": 3, "crops": "ten", "crop_scale": 0.875, "batch_size": 4} | options
+    )
     model = network() if model is None else model
-    return predict_scores(model, records, NoisyVideos(), stream, classes=CLASSES, **wanted)
+    data = Dataset(tuple(records), CLASSES)
+    return predict_scores(model, data, NoisyVideos(), stream, tested, device="cpu", **how)
 
 
 @pytest.mark.parametrize("stream", [FLOW, RGB], ids=["flow", "rgb"])
@@ -187,13 +196,13 @@ def test_answers_that_are_not_finite_are_refused():
 
 
 def test_arguments_outside_their_rules():
-    with pytest.raises(InvalidArgument, match="batch_size 0 must be ≥ 1"):
+    with pytest.raises(InvalidArgument, match="batch_size 0 must be a whole number ≥ 1"):
         predict(batch_size=0)
-    with pytest.raises(InvalidArgument, match="workers -1 ≥ 0"):
+    with pytest.raises(InvalidArgument, match="workers -1 must be ≥ 0"):
         predict(workers=-1)
-    with pytest.raises(InvalidArgument, match="clips 0 must be ≥ 1"):
+    with pytest.raises(InvalidArgument, match="clips 0 must be a whole number ≥ 1"):
         predict(clips=0)
-    with pytest.raises(AnnotationError, match=r'"one\.avi" given more than once'):
+    with pytest.raises(AnnotationError, match=r'"one\.avi" listed more than once'):
         predict(records=[*RECORDS, RECORDS[0]])
-    with pytest.raises(AnnotationError, match="no video is given"):
+    with pytest.raises(AnnotationError, match="no video is listed"):
         predict(records=[])

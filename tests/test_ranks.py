@@ -14,7 +14,7 @@ import pytest
 
 from flowpipe import open_cache
 from flowpipe.errors import InvalidArgument, RankLost
-from flowpipe.ranks import Ranks, noticing_loss
+from flowpipe.training.ranks import Ranks, noticing_loss
 
 SCRIPT = """
 import os, signal, sys, time
@@ -24,7 +24,7 @@ from flowpipe import open_cache
 from flowpipe.clips.dataset import ClipDataset, StreamInput
 from flowpipe.datasets.video import Video
 from flowpipe.errors import FlowpipeError
-from flowpipe.training import train_stream
+from flowpipe.training import TrainOptions, train_stream
 from pathlib import Path
 
 cache, out, epochs, pause_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
@@ -45,9 +45,12 @@ def on_epoch(record):
 
 try:
     train_stream(
-        model, dataset, out=out, epochs=epochs, batch_size=8, learning_rate=0.05,
-        optimiser="sgd", workers=int(os.environ.get("LOADERS", "0")), device="cpu",
-        on_epoch=on_epoch,
+        model, dataset,
+        TrainOptions(
+            epochs=epochs, batch_size=8, learning_rate=0.05, warmup_epochs=0.0,
+            workers=int(os.environ.get("LOADERS", "0")), device="cpu",
+        ),
+        out, on_epoch=on_epoch,
     )
 except FlowpipeError as error:
     sys.exit(f"flowpipe: {error}")

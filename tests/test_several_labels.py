@@ -17,7 +17,9 @@ from flowpipe.fusion import fuse
 from flowpipe.metrics import hit_at_k, top_k_accuracy
 from flowpipe.report.results import results_table, summary_text
 from flowpipe.scores import Scores, load_scores
-from flowpipe.training import METRICS, Criterion
+from flowpipe.training import TrainOptions
+from flowpipe.training.checkpoint import METRICS
+from flowpipe.training.loop import Criterion
 
 
 def random_targets(rng, videos, classes):
@@ -94,7 +96,7 @@ def test_losses_against_loops(loss):
     logits_BK = torch.from_numpy(rng.normal(0, 3, (4, 5)))
     records_B = torch.tensor([7, 0, 7, 3])
     labels_B = torch.from_numpy(targets_NK.argmax(1))[records_B]
-    criterion = Criterion(loss, 0.0, targets_NK, 5)
+    criterion = Criterion(TrainOptions(loss=loss), targets_NK, 5)
     total = 0.0
     for logits, record in zip(logits_BK.tolist(), records_B.tolist(), strict=True):
         own = targets_NK[record]
@@ -113,7 +115,7 @@ def test_losses_against_loops(loss):
 
 def test_sigmoid_of_single_labels():
     logits_BK = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
-    own = Criterion("sigmoid", 0.0, None, 3)
+    own = Criterion(TrainOptions(loss="sigmoid"), None, 3)
     wanted = -sum(math.log(1 / (1 + math.exp(-s * v))) for s, v in ((-1, 0.5), (1, -1), (-1, 2)))
     assert float(own(logits_BK, torch.tensor([1]), torch.tensor([0]))) == pytest.approx(wanted)
 

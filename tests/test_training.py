@@ -14,16 +14,17 @@ from flowpipe.clips.dataset import ClipDataset, StreamInput
 from flowpipe.datasets.video import Video
 from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.flow.quantise import Quantiser
-from flowpipe.training import (
+from flowpipe.training import TestOptions, TrainOptions, train_stream
+from flowpipe.training.checkpoint import (
     CHECKPOINT,
     METRICS,
-    choose_device,
+    check_same,
     load_checkpoint,
-    make_optimiser,
-    rate_factor,
     read_model,
-    train_stream,
+    save_checkpoint,
 )
+from flowpipe.training.devices import choose_device
+from flowpipe.training.loop import make_optimiser, rate_factor
 
 ROWS, COLUMNS, FLOWS = 12, 16, 8
 CLASSES = ("down", "up")
@@ -86,8 +87,10 @@ def network(outputs=2):
 
 
 def train(out, model=None, dataset=None, **options):
-    wanted = {"epochs": 4, "batch_size": 5, "learning_rate": 0.01, "device": "cpu"} | options
-    return train_stream(model or network(), dataset or clips(), out=out, **wanted)
+    how = {key: options.pop(key) for key in ("fingerprint", "on_epoch") if key in options}
+    wanted = {"epochs": 4, "batch_size": 5, "learning_rate": 0.01, "warmup_epochs": 0.0}
+    made = TrainOptions(**wanted | {"device": "cpu"} | options)
+    return train_stream(model or network(), dataset or clips(), made, out, **how)
 
 
 def stop_after(epoch):
@@ -218,13 +221,13 @@ def test_steps_fall_between_epochs_and_reach_the_optimiser(tmp_path):
         ({"label_smoothing": 0.1}, r"label_smoothing 0\.0 → 0\.1"),
         ({"balanced": True}, "balanced False → True"),
         ({"gradient_clip": 1.0}, r"gradient_clip None → 1\.0"),
-        ({"fingerprint": {"crop": "random"}}, "crop None → 'random'"),
+        ({"fingerprint": {"flip": True}}, "flip None → True"),
     ],
 )
 def test_checkpoint_of_other_settings_is_refused(tmp_path, change, told):
     train(tmp_path, epochs=1)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(WeightsError, match=rf"\({told}\); give another --out, or delete it"):
+    with pytest.raises(WeightsError, match=rf"\({told}\); choose another folder, or delete"):
         train(tmp_path, epochs=1, **change)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
@@ -309,7 +312,7 @@ def test_balanced_draws_classes_equally_often(tmp_path, balanced, low, high):
 
 def test_biases_and_normalisation_are_not_decayed():
     model = network()
-    kernels, others = make_optimiser(model, "sgd", 0.1, 0.9, 0.01).param_groups
+    kernels, others = make_optimiser(model, TrainOptions(weight_decay=0.01)).param_groups
     assert (kernels["weight_decay"], others["weight_decay"]) == (0.01, 0.0)
     assert [p.ndim for p in kernels["params"]] == [4, 2]
     assert len(others["params"]) == 4
@@ -325,12 +328,15 @@ def test_biases_and_normalisation_are_not_decayed():
         ({"learning_rate": float("nan")}, "learning_rate nan must be > 0"),
         ({"momentum": 1.0}, r"momentum 1\.0 must be in \[0, 1\)"),
         ({"weight_decay": -1.0}, r"weight_decay -1\.0 must be ≥ 0"),
-        ({"steps": (-1,)}, r"steps \[-1\] must be epochs ≥ 0"),
+        ({"steps": (-1,)}, r"steps \(-1,\) must be epochs ≥ 0"),
         ({"warmup_epochs": -1}, "warmup_epochs -1 must be ≥ 0"),
         ({"gradient_clip": 0.0}, r"gradient_clip 0\.0 must be > 0"),
         ({"label_smoothing": 1.0}, r"label_smoothing 1\.0 must be in"),
-        ({"workers": -1}, "workers -1 must be ≥ 0"),
-        ({"device": "tpu"}, 'device "tpu" must be auto, cpu or cuda'),
+        ({"workers": -1}, "workers -1 must be a whole number ≥ 0"),
+        ({"device": "tpu"}, "device 'tpu' must be auto, cpu or cuda"),
+        ({"seed": 2**32}, r"seed 4294967296 must be in \[0, 4294967295\]"),
+        ({"clips_per_video": 0}, "clips_per_video 0 must be a whole number"),
+        ({"scales": ()}, r"scales \(\) must be shares"),
     ],
 )
 def test_settings_outside_their_rules(tmp_path, change, told):
@@ -380,3 +386,68 @@ def test_without_tensorboard_there_are_the_json_lines(tmp_path, monkeypatch):
 def test_losses_outside_their_rules(tmp_path, change, told):
     with pytest.raises(InvalidArgument, match=told):
         train(tmp_path, **change)
+
+
+def test_options_are_refused_where_they_are_made():
+    for record, change in (
+        (TestOptions, {"clips": 0}),
+        (TestOptions, {"crops": "four"}),
+        (TestOptions, {"crop_scale": 0.0}),
+        (TestOptions, {"batch_size": True}),
+        (TrainOptions, {"max_distortion": -1}),
+        (TrainOptions, {"memory_mb": -1.0}),
+    ):
+        with pytest.raises(InvalidArgument, match="must be") as error:
+            record(**change)
+        assert error.value.parameters == tuple(change)
+
+
+def test_what_is_fitted_at_once_has_no_optimiser(tmp_path):
+    fitted, fresh = network(), network()
+    torch.nn.init.normal_(fitted[0].weight)
+    save_checkpoint(tmp_path / CHECKPOINT, fitted, None, {"fold": "a"}, [])
+    assert set(torch.load(tmp_path / CHECKPOINT)) == {"model", "settings", "history"}
+    assert load_checkpoint(tmp_path / CHECKPOINT, fresh, None, {"fold": "a"}) == []
+    assert_same_state(fitted, fresh)
+    assert load_checkpoint(tmp_path / "none.pt", fresh, None, {}) is None
+
+
+# What version 0.1 stored: the options of training twice, tables as text, videos by their number.
+FORMER = {
+    "epochs": 14, "batch_size": 16, "optimiser": "adamw", "learning_rate": 0.004,
+    "momentum": 0.9, "weight_decay": 0.05, "schedule": "cosine", "steps": [],
+    "warmup_epochs": 1.0, "gradient_clip": None, "label_smoothing": 0.0, "loss": "softmax",
+    "balanced": False, "seed": 0, "mixed_precision": True,
+    "stream": json.dumps({
+        "input": "rgb", "model": "small-cnn", "crop_size": [64, 64], "weights": None,
+        "epochs": 14, "learning_rate": None, "clips_per_video": 3,
+    }),
+    "train": json.dumps({
+        "epochs": 30, "scales": [1.0, 0.875], "crop": "random", "max_distortion": 1,
+        "clips_per_video": 1, "seed": 0,
+    }),
+    "extract": json.dumps({"flow": "dis", "codec": None, "workers": 2}),
+    "flip": False, "fold": "test", "videos": 216,
+}  # fmt: skip
+PRESENT = {
+    **TrainOptions(
+        epochs=14, optimiser="adamw", learning_rate=0.004, weight_decay=0.05, clips_per_video=3,
+        scales=(1.0, 0.875),
+    ).learnt(),
+    "stream": {"input": "rgb", "model": "small-cnn", "crop_size": (64, 64)},
+    "extract": {"flow": "dis"},
+    "flip": False, "fold": "test", "videos": {"count": 216},
+}  # fmt: skip
+
+
+def test_a_checkpoint_of_the_former_form_is_compared_in_what_it_says():
+    check_same(Path("c.pt"), FORMER, PRESENT)
+    for change, message in (
+        ({"clips_per_video": 1}, "clips_per_video 3 → 1"),
+        ({"scales": (1.0,)}, r"scales \[1.0, 0.875\] → \[1.0\]"),
+        ({"stream": {"model": "resnet18"}}, "stream.model 'small-cnn' → 'resnet18'"),
+        ({"extract": {"flow": "tvl1"}}, "extract.flow 'dis' → 'tvl1'"),
+        ({"videos": {"count": 215}}, "videos.count 216 → 215"),
+    ):
+        with pytest.raises(WeightsError, match=rf"\({message}\)"):
+            check_same(Path("c.pt"), FORMER, PRESENT | change)

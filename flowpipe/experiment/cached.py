@@ -14,7 +14,7 @@ from flowpipe.errors import ConfigError
 from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.features.align import FeatureTracks
 from flowpipe.features.linear import fit_linear
-from flowpipe.training import CHECKPOINT, load_checkpoint, make_optimiser, save_checkpoint
+from flowpipe.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 
 FOLD = "{fold}"
 
@@ -55,9 +55,7 @@ def fit_svm(
     seed: int,
 ) -> None:
     """Fit the head "svm" to whole videos, and leave a checkpoint as a training does."""
-    update = make_optimiser(model, "sgd", 1.0, 0.0, 0.0)
-    if (out / CHECKPOINT).is_file():
-        load_checkpoint(out / CHECKPOINT, model, None, fingerprint)
+    if load_checkpoint(out / CHECKPOINT, model, None, fingerprint) is not None:
         return
     records = annotations.records
     numbers = {label: number for number, label in enumerate(annotations.classes)}
@@ -76,7 +74,7 @@ def fit_svm(
         ):
             model.state_dict()[name].copy_(torch.from_numpy(values))
     out.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(out / CHECKPOINT, model, update, fingerprint, [])
+    save_checkpoint(out / CHECKPOINT, model, None, fingerprint, [])
 
 
 def refuse_new_videos(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from flowpipe.models.heads import build_head
 from flowpipe.models.summary import describe
 from flowpipe.models.weights import load_weights
 from flowpipe.scores import Scores
-from flowpipe.training import CHECKPOINT, read_model
+from flowpipe.training.checkpoint import CHECKPOINT, read_model
 
 Say = Callable[[str], None]
 

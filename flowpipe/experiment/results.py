@@ -22,7 +22,7 @@ from flowpipe.datasets.video import Dataset, Video
 from flowpipe.extraction.results import ExtractionResult
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
-from flowpipe.training import METRICS
+from flowpipe.training.checkpoint import METRICS
 
 SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ from flowpipe.experiment.settings import SVM, Settings
 from flowpipe.extraction.results import ExtractionResult, Progress
 from flowpipe.fusion import fuse
 from flowpipe.prediction import predict_scores
-from flowpipe.ranks import join
 from flowpipe.scores import Scores, load_scores
 from flowpipe.training import train_stream
+from flowpipe.training.ranks import join
 
 
 def run_experiment(
@@ -111,7 +111,7 @@ def run_stream(
     say: Say,
 ) -> Scores:
     """Train and test one stream on one fold."""
-    stream, train = settings.streams[name], settings.train
+    stream, options = settings.streams[name], settings.train_options(name)
     classes = division.train.classes
     folder = stream_folder(out, division.name, name)
     shape = getattr(cache, "feature_shape", ())
@@ -123,48 +123,33 @@ def run_stream(
         cache,
         [stream_input],
         classes=classes,
-        seed=train.seed,
-        clips_per_video=stream.clips_per_video or train.clips_per_video,
-        scales=train.scales,
-        max_distortion=train.max_distortion,
-        crop=train.crop,
+        seed=options.seed,
+        clips_per_video=options.clips_per_video,
+        sampling=options.sampling,
+        scales=options.scales,
+        max_distortion=options.max_distortion,
+        crop=options.crop,
         flip=settings.data.flip,
     )
-    epochs = stream.epochs or train.epochs
 
     def on_epoch(record: dict[str, Any]) -> None:
         told = (
-            f"fold {division.name}, {name}: epoch {record['epoch']}/{epochs}, "
+            f"fold {division.name}, {name}: epoch {record['epoch']}/{options.epochs}, "
             f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s"
         )
-        share(0.9 * record["epoch"] / epochs, told)
+        share(0.9 * record["epoch"] / options.epochs, told)
 
     ranks = join()
     if stream.model == SVM and stream.input == "features":
         if ranks.first:
-            fit_svm(model, division.train, cache, out=folder, fingerprint=same, seed=train.seed)
+            fit_svm(model, division.train, cache, out=folder, fingerprint=same, seed=options.seed)
         history: list[dict[str, Any]] = []
     else:
         history = train_stream(
             model,
             dataset,
-            out=folder,
-            epochs=epochs,
-            batch_size=train.batch_size,
-            optimiser=train.optimiser,
-            learning_rate=stream.learning_rate or train.learning_rate,
-            momentum=train.momentum,
-            weight_decay=train.weight_decay,
-            schedule=train.schedule,
-            steps=train.steps,
-            warmup_epochs=train.warmup_epochs,
-            gradient_clip=train.gradient_clip,
-            label_smoothing=train.label_smoothing,
-            loss=train.loss,
-            balanced=train.balanced,
-            seed=train.seed,
-            workers=train.workers,
-            device=train.device,
+            options,
+            folder,
             fingerprint=same,
             on_epoch=on_epoch,
         )
@@ -212,16 +197,13 @@ def score_records(
     clips: int | None = None,
 ) -> Scores:
     """Score videos, labelled or not, with the clips and crops of `[test]`."""
+    test = settings.test if clips is None else replace(settings.test, clips=clips)
     return predict_scores(
         model,
-        records,
+        Dataset(tuple(records), tuple(classes)),
         cache,
         settings.stream_input(name, getattr(cache, "feature_shape", ())),
-        classes=classes,
-        clips=clips or settings.test.clips,
-        crops=settings.test.crops,
-        crop_scale=settings.test.crop_scale,
-        batch_size=settings.test.batch_size,
+        test,
         workers=settings.train.workers,
         device=settings.train.device,
         activation=settings.train.loss,
@@ -234,16 +216,17 @@ def fingerprint(
 ) -> dict[str, Any]:
     """What a checkpoint must share to be gone on with."""
     stream = asdict(settings.streams[name])
-    train = asdict(settings.train)
-    for key in ("workers", "device", "memory_mb"):  # these do not change what is learnt
-        del train[key]
+    for key in ("epochs", "learning_rate", "clips_per_video", "weights"):
+        del stream[key]
+    extract = asdict(settings.extract)
+    for key in ("workers", "codec"):
+        del extract[key]
     return {
-        "stream": json.dumps(stream, default=str, sort_keys=True),
-        "train": json.dumps(train, sort_keys=True),
-        "extract": json.dumps(asdict(settings.extract), default=str, sort_keys=True),
+        "stream": stream,
+        "extract": extract,
         "flip": settings.data.flip,
         "fold": division.name,
-        "videos": len(division.train.records),
+        "videos": {"count": len(division.train.records)},
         **({"features": list(recipes)} if recipes else {}),
     }
 

@@ -10,9 +10,12 @@ from flowpipe.clips.streams import FeatureInput, StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.models import input_layout
+from flowpipe.training import TestOptions, TrainOptions
 
 # The head that is fitted to whole videos, not trained on clips.
 SVM = "svm"
+# Options of training that a stream may have of its own.
+OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
 
 
 @dataclass(frozen=True)
@@ -81,45 +84,6 @@ class StreamSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """`[train]`: see `flowpipe.training.train_stream` and `flowpipe.clips.ClipDataset`."""
-
-    epochs: int = 30
-    batch_size: int = 16
-    optimiser: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Literal["cosine", "steps"] = "cosine"
-    steps: tuple[int, ...] = ()
-    warmup_epochs: float = 1.0
-    gradient_clip: float | None = None
-    label_smoothing: float = 0.0
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    balanced: bool = False
-    clips_per_video: int = 1
-    scales: tuple[float, ...] = (1.0, 0.875, 0.75)
-    max_distortion: int = 1
-    crop: Literal["corners", "random", "center"] = "random"
-    seed: int = 0
-    workers: int = 0
-    memory_mb: float = 2000.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True)
-class TestSettings:
-    """`[test]`: S clips × crops of each video; 25 × "ten" is the two-stream paper's."""
-
-    __test__ = False
-
-    clips: int = 10
-    crops: Literal["center", "three", "five", "ten"] = "center"
-    crop_scale: float = 1.0
-    batch_size: int = 16
-
-
-@dataclass(frozen=True)
 class FuseSettings:
     """`[fuse]`: the headline method, the others beside it, and clips of training videos (SVM).
 
@@ -140,8 +104,8 @@ class Settings:
     streams: dict[str, StreamSettings]
     title: str = ""
     extract: ExtractSettings = field(default_factory=ExtractSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
-    test: TestSettings = field(default_factory=TestSettings)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    test: TestOptions = field(default_factory=TestOptions)
     fuse: FuseSettings = field(default_factory=FuseSettings)
 
     def __post_init__(self) -> None:
@@ -152,6 +116,7 @@ class Settings:
                 raise ConfigError(f'stream "{name}" must be of letters, digits, - and _')
         for name, stream in self.streams.items():
             self._check_features(name, stream)
+            self.train_options(name)
         for group in self.fuse.groups:
             if len(set(group)) < 2 or len(set(group)) < len(group):
                 raise ConfigError(f"[fuse] group {list(group)} must be of two streams or more")
@@ -176,6 +141,12 @@ class Settings:
     def to_json(self) -> str:
         """Give the settings as JSON, to stand beside a run."""
         return json.dumps(asdict(self), default=str, indent=2)
+
+    def train_options(self, name: str) -> TrainOptions:
+        """Return how a stream is trained: `[train]`, and what the stream has of its own."""
+        own = {key: getattr(self.streams[name], key) for key in OWN_OPTIONS}
+        given = {key: value for key, value in own.items() if value is not None}
+        return replace(self.train, **given)
 
     def stream_input(self, name: str, feature_shape: tuple[int, ...] = ()) -> Any:
         """Give what the network of a stream looks at; the shape is that of cached features."""

@@ -30,7 +30,7 @@ from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models.folding import fold_batch_norm
 from flowpipe.models.weights import model_state
-from flowpipe.training import choose_device, place
+from flowpipe.training.devices import choose_device, place
 
 # I3D's flow: ±20 px to 0..255 by truncation, and back to −1..1 by v/255·2 − 1.
 LEVELS = 255

@@ -1,0 +1,166 @@
+"""Checkpoints: weights, optimiser, settings and history of a training, whole or absent.
+
+They hold tensors and plain values only and are read with `weights_only=True`.
+"""
+
+import importlib.util
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowpipe.atomic import write_aside
+from flowpipe.errors import WeightsError
+from flowpipe.models.weights import load_state, model_state
+
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+
+
+def save_checkpoint(
+    path: Path,
+    model: nn.Module,
+    update: torch.optim.Optimizer | None,
+    settings: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write a checkpoint; without an optimiser for what is fitted at once."""
+    content = {
+        "model": model_state(model),
+        # As text: what weights_only reads must be tensors and plain values.
+        "settings": json.dumps(settings, sort_keys=True, default=str),
+        "history": json.dumps(list(history)),
+    }
+    if update is not None:
+        content["optimiser"] = update.state_dict()
+    with write_aside(path) as file:
+        torch.save(content, file)
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, update: torch.optim.Optimizer | None, settings: Mapping[str, Any]
+) -> list[dict[str, Any]] | None:
+    """Load a checkpoint into model and optimiser, and return its history; None without one.
+
+    Raises
+    ------
+    WeightsError
+        If it is unreadable, of other settings, or of another network.
+    """
+    if not path.is_file():
+        return None
+    content, saved, history = _read_checkpoint(path)
+    check_same(path, saved, settings)
+    load_state(model, content["model"], where=str(path))
+    if update is not None:
+        try:
+            update.load_state_dict(content["optimiser"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{path}: its optimiser does not fit ({error}); delete it to train anew"
+            ) from error
+    return history
+
+
+def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Load a checkpoint's weights into a network and return its settings.
+
+    Raises
+    ------
+    WeightsError
+        If there is none, or it is of another network.
+    """
+    content, settings, _ = _read_checkpoint(path)
+    load_state(model, content["model"], where=str(path))
+    return settings
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Return the settings of a checkpoint, None where there is none."""
+    return _read_checkpoint(path)[1] if path.is_file() else None
+
+
+def check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of other settings, with WeightsError that names each difference."""
+    old, new = _flat(saved), _flat(json.loads(json.dumps(wanted, default=str)))
+    if isinstance(saved.get("train"), str):
+        old = _flat(_renewed(saved))
+        old, new = ({k: v for k, v in one.items() if k in old and k in new} for one in (old, new))
+    differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+    if differing:
+        message = ", ".join(f"{key} {old.get(key)!r} → {new.get(key)!r}" for key in differing)
+        raise WeightsError(
+            f"{path} was trained with other settings ({message}); choose another folder, or "
+            "delete the checkpoint to train anew",
+            parameter="out",
+        )
+
+
+def _renewed(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a checkpoint of version 0.1, which says less, as they are now."""
+    train, stream, extract = (json.loads(saved[key]) for key in ("train", "stream", "extract"))
+    own = {key: stream.pop(key) for key in ("epochs", "learning_rate", "clips_per_video")}
+    del stream["weights"], extract["workers"], extract["codec"]
+    clips = own["clips_per_video"] or train["clips_per_video"]
+    others = {key: saved[key] for key in saved.keys() - {"train", "videos"}}
+    return {
+        **train,
+        **others,
+        "clips_per_video": clips,
+        "stream": stream,
+        "extract": extract,
+        "videos": {"count": saved["videos"]},
+    }
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return (content, settings, history), each of the kind that `save_checkpoint` wrote."""
+    if not path.is_file():
+        raise WeightsError(f"no checkpoint at {path}; flowpipe train makes one")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        settings, history = json.loads(content["settings"]), json.loads(content["history"])
+        if (
+            isinstance(content["model"], dict)
+            and isinstance(content.setdefault("optimiser", {}), dict)
+            and isinstance(settings, dict)
+            and isinstance(history, list)
+        ):
+            return content, settings, history
+        reason = "other content"
+    except pickle.UnpicklingError:
+        # torch's own text advises to load the file regardless.
+        reason = "damaged, or with Python objects, which are never loaded"
+    # Of a damaged file torch raises whatever it meets, assertions included.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise WeightsError(
+        f"{path} is no checkpoint of flowpipe, or a damaged one ({reason}); delete it to train anew"
+    )
+
+
+def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the history as JSON lines, whole: a resumed run has no line twice."""
+    with write_aside(path, "w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in history)
+
+
+def open_board(folder: Path, epochs_done: int) -> Any:
+    """Return TensorBoard's writer, which hides what a killed run wrote later; None without it."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=epochs_done + 1)
