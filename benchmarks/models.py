@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowpipe.models import FACTS, build_for_clip
-from flowpipe.models.folding import fold_batch_norm
+from flowpipe.models import TABLE, build_for_clip
+from flowpipe.models.weights.folding import fold_batch_norm
 
 MODELS = ("resnet50", "r3d-18", "slowfast-4x16-r50", "i3d")
 CLIPS = {"slowfast-4x16-r50": (3, 32, 224, 224)}
@@ -59,10 +59,10 @@ def training(network: nn.Module, inputs: Tensor) -> Callable[[], object]:
 
 def measure(name: str, batch: int, rounds: int, *, with_training: bool) -> list[dict[str, Any]]:
     """Give a row for each way and direction."""
-    clip = CLIPS.get(name, FACTS[name].clip_CTHW)
+    clip = CLIPS.get(name, TABLE[name].clip_CTHW)
     torch.manual_seed(0)
     network = build_for_clip(name, clip, num_classes=400)
-    shape = clip if FACTS[name].input_layout == "CTHW" else (clip[0] * clip[1], *clip[2:])
+    shape = clip if TABLE[name].input_layout == "CTHW" else (clip[0] * clip[1], *clip[2:])
     plain = torch.randn(batch, *shape)
     last = torch.channels_last_3d if len(shape) == 4 else torch.channels_last
     turned = plain.to(memory_format=last)

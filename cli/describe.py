@@ -30,8 +30,8 @@ def describe(
     """
     from flowpipe.config import parse_value
     from flowpipe.errors import InvalidArgument
-    from flowpipe.models import FACTS
-    from flowpipe.models.summary import describe as describe_model
+    from flowpipe.models import TABLE
+    from flowpipe.models.analysis import describe as describe_model
 
     given = dict(item.partition("=")[::2] for item in parameters)
     size = None
@@ -43,7 +43,7 @@ def describe(
                 f'--input "{clip}" must be C,T,H,W, four whole numbers, such as 3,16,112,112'
             ) from error
     if classes is None:
-        classes = FACTS[model].num_classes if model in FACTS else 101
+        classes = TABLE[model].num_classes if model in TABLE else 101
     summary = describe_model(
         model,
         num_classes=classes,

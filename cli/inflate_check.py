@@ -17,7 +17,7 @@ def inflate_check(model: str, kt: int, size: int | None, as_json: bool) -> int:
     Frames up to which zeros padded in time can reach are left out of the comparison. Exit status
     1 if the error is 1e-5 of the largest logit or more.
     """
-    from flowpipe.models.inflation import TOLERANCE, check_inflation
+    from flowpipe.models.weights.inflation import TOLERANCE, check_inflation
 
     found = check_inflation(model, kt=kt, size=None if size is None else (size, size))
     if as_json:

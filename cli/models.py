@@ -13,20 +13,19 @@ def models(as_json: bool) -> None:
 
     The numbers are those of the published input and classes, which `flowpipe describe` changes.
     """
-    from flowpipe.models import FACTS, MODELS
-    from flowpipe.models.costs import COSTS
+    from flowpipe.models import TABLE
 
     records = {
         name: {
-            "input_layout": FACTS[name].input_layout,
-            "input": list(FACTS[name].clip_CTHW),
-            "classes": FACTS[name].num_classes,
-            "parameters": COSTS[name][0],
-            "macs": COSTS[name][1],
-            "paper": FACTS[name].paper,
-            "year": FACTS[name].year,
+            "input_layout": row.input_layout,
+            "input": list(row.clip_CTHW),
+            "classes": row.num_classes,
+            "parameters": row.num_parameters,
+            "macs": row.macs,
+            "paper": row.paper,
+            "year": row.year,
         }
-        for name in MODELS
+        for name, row in TABLE.items()
     }
     if as_json:
         print_json({"models": records})
@@ -34,14 +33,14 @@ def models(as_json: bool) -> None:
     rows = [
         [
             name,
-            f"{facts.paper.split(',')[0]} {facts.year}",
-            facts.input_layout,
-            "×".join(map(str, facts.clip_CTHW)),
-            str(facts.num_classes),
-            f"{COSTS[name][0]:,}",
-            f"{COSTS[name][1] / 1e9:#.4g}",
+            f"{row.paper.split(',')[0]} {row.year}",
+            row.input_layout,
+            "×".join(map(str, row.clip_CTHW)),
+            str(row.num_classes),
+            f"{row.num_parameters:,}",
+            f"{row.macs / 1e9:#.4g}",
         ]
-        for name, facts in ((name, FACTS[name]) for name in MODELS)
+        for name, row in TABLE.items()
     ]
     header = ["name", "paper", "layout", "C×T×H×W", "classes", "parameters", "GMAC"]
     print_table("", header, rows, text_columns=4)

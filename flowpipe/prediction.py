@@ -12,7 +12,7 @@ from flowpipe.clips.dataset import TestClips, to_network_input
 from flowpipe.clips.streams import AnyInput, CacheLike
 from flowpipe.datasets.video import Dataset
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.folding import fold_batch_norm
+from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
 from flowpipe.training.devices import choose_device, place

@@ -12,12 +12,11 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models import FACTS, MODELS, build_for_clip
-from flowpipe.models.costs import COSTS
-from flowpipe.models.receptive_field import Tracer
-from flowpipe.models.summary import describe, summarise
+from flowpipe.models import TABLE, build_for_clip
+from flowpipe.models.analysis import describe, summarise
+from flowpipe.models.analysis.receptive_field import Tracer
 
-TINY = [name for name in MODELS if name.endswith("-tiny")]
+TINY = [name for name in TABLE if name.endswith("-tiny")]
 QUICK = {*TINY, "resnet18", "c3d", "c3d-lecture", "lecture-late", "lecture-early", "lecture-3d"}
 
 
@@ -143,7 +142,7 @@ def assert_boxes_agree(results, clip_shape):
 @pytest.mark.parametrize("name", TINY)
 def test_fields_of_every_tiny_network_are_the_support_of_its_gradients(name):
     torch.manual_seed(0)
-    channels, frames, height, width = FACTS[name].clip_CTHW
+    channels, frames, height, width = TABLE[name].clip_CTHW
     network = build_for_clip(name, (channels, frames, height, width), num_classes=3)
     clip_shape = (channels, frames, height, width)
     results = probe(network, clip_shape)
@@ -357,18 +356,13 @@ def test_c3d_row_by_row():
     assert fields["fc6"] == fields["fc8"] == (16, 112, 112)
 
 
-@pytest.mark.parametrize("name", slow_unless_quick(MODELS))
-def test_table_of_costs_is_that_of_the_networks(name):
-    facts = FACTS[name]
-    summary = describe(name, num_classes=facts.num_classes, clip=facts.clip_CTHW)
-    assert COSTS[name] == (summary.parameters, summary.macs), "python -m flowpipe.models.summary"
-    assert summary.layout == facts.input_layout
+@pytest.mark.parametrize("name", slow_unless_quick(TABLE))
+def test_costs_of_the_table_are_those_of_the_networks(name):
+    row = TABLE[name]
+    summary = describe(name, num_classes=row.num_classes, clip=row.clip_CTHW)
+    assert (row.num_parameters, row.macs) == (summary.parameters, summary.macs)
+    assert summary.layout == row.input_layout
     assert summary.without_rule == ()
-
-
-def test_costs_are_of_the_rows_of_the_table():
-    assert list(COSTS) == list(MODELS)
-    assert set(FACTS) == set(MODELS)
 
 
 def test_models_imports_no_torch_and_gives_every_row():
@@ -382,7 +376,7 @@ def test_models_imports_no_torch_and_gives_every_row():
     )
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["models"]
-    assert list(rows) == list(MODELS)
+    assert list(rows) == list(TABLE)
     assert rows["c3d"] == {
         "input_layout": "CTHW",
         "input": [3, 16, 112, 112],

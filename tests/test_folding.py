@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.models import build
-from flowpipe.models.folding import fold_batch_norm
+from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.training.devices import place
 
 

@@ -11,7 +11,7 @@ from flowpipe import errors
 from flowpipe.config import apply_overrides, from_table, parse_value, read_toml
 from flowpipe.errors import ConfigError, FlowpipeError, UnknownName, nearest_name
 from flowpipe.flow import FLOWS
-from flowpipe.models import MODELS
+from flowpipe.models import TABLE
 from flowpipe.registry import resolve
 
 ERRORS = [
@@ -43,7 +43,11 @@ def test_nearest_name(name, known, told):
 
 @pytest.mark.parametrize(
     ("table", "name"),
-    [(table, name) for table in (FLOWS, MODELS) for name in table],
+    [
+        (table, name)
+        for table in (FLOWS, {name: row.target for name, row in TABLE.items()})
+        for name in table
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_row_of_the_tables_resolves(table, name):

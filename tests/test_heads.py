@@ -117,7 +117,7 @@ def test_heads_refuse_what_they_do_not_take():
         build_head("lstn", VECTORS, num_classes=2)
     with pytest.raises(InvalidArgument, match="unexpected keyword argument 'hiden'"):
         build_head("gru", VECTORS, num_classes=2, hiden=3)
-    with pytest.raises(InvalidArgument, match="compute them with --spatial"):
+    with pytest.raises(InvalidArgument, match="compute them as maps"):
         build_head("convgru", VECTORS, num_classes=2)
     with pytest.raises(InvalidArgument, match="take the head convgru"):
         build_head("mlp", MAPS, num_classes=2)

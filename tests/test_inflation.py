@@ -10,8 +10,8 @@ from torch import nn
 
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build
-from flowpipe.models.inflation import check_inflation, inflate, inflate_filter
 from flowpipe.models.weights import load_weights
+from flowpipe.models.weights.inflation import check_inflation, inflate, inflate_filter
 
 
 @pytest.mark.parametrize(

@@ -6,63 +6,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowpipe.models import FACTS, INPUT_LAYOUTS, MODELS, build_for_clip
+from flowpipe.models import INPUT_LAYOUTS, TABLE, build_for_clip
 from flowpipe.models.weights import stem_names
 
 CLASSES = 7
 MAX_STEPS = 150
-# (T, H, W) of flow clips for rows that take no small clip, or several frames in their channels.
-CLIPS = {
-    "cnn-m-2048": (10, 224, 224),
-    "early-fusion": (10, 64, 80),
-    "lecture-early": (10, 64, 80),
-    "lrcn": (2, 224, 224),
-    "cnn3d-lstm": (10, 34, 54),
-    "lecture-3d": (8, 32, 32),
-    "r3d-18": (8, 48, 64),
-    "i3d": (8, 48, 64),
-    "i3d-resnet50": (8, 48, 64),
-    "c2d-resnet50": (8, 48, 64),
-    "slow-r50": (8, 48, 64),
-    "slowfast-4x16-r50": (16, 48, 64),
-    "slowfast-8x8-r50": (16, 48, 64),
-    "slow-fusion": (10, 64, 80),
-    "c3d": (16, 32, 48),
-    "c3d-lecture": (16, 32, 48),
-}
-IMAGES = (10, 64, 80)
-# Tens of millions of parameters, or long clips.
-HEAVY = {
-    "c3d",
-    "c3d-lecture",
-    "slow-fusion",
-    "r3d-18",
-    "i3d",
-    "i3d-resnet50",
-    "c2d-resnet50",
-    "slow-r50",
-    "slowfast-4x16-r50",
-    "slowfast-8x8-r50",
-    "resnet101",
-    "vgg16",
-    "cnn-lstm",
-    "lrcn",
-    "convgru",
-}
+# Multiply-adds of one published clip from which a row counts as heavy: tested with -m slow.
+HEAVY = 4.1e9
 
 
 def rows(names: set[str] | None = None) -> list[object]:
     """Give the rows as parameters of a test; the heavy ones are slow."""
-    chosen = sorted(MODELS if names is None else names)
-    return [pytest.param(n, marks=pytest.mark.slow) if n in HEAVY else n for n in chosen]
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if TABLE[name].macs > HEAVY else name
+        for name in sorted(TABLE if names is None else names)
+    ]
 
 
 def clip_shape(name: str, channels: int = 2) -> tuple[int, int, int, int]:
-    facts = FACTS[name]
-    small = facts.clip_CTHW[1:]
-    if not name.endswith("-tiny"):
-        small = IMAGES if facts.input_layout == "CHW" else (4, 48, 64)
-    return (channels, *CLIPS.get(name, small))
+    return (channels, *TABLE[name].small_THW)
 
 
 def make(name: str, channels: int = 2, seed: int = 0) -> nn.Module:
@@ -81,7 +43,7 @@ def clips(name: str, batch: int, channels: int = 2, seed: int = 1) -> Tensor:
         "CHW": (channels * frames, height, width),
         "CTHW": (channels, frames, height, width),
         "TCHW": (frames, channels, height, width),
-    }[FACTS[name].input_layout]
+    }[TABLE[name].input_layout]
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -97,10 +59,6 @@ def _one_thread() -> Iterator[None]:
 def flow_network(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
     """Each row once, for clips of flow."""
     return request.param, make(request.param)
-
-
-def test_facts_are_there_for_every_row() -> None:
-    assert FACTS.keys() == MODELS.keys()
 
 
 def test_logits_have_shape_dtype_and_are_finite(flow_network: tuple[str, nn.Module]) -> None:
@@ -159,7 +117,7 @@ def test_names_point_to_the_first_convolution_and_the_last_layer(
 ) -> None:
     name, network = flow_network
     assert network.input_layout in INPUT_LAYOUTS
-    assert network.input_layout == FACTS[name].input_layout
+    assert network.input_layout == TABLE[name].input_layout
     stem = network.get_submodule(str(network.stem_name))
     last = network.get_submodule(str(network.classifier_name))
     assert isinstance(stem, nn.Conv2d | nn.Conv3d)
@@ -199,7 +157,7 @@ def test_any_number_of_channels_changes_the_stem_only(name: str, in_channels: in
 
 
 # Without cnn-m-2048: 90 million random numbers twice, drawn as the others draw theirs.
-@pytest.mark.parametrize("name", rows(set(MODELS) - {"cnn-m-2048"}))
+@pytest.mark.parametrize("name", rows(set(TABLE) - {"cnn-m-2048"}))
 def test_the_same_seed_gives_the_same_weights(name: str) -> None:
     one, other = make(name, seed=3).state_dict(), make(name, seed=3).state_dict()
     assert all(torch.equal(one[n], other[n]) for n in one)
@@ -207,7 +165,7 @@ def test_the_same_seed_gives_the_same_weights(name: str) -> None:
 
 def moving_patches(name: str) -> tuple[Tensor, Tensor]:
     """Sixteen clips of a patch that moves left, right, up or down over noise, and the labels."""
-    channels, frames, height, width = FACTS[name].clip_CTHW
+    channels, frames, height, width = TABLE[name].clip_CTHW
     generator = torch.Generator().manual_seed(0)
     clips_BTCHW = 0.1 * torch.randn(16, frames, channels, height, width, generator=generator)
     labels = torch.arange(16) % 4
@@ -218,7 +176,7 @@ def moving_patches(name: str) -> tuple[Tensor, Tensor]:
             y = min(max(top + step * dy, 0), height - 8)
             x = min(max(left + step * dx, 0), width - 8)
             frame[:, y : y + 8, x : x + 8] += 2.0
-    layout = FACTS[name].input_layout
+    layout = TABLE[name].input_layout
     if layout == "TCHW":
         return clips_BTCHW, labels
     return (
@@ -232,10 +190,10 @@ def moving_patches(name: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(n for n in MODELS if n.endswith("-tiny")))
+@pytest.mark.parametrize("name", sorted(n for n in TABLE if n.endswith("-tiny")))
 def test_a_tiny_row_learns_sixteen_clips_by_heart(name: str) -> None:
     torch.manual_seed(0)
-    network = build_for_clip(name, FACTS[name].clip_CTHW, num_classes=4).train()
+    network = build_for_clip(name, TABLE[name].clip_CTHW, num_classes=4).train()
     inputs, labels = moving_patches(name)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     accuracy = 0.0

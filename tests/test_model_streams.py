@@ -11,11 +11,11 @@ from flowpipe.datasets.synthetic import write_videos
 from flowpipe.experiment.networks import make_model
 from flowpipe.experiment.run import run_experiment
 from flowpipe.experiment.settings import Settings, load_settings, settings_from
-from flowpipe.models import FACTS
+from flowpipe.models import TABLE
 from flowpipe.scores import load_scores
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-TINY = sorted(name for name in FACTS if name.endswith("-tiny"))
+TINY = sorted(name for name in TABLE if name.endswith("-tiny"))
 QUICK = {"single-frame-tiny", "early-fusion-tiny", "c3d-tiny"}
 
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(folder: Path, model: str) -> Settings:
-    _, frames, height, width = FACTS[model].clip_CTHW
+    _, frames, height, width = TABLE[model].clip_CTHW
     stream = {
         "model": model,
         "frames": frames,

@@ -12,7 +12,7 @@ from flowpipe.errors import InvalidArgument
 from flowpipe.models import build, build_for_clip
 from flowpipe.models.convgru import ConvGru
 from flowpipe.models.i3d import MaxPoolSame, Unit3D, same_padding
-from flowpipe.models.nonlocal_block import NonlocalBlock, insert_nonlocal
+from flowpipe.models.nonlocal_block import NonlocalBlock, NonlocalInserter
 from flowpipe.models.slowfast import SlowFast
 
 FORMS = ["embedded", "gaussian", "dot", "concatenation"]
@@ -211,7 +211,8 @@ def test_wrong_nonlocal_settings_are_refused(arguments: dict[str, Any], message:
 
 def test_one_nonlocal_block_follows_the_last_residual_block() -> None:
     stage = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity())
-    names = list(dict(insert_nonlocal(stage, 1, 4, form="dot", subsample=False).named_children()))
+    insert = NonlocalInserter({"res3": 1}, form="dot", subsample=False)
+    names = list(dict(insert("res3", stage, 4).named_children()))
     assert names == ["0", "1", "2", "2_nonlocal"]
 
 

@@ -385,7 +385,7 @@ def test_i3d_follows_its_batches_as_published_and_its_tiny_variant_faster() -> N
 
 def test_names_and_layouts_are_there_without_torch() -> None:
     program = (
-        "import sys; from flowpipe.models import FACTS, MODELS, input_layout; "
+        "import sys; from flowpipe.models import TABLE, input_layout; "
         "assert input_layout('c3d') == 'CTHW'; assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -14,7 +14,7 @@ from flowpipe.experiment.networks import trained_model
 from flowpipe.experiment.pages import load_run
 from flowpipe.features.extractor import FeatureExtractor
 from flowpipe.features.presets import PRESETS
-from flowpipe.models import MODELS, build_for_clip, input_layout
+from flowpipe.models import TABLE, build_for_clip, input_layout
 from flowpipe.models.weights import load_weights, read_state
 
 DEFAULT_CROP_SIZE = (224, 224)
@@ -142,8 +142,8 @@ def _of_model(
     say: Callable[[str], None],
 ) -> tuple[str, str, FeatureExtractor]:
     preset = PRESETS.get(source)
-    if preset is None and source not in MODELS and ":" not in source:
-        known = [*PRESETS, *MODELS]
+    if preset is None and source not in TABLE and ":" not in source:
+        known = [*PRESETS, *TABLE]
         raise UnknownName(
             f'"{source}" is neither a run nor a network{nearest_name(source, known)}; known: '
             f"{', '.join(sorted(known))}; or give your own as package.module:callable"

@@ -12,8 +12,8 @@ from flowpipe.experiment.cached import feature_records
 from flowpipe.experiment.results import Fold, accuracy, stream_folder
 from flowpipe.experiment.settings import Settings
 from flowpipe.models import build_for_clip
+from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
-from flowpipe.models.summary import describe
 from flowpipe.models.weights import load_weights
 from flowpipe.scores import Scores
 from flowpipe.training.checkpoint import CHECKPOINT, read_model

@@ -28,7 +28,7 @@ from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.streams import StreamInput
 from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.models.folding import fold_batch_norm
+from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.models.weights import model_state
 from flowpipe.training.devices import choose_device, place
 

@@ -24,7 +24,7 @@ class Preset:
     Attributes
     ----------
     model : str
-        A name of `flowpipe.models.MODELS`.
+        A name of `flowpipe.models.TABLE`.
     stream : StreamInput
     crop_scale : float
     truncate_flow : bool

@@ -17,78 +17,35 @@ A network that is made for one length or size of clips has parameters `frames` (
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
-from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.models.facts import FACTS, Facts, InputLayout
-from flowpipe.registry import resolve
+from flowpipe.errors import InvalidArgument
+from flowpipe.models.table import TABLE, InputLayout, Row
+from flowpipe.registry import create, resolve
 
 if TYPE_CHECKING:
-    # The table and its facts are there without torch.
+    # The table is there without torch.
     from torch import nn
 
 __all__ = [
-    "FACTS",
     "INPUT_LAYOUTS",
-    "MODELS",
-    "Facts",
+    "TABLE",
     "InputLayout",
+    "Row",
     "build",
     "build_for_clip",
     "input_layout",
+    "names",
 ]
 
-MODELS: Mapping[str, str] = {
-    "resnet18": "flowpipe.models.resnet:resnet18",
-    "resnet34": "flowpipe.models.resnet:resnet34",
-    "resnet50": "flowpipe.models.resnet:resnet50",
-    "resnet101": "flowpipe.models.resnet:resnet101",
-    "squeezenet1_0": "flowpipe.models.squeezenet:squeezenet1_0",
-    "cnn-m-2048": "flowpipe.models.cnn_m_2048:cnn_m_2048",
-    "vgg16": "flowpipe.models.vgg:vgg16",
-    "small-cnn": "flowpipe.models.small_cnn:small_cnn",
-    "single-frame": "flowpipe.models.single_frame:single_frame",
-    "single-frame-tiny": "flowpipe.models.single_frame:single_frame_tiny",
-    "late-fusion-fc": "flowpipe.models.late_fusion:late_fusion_fc",
-    "late-fusion-fc-tiny": "flowpipe.models.late_fusion:late_fusion_fc_tiny",
-    "late-fusion-pool": "flowpipe.models.late_fusion:late_fusion_pool",
-    "late-fusion-pool-tiny": "flowpipe.models.late_fusion:late_fusion_pool_tiny",
-    "early-fusion": "flowpipe.models.early_fusion:early_fusion",
-    "early-fusion-tiny": "flowpipe.models.early_fusion:early_fusion_tiny",
-    "slow-fusion": "flowpipe.models.slow_fusion:slow_fusion",
-    "slow-fusion-tiny": "flowpipe.models.slow_fusion:slow_fusion_tiny",
-    "c3d": "flowpipe.models.c3d:c3d",
-    "c3d-lecture": "flowpipe.models.c3d:c3d_lecture",
-    "c3d-tiny": "flowpipe.models.c3d:c3d_tiny",
-    "lecture-late": "flowpipe.models.lecture:lecture_late",
-    "lecture-early": "flowpipe.models.lecture:lecture_early",
-    "lecture-3d": "flowpipe.models.lecture:lecture_3d",
-    "r3d-18": "flowpipe.models.r3d:r3d_18",
-    "r3d-18-tiny": "flowpipe.models.r3d:r3d_18_tiny",
-    "i3d": "flowpipe.models.i3d:i3d",
-    "i3d-tiny": "flowpipe.models.i3d:i3d_tiny",
-    "i3d-resnet50": "flowpipe.models.resnet3d:i3d_resnet50",
-    "i3d-resnet50-tiny": "flowpipe.models.resnet3d:i3d_resnet50_tiny",
-    "i3d-resnet50-nonlocal-tiny": "flowpipe.models.resnet3d:i3d_resnet50_nonlocal_tiny",
-    "c2d-resnet50": "flowpipe.models.resnet3d:c2d_resnet50",
-    "c2d-resnet50-tiny": "flowpipe.models.resnet3d:c2d_resnet50_tiny",
-    "slow-r50": "flowpipe.models.resnet3d:slow_r50",
-    "slow-r50-tiny": "flowpipe.models.resnet3d:slow_r50_tiny",
-    "slowfast-4x16-r50": "flowpipe.models.slowfast:slowfast_4x16_r50",
-    "slowfast-8x8-r50": "flowpipe.models.slowfast:slowfast_8x8_r50",
-    "slowfast-tiny": "flowpipe.models.slowfast:slowfast_tiny",
-    "cnn-lstm": "flowpipe.models.cnn_lstm:cnn_lstm",
-    "cnn-lstm-tiny": "flowpipe.models.cnn_lstm:cnn_lstm_tiny",
-    "lrcn": "flowpipe.models.lrcn:lrcn",
-    "lrcn-tiny": "flowpipe.models.lrcn:lrcn_tiny",
-    "cnn3d-lstm": "flowpipe.models.cnn3d_lstm:cnn3d_lstm",
-    "cnn3d-lstm-tiny": "flowpipe.models.cnn3d_lstm:cnn3d_lstm_tiny",
-    "convgru": "flowpipe.models.convgru:convgru",
-    "convgru-tiny": "flowpipe.models.convgru:convgru_tiny",
-}
-
 INPUT_LAYOUTS = get_args(InputLayout)
+_TARGETS = {name: row.target for name, row in TABLE.items()}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all networks of the table."""
+    return tuple(TABLE)
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: Any) -> "nn.Module":
@@ -97,7 +54,7 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: An
     Parameters
     ----------
     name
-        A name of `MODELS`, or your own as `package.module:callable`; the callable takes
+        A name of `TABLE`, or your own as `package.module:callable`; the callable takes
         `num_classes`, `in_channels` and its own parameters by keyword.
     num_classes
         K, the number of logits.
@@ -122,26 +79,30 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: An
     for argument, value in (("num_classes", num_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidArgument(f"{argument} {value!r} must be a whole number >= 1")
-    factory = resolve(MODELS, name, kind="model")
-    _check_parameters(name, factory, parameters)
-    network = factory(num_classes=num_classes, in_channels=in_channels, **parameters)
+    network = create(
+        _TARGETS,
+        name,
+        {**(TABLE[name].parameters if name in TABLE else {}), **parameters},
+        kind="model",
+        given={"num_classes": num_classes, "in_channels": in_channels},
+    )
     _check_network(name, network)
     return network  # type: ignore[no-any-return]
 
 
 def input_layout(name: str, **parameters: Any) -> InputLayout:
-    """Give the axes of one sample of a network: "CHW", "CTHW" or "TCHW".
+    """Return the axes of one sample of a network: "CHW", "CTHW" or "TCHW".
 
-    For a name of `MODELS` this imports no torch; your own network is built to be asked.
+    For a name of `TABLE` this imports no torch; your own network is built to be asked.
 
     Raises
     ------
     UnknownName, InvalidArgument
         As `build`.
     """
-    if name in FACTS:
-        return FACTS[name].input_layout
-    resolve(MODELS, name, kind="model")
+    if name in TABLE:
+        return TABLE[name].input_layout
+    resolve(_TARGETS, name, kind="model")
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -174,33 +135,15 @@ def build_for_clip(
     """
     channels, frames, height, width = clip_CTHW
     shape = {"frames": frames, "size": (height, width)}
-    wanted = _signature(resolve(MODELS, name, kind="model"))
-    given = {key: value for key, value in shape.items() if key in wanted} | parameters
+    factory = resolve(_TARGETS, name, kind="model")
+    try:
+        known = inspect.signature(factory).parameters
+    except ValueError:  # some callables written in C have none; the call itself will tell
+        known = MappingProxyType({})
+    given = {key: value for key, value in shape.items() if key in known} | parameters
     layout = input_layout(name, **given)
     in_channels = channels * frames if layout == "CHW" else channels
     return build(name, num_classes=num_classes, in_channels=in_channels, **given)
-
-
-def _signature(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(factory).parameters
-    except ValueError:  # some callables written in C have none; the call itself will tell
-        return {}
-
-
-def _check_parameters(
-    name: str, factory: Callable[..., Any], parameters: Mapping[str, Any]
-) -> None:
-    signature = _signature(factory)
-    if not signature or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values()):
-        return
-    known = signature.keys() - {"num_classes", "in_channels"}
-    for given in parameters:
-        if given not in known:
-            raise InvalidArgument(
-                f'model "{name}" has no parameter "{given}"{nearest_name(given, known)}; '
-                f"it takes: {', '.join(sorted(known)) or 'none'}"
-            )
 
 
 def _check_network(name: str, network: object) -> None:

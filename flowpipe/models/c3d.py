@@ -8,9 +8,9 @@ networks, ICCV 2015, doi:10.1109/ICCV.2015.510.
     conv2, pool2                128×8×28×28           conv5a/b           512×2×7×7
     conv3a/b, pool3             256×4×14×14           pool5              512×1×4×4
 
-All other pools are 2×2×2; then fc6 4096, fc7 4096, fc8 K. `c3d` is the network as released: pool5
-pads a row and a column on each side, 7 → 4, and fc6 takes 8192 values. `c3d-lecture` is the
-network as the paper's text and lectures have it: 7 → 3, fc6 takes 4608. Layer names are those of
+All other pools are 2×2×2; then fc6 4096, fc7 4096, fc8 K. As released, pool5 pads a row and a
+column on each side, 7 → 4, and fc6 takes 8192 values; without (`c3d-lecture`, the paper's text)
+7 → 3, and fc6 takes 4608. Layer names are those of
 the public PyTorch ports. Their weights expect BGR pixels of 0..255 minus a mean volume.
 Initialised after He et al. 2015, where the paper drew from a narrow normal distribution.
 """
@@ -18,11 +18,34 @@ Initialised after He et al. 2015, where the paper drew from a narrow normal dist
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 
 class C3d(nn.Module):
-    """Eight convolutions, five pools, three fully connected layers."""
+    """Eight convolutions, five pools, three fully connected layers.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame: 3 for RGB, 2 for flow.
+    frames, size
+        T and (height, width) in px of the input, which fc6 is made for.
+    padded_pool5
+        As released; False: as in the paper's text.
+    width
+        Planes of the first convolution.
+    hidden
+        Units of fc6 and fc7.
+    dropout
+        Share of fc6 and fc7 dropped, in [0, 1).
+
+    Raises
+    ------
+    InvalidArgument
+        If the clip is too small for five pools, or `dropout` outside its range.
+    """
 
     input_layout = "CTHW"
     stem_name = "conv1"
@@ -32,13 +55,13 @@ class C3d(nn.Module):
         self,
         *,
         num_classes: int,
-        in_channels: int,
-        frames: int,
-        size: tuple[int, int],
-        padded_pool5: bool,
-        width: int,
-        hidden: int,
-        dropout: float,
+        in_channels: int = 3,
+        frames: int = 16,
+        size: tuple[int, int] = (112, 112),
+        padded_pool5: bool = True,
+        width: int = 64,
+        hidden: int = 4096,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(in_channels, width, 3, padding=1)
@@ -66,15 +89,11 @@ class C3d(nn.Module):
         self.fc8 = nn.Linear(hidden, num_classes)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = dropout_layer(dropout)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv3d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_he(self, linear=True)
         nn.init.normal_(self.fc8.weight, std=0.01)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K; the clip must be of the size that the network was built for."""
+        """Return logits B×K; the clip must be of the size that the network was built for."""
         x = self.pool1(self.relu(self.conv1(clip_BCTHW)))
         x = self.pool2(self.relu(self.conv2(x)))
         x = self.relu(self.conv3a(x))
@@ -86,88 +105,3 @@ class C3d(nn.Module):
         x = self.dropout(self.relu(self.fc6(x)))
         x = self.dropout(self.relu(self.fc7(x)))
         return self.fc8(x)  # type: ignore[no-any-return]
-
-
-def c3d(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    frames: int = 16,
-    size: tuple[int, int] = (112, 112),
-    width: int = 64,
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> C3d:
-    """C3D as released: 78,409,573 parameters for RGB and 101 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K.
-    in_channels
-        Channels of one frame: 3 for RGB, 2 for flow.
-    frames, size
-        T and (height, width) in px of the input, which fc6 is made for.
-    width
-        Planes of the first convolution.
-    hidden
-        Units of fc6 and fc7.
-    dropout
-        Share of fc6 and fc7 dropped, in [0, 1).
-
-    Raises
-    ------
-    InvalidArgument
-        If the clip is too small for five pools, or `dropout` outside its range.
-    """
-    return C3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        frames=frames,
-        size=size,
-        padded_pool5=True,
-        width=width,
-        hidden=hidden,
-        dropout=dropout,
-    )
-
-
-def c3d_lecture(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    frames: int = 16,
-    size: tuple[int, int] = (112, 112),
-    dropout: float = 0.5,
-) -> C3d:
-    """C3D without the padding of pool5: 63,729,509 parameters for 101 classes. See `c3d`."""
-    return C3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        frames=frames,
-        size=size,
-        padded_pool5=False,
-        width=64,
-        hidden=4096,
-        dropout=dropout,
-    )
-
-
-def c3d_tiny(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    frames: int = 16,
-    size: tuple[int, int] = (32, 32),
-    dropout: float = 0.0,
-) -> C3d:
-    """`c3d` an eighth as wide, for tests and small data sets."""
-    return c3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        frames=frames,
-        size=size,
-        width=8,
-        hidden=64,
-        dropout=dropout,
-    )

@@ -31,14 +31,34 @@ class Rectify(nn.Module):
 
 
 class Cnn3dLstm(nn.Module):
-    """Three 3D convolutions, LSTM, classifier at every step."""
+    """Three 3D convolutions, LSTM, classifier at every step.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame: 3 for RGB, 2 for flow.
+    hidden
+        Units of the LSTM.
+    output
+        "mean", "last" or "frames": see the module.
+    dropout
+        Share of the LSTM's state dropped before the classifier, in [0, 1).
+    """
 
     input_layout = "CTHW"
     stem_name = "features.0"
     classifier_name = "fc"
 
     def __init__(
-        self, *, num_classes: int, in_channels: int, hidden: int, output: Steps, dropout: float
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        hidden: int = 50,
+        output: Steps = "mean",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_output(output)
@@ -58,7 +78,7 @@ class Cnn3dLstm(nn.Module):
         self.fc = nn.Linear(hidden, num_classes)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K, or B×(T−8)×K for the output "frames".
+        """Return logits B×K, or B×(T−8)×K for the output "frames".
 
         Raises
         ------
@@ -74,40 +94,3 @@ class Cnn3dLstm(nn.Module):
         features_BTD = self.features(clip_BCTHW).transpose(1, 2).flatten(2)
         states_BTD, _ = self.lstm(features_BTD)
         return join_steps(self.fc(self.dropout(states_BTD)), self.output)
-
-
-def cnn3d_lstm(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    hidden: int = 50,
-    output: Steps = "mean",
-    dropout: float = 0.0,
-) -> Cnn3dLstm:
-    """3D features and an LSTM of 50 units.
-
-    Parameters
-    ----------
-    num_classes
-        K.
-    in_channels
-        Channels of one frame: 3 for RGB, 2 for flow.
-    hidden
-        Units of the LSTM.
-    output
-        "mean", "last" or "frames": see the module.
-    dropout
-        Share of the LSTM's state dropped before the classifier, in [0, 1).
-    """
-    return Cnn3dLstm(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        hidden=hidden,
-        output=output,
-        dropout=dropout,
-    )
-
-
-def cnn3d_lstm_tiny(*, num_classes: int, in_channels: int = 3, output: Steps = "mean") -> Cnn3dLstm:
-    """`cnn3d_lstm` with half as many LSTM units; the published network is small by itself."""
-    return cnn3d_lstm(num_classes=num_classes, in_channels=in_channels, hidden=25, output=output)

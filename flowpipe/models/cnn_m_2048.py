@@ -21,20 +21,41 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 
 class CnnM2048(nn.Module):
-    """Five convolutions and three fully connected layers."""
+    """Five convolutions, three fully connected layers; 90,627,813 parameters for RGB, 101 classes.
+
+    Parameters
+    ----------
+    num_classes
+        K, the number of logits.
+    in_channels
+        Channels of the input: 3 (spatial), 2L (temporal).
+    dropout
+        Share of fc6 and fc7 that is **dropped**, in [0, 1): the paper's "dropout ratio" of 0.9
+        leaves one value in ten.
+    second_lrn
+        Normalise after conv2. None follows the paper: for three channels (RGB), otherwise not
+        ("to reduce memory consumption").
+    """
 
     input_layout = "CHW"
     stem_name = "features.conv1"
     classifier_name = "fc8"
 
     def __init__(
-        self, *, num_classes: int, in_channels: int, dropout: float, second_lrn: bool
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        dropout: float = 0.9,
+        second_lrn: bool | None = None,
     ) -> None:
         super().__init__()
+        if second_lrn is None:
+            second_lrn = in_channels == 3
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = nn.Conv2d(in_channels, 96, 7, stride=2)
         layers["relu1"] = nn.ReLU(inplace=True)
@@ -55,15 +76,11 @@ class CnnM2048(nn.Module):
         self.fc8 = nn.Linear(2048, num_classes)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = dropout_layer(dropout)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_he(self, linear=True)
         nn.init.normal_(self.fc8.weight, std=0.01)
 
     def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K.
+        """Return logits B×K.
 
         Raises
         ------
@@ -81,32 +98,3 @@ class CnnM2048(nn.Module):
         x = self.dropout(self.relu(self.fc6(x)))
         x = self.dropout(self.relu(self.fc7(x)))
         return self.fc8(x)  # type: ignore[no-any-return]
-
-
-def cnn_m_2048(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    dropout: float = 0.9,
-    second_lrn: bool | None = None,
-) -> CnnM2048:
-    """CNN-M-2048; 90,627,813 parameters for RGB, 90,707,781 for ten flows, with 101 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K, the number of logits.
-    in_channels
-        Channels of the input: 3 (spatial), 2L (temporal).
-    dropout
-        Share of fc6 and fc7 that is **dropped**, in [0, 1): the paper's "dropout ratio" of 0.9
-        leaves one value in ten.
-    second_lrn
-        Normalise after conv2. None follows the paper: for three channels (RGB), otherwise not
-        ("to reduce memory consumption").
-    """
-    if second_lrn is None:
-        second_lrn = in_channels == 3
-    return CnnM2048(
-        num_classes=num_classes, in_channels=in_channels, dropout=dropout, second_lrn=second_lrn
-    )

@@ -16,14 +16,14 @@ from torch import nn
 from flowpipe.models.layers import frame_backbone
 
 
-def early_fusion(
+def build(
     *,
     num_classes: int,
     in_channels: int = 30,
     backbone: str = "resnet18",
     backbone_parameters: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Early fusion: the backbone with T·C input channels.
+    """Return the backbone with T·C input channels.
 
     Parameters
     ----------
@@ -31,21 +31,9 @@ def early_fusion(
         K.
     in_channels
         T·C: 30 for ten RGB frames.
-    backbone
-        A 2D network of the table, or your own.
-    backbone_parameters
-        Its parameters.
+    backbone, backbone_parameters
+        A 2D network of the table or your own, and its parameters.
     """
     return frame_backbone(
         backbone, backbone_parameters, num_classes=num_classes, in_channels=in_channels
-    )
-
-
-def early_fusion_tiny(*, num_classes: int, in_channels: int = 24) -> nn.Module:
-    """`early_fusion` on `small-cnn` of width 8, for tests."""
-    return early_fusion(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        backbone="small-cnn",
-        backbone_parameters={"width": 8, "dropout": 0.0},
     )

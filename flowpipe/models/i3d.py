@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 # Planes of b0; b1a, b1b; b2a, b2b; b3b.
 MIXED = {
@@ -43,7 +43,7 @@ MIXED = {
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Give the zeros before and after an axis in TensorFlow's "same" rule.
+    """Return the zeros before and after an axis in TensorFlow's "same" rule.
 
     The output has ⌈size / stride⌉ positions; of the zeros that this takes, the odd one is behind.
 
@@ -68,7 +68,7 @@ def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
 
 
 def steady_padding(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, int, int] | None:
-    """Give the "same" padding where no size changes it: odd kernels that go in steps of one.
+    """Return the "same" padding where no size changes it: odd kernels that go in steps of one.
 
     The layer itself can then pad, which spares a copy of its input.
     """
@@ -128,7 +128,24 @@ class InceptionModule(nn.Module):
 
 
 class I3d(nn.Module):
-    """Stem, nine inception modules, classifier at each instant, mean over time."""
+    """Stem, nine inception modules, classifier at each instant, mean over time.
+
+    12,697,264 parameters for RGB, 12,675,312 for flow, with 400 classes.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame: 3 for RGB, 2 for flow.
+    width
+        Planes of the stem; all others in proportion.
+    dropout
+        Share of the pooled features dropped, in [0, 1).
+    bn_momentum
+        Share of each batch in the statistics that testing uses. The published 0.01 takes several
+        hundred steps to follow the weights; a short training needs 0.1.
+    """
 
     input_layout = "CTHW"
     stem_name = "Conv3d_1a_7x7.conv3d"
@@ -138,13 +155,12 @@ class I3d(nn.Module):
         self,
         *,
         num_classes: int,
-        in_channels: int,
-        divisor: int,
-        dropout: float,
-        bn_momentum: float,
+        in_channels: int = 3,
+        width: int = 64,
+        dropout: float = 0.5,
+        bn_momentum: float = 0.01,
     ) -> None:
         super().__init__()
-        width = 64 // divisor
         self.Conv3d_1a_7x7 = Unit3D(in_channels, width, 7, 2)
         self.MaxPool3d_2a_3x3 = MaxPoolSame((1, 3, 3), (1, 2, 2))
         self.Conv3d_2b_1x1 = Unit3D(width, width, 1)
@@ -154,19 +170,18 @@ class I3d(nn.Module):
         self.MaxPool3d_5a_2x2 = MaxPoolSame((2, 2, 2), (2, 2, 2))
         in_planes = 3 * width
         for name, published in MIXED.items():
-            planes = [number // divisor for number in published]
+            planes = [number * width // 64 for number in published]
             self.add_module(name, InceptionModule(in_planes, planes))
             in_planes = planes[0] + planes[2] + planes[4] + planes[5]
         self.dropout = dropout_layer(dropout)
         self.logits = Unit3D(in_planes, num_classes, 1, last=True)
+        init_he(self)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv3d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            elif isinstance(layer, nn.BatchNorm3d):
+            if isinstance(layer, nn.BatchNorm3d):
                 layer.momentum = bn_momentum
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K."""
+        """Return logits B×K."""
         x = self.MaxPool3d_2a_3x3(self.Conv3d_1a_7x7(clip_BCTHW))
         x = self.MaxPool3d_3a_3x3(self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x)))
         for name in MIXED:
@@ -178,42 +193,3 @@ class I3d(nn.Module):
         x = x.mean((3, 4), keepdim=True)
         x = functional.avg_pool3d(x, (min(2, x.shape[2]), 1, 1), stride=1)
         return self.logits(self.dropout(x)).mean((2, 3, 4))  # type: ignore[no-any-return]
-
-
-def i3d(
-    *, num_classes: int, in_channels: int = 3, dropout: float = 0.5, bn_momentum: float = 0.01
-) -> I3d:
-    """I3D: 12,697,264 parameters for RGB, 12,675,312 for flow, with 400 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K.
-    in_channels
-        Channels of one frame: 3 for RGB, 2 for flow.
-    dropout
-        Share of the pooled features dropped, in [0, 1).
-    bn_momentum
-        Share of each batch in the statistics that testing uses. The published 0.01 takes several
-        hundred steps to follow the weights; a short training needs 0.1.
-    """
-    return I3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        divisor=1,
-        dropout=dropout,
-        bn_momentum=bn_momentum,
-    )
-
-
-def i3d_tiny(
-    *, num_classes: int, in_channels: int = 3, dropout: float = 0.0, bn_momentum: float = 0.1
-) -> I3d:
-    """`i3d` an eighth as wide, for tests and small data sets."""
-    return I3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        divisor=8,
-        dropout=dropout,
-        bn_momentum=bn_momentum,
-    )

@@ -1,7 +1,7 @@
 """Layers and helpers that three or more networks share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,8 +27,37 @@ def dropout_layer(dropout: float) -> nn.Dropout:
     return nn.Dropout(dropout)
 
 
+def check_choice(parameter: str, value: object, choices: Collection[object]) -> None:
+    """Refuse a value that is not one of some, with InvalidArgument."""
+    if value not in choices:
+        names = list(map(str, choices))
+        raise InvalidArgument(
+            f"{parameter} {value!r}{nearest_name(str(value), names)} must be one of "
+            f"{', '.join(names)}"
+        )
+
+
+def init_he(
+    network: nn.Module, *, mode: Literal["fan_in", "fan_out"] = "fan_in", linear: bool = False
+) -> None:
+    """Draw the weights of all convolutions after He et al. 2015 (doi:10.1109/ICCV.2015.123).
+
+    Parameters
+    ----------
+    mode
+        "fan_in" keeps the variance of the outputs, "fan_out" that of the gradients.
+    linear
+        Draw fully connected layers too, and let all biases start at zero.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d) or (linear and isinstance(layer, nn.Linear)):
+            nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
+            if linear and layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 def log_mean_softmax(logits_BTK: Tensor) -> Tensor:
-    """Give log of the mean over T of the softmax, B×K: its own softmax is that mean."""
+    """Return log of the mean over T of the softmax, B×K: its own softmax is that mean."""
     return logits_BTK.log_softmax(-1).logsumexp(1) - math.log(logits_BTK.shape[1])
 
 
@@ -56,7 +85,7 @@ def frame_backbone(
 def feature_backbone(
     name: str, parameters: Mapping[str, Any] | None, *, in_channels: int, layer: str | None = None
 ) -> tuple[nn.Module, int]:
-    """Build a 2D network without its classifier; give it and D, the features per frame.
+    """Build a 2D network without its classifier; return it and D, the features per frame.
 
     Parameters
     ----------
@@ -83,7 +112,7 @@ def feature_backbone(
 
 
 def find_layer(network: nn.Module, layer: str, *, name: str) -> nn.Module:
-    """Give a layer by its dotted name; InvalidArgument if there is none."""
+    """Return a layer by its dotted name; InvalidArgument if there is none."""
     layers: dict[str, nn.Module] = dict(network.named_modules())
     if layer not in layers:
         raise InvalidArgument(
@@ -120,7 +149,7 @@ Steps = Literal["last", "mean", "frames"]
 
 
 def join_steps(logits_BTK: Tensor, output: Steps) -> Tensor:
-    """Give the last step's logits, the log of the mean probabilities, or all steps as they are."""
+    """Return the last step's logits, the log of the mean probabilities, or all steps."""
     if output == "last":
         return logits_BTK[:, -1]
     return log_mean_softmax(logits_BTK) if output == "mean" else logits_BTK
@@ -139,7 +168,7 @@ class FrameFeatures(nn.Module):
 
     input_layout = "TCHW"
 
-    def __init__(self, backbone: nn.Module, *, frozen: bool) -> None:
+    def __init__(self, backbone: nn.Module, *, frozen: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.frozen = frozen

@@ -11,85 +11,48 @@ a pooling between them, a global average, a linear classifier.
 and a classifier of 25·K. A ReLU stands after each convolution. They are as small as any tiny row.
 """
 
+from typing import Literal
+
 from torch import Tensor, nn
 
+from flowpipe.models.layers import check_choice
 
-class LectureLate(nn.Module):
-    """The 2D network on every frame; features averaged over space and time."""
+LAYOUTS = {"late": "TCHW", "early": "CHW", "3d": "CTHW"}
 
-    input_layout = "TCHW"
+
+class Lecture(nn.Module):
+    """Two convolutions over frames, stacked frames or clips; features averaged; classifier.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame; of all frames together for "early".
+    fusion
+        "late", "early" or "3d": see the module.
+    """
+
     stem_name = "conv1"
     classifier_name = "fc"
 
-    def __init__(self, *, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self, *, num_classes: int, in_channels: int = 3, fusion: Literal["late", "early", "3d"]
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 12, 3, padding=1)
-        self.pool = nn.MaxPool2d(4)
-        self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
+        check_choice("fusion", fusion, LAYOUTS)
+        self.input_layout = LAYOUTS[fusion]
+        conv, pool = (nn.Conv3d, nn.MaxPool3d) if fusion == "3d" else (nn.Conv2d, nn.MaxPool2d)
+        self.conv1 = conv(in_channels, 12, 3, padding=1)
+        self.pool = pool(4)
+        self.conv2 = conv(12, 24, 3, padding=1)
         self.relu = nn.ReLU(inplace=True)
         self.fc = nn.Linear(24, num_classes)
 
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """Give logits B×K."""
-        x = self.pool(self.relu(self.conv1(clip_BTCHW.flatten(0, 1))))
-        x = self.relu(self.conv2(x)).unflatten(0, clip_BTCHW.shape[:2])
-        return self.fc(x.mean((1, 3, 4)))  # type: ignore[no-any-return]
-
-
-class LectureEarly(nn.Module):
-    """The first convolution sees all frames."""
-
-    input_layout = "CHW"
-    stem_name = "conv1"
-    classifier_name = "fc"
-
-    def __init__(self, *, num_classes: int, in_channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 12, 3, padding=1)
-        self.pool = nn.MaxPool2d(4)
-        self.conv2 = nn.Conv2d(12, 24, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(24, num_classes)
-
-    def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K."""
-        x = self.pool(self.relu(self.conv1(clip_BCHW)))
-        x = self.relu(self.conv2(x))
-        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
-
-
-class Lecture3d(nn.Module):
-    """Time is a third dimension throughout: slow fusion."""
-
-    input_layout = "CTHW"
-    stem_name = "conv1"
-    classifier_name = "fc"
-
-    def __init__(self, *, num_classes: int, in_channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(in_channels, 12, 3, padding=1)
-        self.pool = nn.MaxPool3d(4)
-        self.conv2 = nn.Conv3d(12, 24, 3, padding=1)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc = nn.Linear(24, num_classes)
-
-    def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K."""
-        x = self.pool(self.relu(self.conv1(clip_BCTHW)))
-        x = self.relu(self.conv2(x))
-        return self.fc(x.mean((2, 3, 4)))  # type: ignore[no-any-return]
-
-
-def lecture_late(*, num_classes: int, in_channels: int = 3) -> LectureLate:
-    """Late fusion: 2,952 + 25·K parameters for RGB."""
-    return LectureLate(num_classes=num_classes, in_channels=in_channels)
-
-
-def lecture_early(*, num_classes: int, in_channels: int = 60) -> LectureEarly:
-    """Early fusion: 9,108 + 25·K parameters for twenty RGB frames (60 channels)."""
-    return LectureEarly(num_classes=num_classes, in_channels=in_channels)
-
-
-def lecture_3d(*, num_classes: int, in_channels: int = 3) -> Lecture3d:
-    """3D convolutions: 8,784 + 25·K parameters for RGB."""
-    return Lecture3d(num_classes=num_classes, in_channels=in_channels)
+    def forward(self, clip: Tensor) -> Tensor:
+        """Return logits B×K."""
+        late = self.input_layout == "TCHW"
+        x = clip.flatten(0, 1) if late else clip
+        x = self.relu(self.conv2(self.pool(self.relu(self.conv1(x)))))
+        x_BCP = x.unflatten(0, clip.shape[:2]).transpose(1, 2) if late else x
+        return self.fc(x_BCP.mean(tuple(range(2, x_BCP.ndim))))  # type: ignore[no-any-return]

@@ -61,7 +61,7 @@ class NonlocalBlock(nn.Module):
         return x_BCTHW + self.bn(self.out(y))  # type: ignore[no-any-return]
 
     def _weights(self, x_BCTHW: Tensor, pooled: Tensor) -> Tensor:
-        """Give f(x_i, x_j) / N(x), B×I×J."""
+        """Return f(x_i, x_j) / N(x), B×I×J."""
         if self.form == "gaussian":
             queries_BID, keys_BDJ = x_BCTHW.flatten(2).transpose(1, 2), pooled.flatten(2)
         else:
@@ -78,38 +78,54 @@ class NonlocalBlock(nn.Module):
         return products_BIJ.softmax(-1)
 
 
-def check_nonlocal_blocks(blocks: Mapping[str, int]) -> None:
-    """Refuse stages other than res2 to res5, with InvalidArgument."""
-    for stage in blocks:
-        if stage not in STAGES:
-            raise InvalidArgument(
-                f'nonlocal_blocks: stage "{stage}"{nearest_name(stage, STAGES)} must be one of '
-                f"{', '.join(STAGES)}; the paper's five blocks are {{res3 = 2, res4 = 3}}"
-            )
+class NonlocalInserter:
+    """Puts non-local blocks into the stages of a network.
 
+    Parameters
+    ----------
+    blocks
+        Stage (res2 to res5) → number of non-local blocks.
+    form, subsample
+        Of each block.
 
-def insert_nonlocal(
-    stage: nn.Sequential, count: int, channels: int, *, form: Pairwise, subsample: bool
-) -> nn.Sequential:
-    """Put `count` blocks between the residual blocks of a stage, evenly, one after the last.
-
-    ::
-
-        4 residual blocks, 2 non-local     r r N r r N
-        6 residual blocks, 3 non-local     r r N r r N r r N     (every other, as in the paper)
-
-    The residual blocks keep their names 0, 1, …; a non-local block is called `1_nonlocal` after
-    the residual block that it follows.
+    Raises
+    ------
+    InvalidArgument
+        For another stage.
     """
-    if not 0 <= count <= len(stage):
-        raise InvalidArgument(
-            f"nonlocal_blocks: {count} must be from 0 to the {len(stage)} residual blocks of the "
-            "stage"
-        )
-    after = {(number + 1) * len(stage) // count - 1 for number in range(count)}
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for number, block in enumerate(stage):
-        layers[str(number)] = block
-        if number in after:
-            layers[f"{number}_nonlocal"] = NonlocalBlock(channels, form=form, subsample=subsample)
-    return nn.Sequential(layers)
+
+    def __init__(self, blocks: Mapping[str, int] | None, *, form: Pairwise, subsample: bool):
+        self.blocks, self.form, self.subsample = blocks or {}, form, subsample
+        for stage in self.blocks:
+            if stage not in STAGES:
+                raise InvalidArgument(
+                    f'nonlocal_blocks: stage "{stage}"{nearest_name(stage, STAGES)} must be one of '
+                    f"{', '.join(STAGES)}; the paper's five blocks are {{res3 = 2, res4 = 3}}"
+                )
+
+    def __call__(self, name: str, stage: nn.Sequential, channels: int) -> nn.Sequential:
+        """Put the blocks between the residual blocks of a stage, evenly, one after the last.
+
+        ::
+
+            4 residual blocks, 2 non-local     r r N r r N
+            6 residual blocks, 3 non-local     r r N r r N r r N     (every other, as in the paper)
+
+        The residual blocks keep their names 0, 1, …; a non-local block is called `1_nonlocal`
+        after the residual block that it follows.
+        """
+        count = self.blocks.get(name, 0)
+        if not 0 <= count <= len(stage):
+            raise InvalidArgument(
+                f"nonlocal_blocks: {count} must be from 0 to the {len(stage)} residual blocks of "
+                "the stage"
+            )
+        after = {(number + 1) * len(stage) // count - 1 for number in range(count)}
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        for number, block in enumerate(stage):
+            layers[str(number)] = block
+            if number in after:
+                layers[f"{number}_nonlocal"] = NonlocalBlock(
+                    channels, form=self.form, subsample=self.subsample
+                )
+        return nn.Sequential(layers)

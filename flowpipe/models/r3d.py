@@ -18,8 +18,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from flowpipe.models.layers import dropout_layer
-from flowpipe.models.nonlocal_block import Pairwise, check_nonlocal_blocks, insert_nonlocal
+from flowpipe.models.layers import dropout_layer, init_he
+from flowpipe.models.nonlocal_block import NonlocalInserter, Pairwise
 
 
 def _conv_bn(in_planes: int, planes: int, stride: int) -> list[nn.Module]:
@@ -49,72 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class R3d(nn.Module):
-    """Stem, four stages, global average, classifier."""
-
-    input_layout = "CTHW"
-    stem_name = "stem.0"
-    classifier_name = "fc"
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        in_channels: int,
-        width: int,
-        dropout: float,
-        nonlocal_blocks: Mapping[str, int],
-        nonlocal_form: Pairwise,
-        nonlocal_subsample: bool,
-    ) -> None:
-        super().__init__()
-        check_nonlocal_blocks(nonlocal_blocks)
-        self.stem = nn.Sequential(
-            nn.Conv3d(in_channels, width, (3, 7, 7), (1, 2, 2), padding=(1, 3, 3), bias=False),
-            nn.BatchNorm3d(width),
-            nn.ReLU(inplace=True),
-        )
-
-        def stage(name: str, in_planes: int, planes: int, stride: int) -> nn.Sequential:
-            blocks = nn.Sequential(
-                BasicBlock(in_planes, planes, stride), BasicBlock(planes, planes, 1)
-            )
-            return insert_nonlocal(
-                blocks,
-                nonlocal_blocks.get(name, 0),
-                planes,
-                form=nonlocal_form,
-                subsample=nonlocal_subsample,
-            )
-
-        self.layer1 = stage("res2", width, width, 1)
-        self.layer2 = stage("res3", width, 2 * width, 2)
-        self.layer3 = stage("res4", 2 * width, 4 * width, 2)
-        self.layer4 = stage("res5", 4 * width, 8 * width, 2)
-        self.avgpool = nn.AdaptiveAvgPool3d(1)
-        self.dropout = dropout_layer(dropout)
-        self.fc = nn.Linear(8 * width, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv3d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K."""
-        x = self.layer2(self.layer1(self.stem(clip_BCTHW)))
-        x = self.avgpool(self.layer4(self.layer3(x))).flatten(1)
-        return self.fc(self.dropout(x))  # type: ignore[no-any-return]
-
-
-def r3d_18(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    width: int = 64,
-    dropout: float = 0.0,
-    nonlocal_blocks: Mapping[str, int] | None = None,
-    nonlocal_form: Pairwise = "embedded",
-    nonlocal_subsample: bool = True,
-) -> R3d:
-    """R3D-18: 33,371,472 parameters for RGB and 400 classes.
+    """Stem, four stages, global average, classifier; 33,371,472 parameters for 400 classes.
 
     Parameters
     ----------
@@ -130,17 +65,47 @@ def r3d_18(
         Stage (res2 to res5) → number of non-local blocks, such as {"res3": 1}; their pairwise
         form ("embedded", "gaussian", "dot", "concatenation"), and whether they pool.
     """
-    return R3d(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        width=width,
-        dropout=dropout,
-        nonlocal_blocks=nonlocal_blocks or {},
-        nonlocal_form=nonlocal_form,
-        nonlocal_subsample=nonlocal_subsample,
-    )
 
+    input_layout = "CTHW"
+    stem_name = "stem.0"
+    classifier_name = "fc"
 
-def r3d_18_tiny(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> R3d:
-    """`r3d_18` an eighth as wide, for tests and small data sets."""
-    return r3d_18(num_classes=num_classes, in_channels=in_channels, width=8, dropout=dropout)
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        width: int = 64,
+        dropout: float = 0.0,
+        nonlocal_blocks: Mapping[str, int] | None = None,
+        nonlocal_form: Pairwise = "embedded",
+        nonlocal_subsample: bool = True,
+    ) -> None:
+        super().__init__()
+        insert = NonlocalInserter(nonlocal_blocks, form=nonlocal_form, subsample=nonlocal_subsample)
+        self.stem = nn.Sequential(
+            nn.Conv3d(in_channels, width, (3, 7, 7), (1, 2, 2), padding=(1, 3, 3), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+        )
+
+        def stage(name: str, in_planes: int, planes: int, stride: int) -> nn.Sequential:
+            blocks = nn.Sequential(
+                BasicBlock(in_planes, planes, stride), BasicBlock(planes, planes, 1)
+            )
+            return insert(name, blocks, planes)
+
+        self.layer1 = stage("res2", width, width, 1)
+        self.layer2 = stage("res3", width, 2 * width, 2)
+        self.layer3 = stage("res4", 2 * width, 4 * width, 2)
+        self.layer4 = stage("res5", 4 * width, 8 * width, 2)
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.dropout = dropout_layer(dropout)
+        self.fc = nn.Linear(8 * width, num_classes)
+        init_he(self, mode="fan_out")
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        """Return logits B×K."""
+        x = self.layer2(self.layer1(self.stem(clip_BCTHW)))
+        x = self.avgpool(self.layer4(self.layer3(x))).flatten(1)
+        return self.fc(self.dropout(x))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""ResNet-18, -34, -50 and -101: B×C×H×W to B×K logits.
+"""ResNet-18 to -152: B×C×H×W to B×K logits.
 
 He, Zhang, Ren, Sun: Deep residual learning for image recognition, CVPR 2016,
 doi:10.1109/CVPR.2016.90.
@@ -10,11 +10,9 @@ Initialised after He et al. 2015 (doi:10.1109/ICCV.2015.123), normal, by fan-out
 the classifier is an addition, off by default. Any input from 32 px up; 224 px is the usual size.
 """
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import check_choice, dropout_layer, init_he
 
 
 class BasicBlock(nn.Module):
@@ -71,23 +69,41 @@ def _shortcut(in_planes: int, out_planes: int, stride: int) -> nn.Sequential | N
     )
 
 
+# Depth → block, and how many of them in the four stages.
+DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
+}
+
+
 class ResNet(nn.Module):
-    """Stem, four stages of residual blocks, global average pooling, classifier."""
+    """Stem, four stages of residual blocks, global average pooling, classifier.
+
+    Parameters
+    ----------
+    num_classes
+        K, the number of logits.
+    in_channels
+        Channels of the input.
+    depth
+        18, 34, 50, 101 or 152 layers.
+    dropout
+        Share of the pooled features dropped before the classifier, in [0, 1).
+    """
 
     input_layout = "CHW"
     stem_name = "conv1"
     classifier_name = "fc"
 
     def __init__(
-        self,
-        block: type[BasicBlock] | type[Bottleneck],
-        num_blocks: Sequence[int],
-        *,
-        num_classes: int,
-        in_channels: int,
-        dropout: float,
+        self, *, num_classes: int, in_channels: int = 3, depth: int = 50, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        check_choice("depth", depth, DEPTHS)
+        block, num_blocks = DEPTHS[depth]
         self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -100,12 +116,10 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(8 * width, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        init_he(self, mode="fan_out")
 
     def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K."""
+        """Return logits B×K."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(clip_BCHW))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = self.avgpool(x).flatten(1)
@@ -123,41 +137,3 @@ def _stage(
     first = block(in_planes, planes, stride)
     rest = [block(planes * block.expansion, planes, 1) for _ in range(num_blocks - 1)]
     return nn.Sequential(first, *rest)
-
-
-def resnet18(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> ResNet:
-    """ResNet-18; 11,689,512 parameters for 3 channels and 1000 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K, the number of logits.
-    in_channels
-        Channels of the input.
-    dropout
-        Share of the pooled features dropped before the classifier, in [0, 1).
-    """
-    return ResNet(
-        BasicBlock, (2, 2, 2, 2), num_classes=num_classes, in_channels=in_channels, dropout=dropout
-    )
-
-
-def resnet34(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> ResNet:
-    """ResNet-34; 21,797,672 parameters for 3 channels and 1000 classes. See `resnet18`."""
-    return ResNet(
-        BasicBlock, (3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, dropout=dropout
-    )
-
-
-def resnet50(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> ResNet:
-    """ResNet-50; 25,557,032 parameters for 3 channels and 1000 classes. See `resnet18`."""
-    return ResNet(
-        Bottleneck, (3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, dropout=dropout
-    )
-
-
-def resnet101(*, num_classes: int, in_channels: int = 3, dropout: float = 0.0) -> ResNet:
-    """ResNet-101; 44,549,160 parameters for 3 channels and 1000 classes. See `resnet18`."""
-    return ResNet(
-        Bottleneck, (3, 4, 23, 3), num_classes=num_classes, in_channels=in_channels, dropout=dropout
-    )

@@ -11,36 +11,13 @@ The paper's network was of AlexNet's kind; here it is any 2D network of the proj
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowpipe.models.layers import frame_backbone, log_mean_softmax
-
-
-class SingleFrame(nn.Module):
-    """Backbone with its classifier on each frame, mean of the probabilities."""
-
-    input_layout = "TCHW"
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.stem_name = f"backbone.{backbone.stem_name}"
-        self.classifier_name = f"backbone.{backbone.classifier_name}"
-
-    def forward(self, clip_BTCHW: Tensor) -> Tensor:
-        """Give the logarithm of the mean probabilities B×K."""
-        logits_NK = self.backbone(clip_BTCHW.flatten(0, 1))
-        return log_mean_softmax(logits_NK.unflatten(0, clip_BTCHW.shape[:2]))
+from flowpipe.models.layers import FrameFeatures, frame_backbone, log_mean_softmax
 
 
-def single_frame(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    backbone: str = "resnet18",
-    backbone_parameters: Mapping[str, Any] | None = None,
-) -> SingleFrame:
-    """Single frame; as many parameters as its backbone.
+class SingleFrame(FrameFeatures):
+    """Backbone with its classifier on each frame, mean of the probabilities.
 
     Parameters
     ----------
@@ -48,23 +25,26 @@ def single_frame(
         K.
     in_channels
         Channels of one frame: 3 for RGB, 2 for flow.
-    backbone
-        A 2D network of the table, or your own.
-    backbone_parameters
-        Its parameters.
+    backbone, backbone_parameters
+        A 2D network of the table or your own, and its parameters.
     """
-    return SingleFrame(
-        frame_backbone(
-            backbone, backbone_parameters, num_classes=num_classes, in_channels=in_channels
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        backbone: str = "resnet18",
+        backbone_parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            frame_backbone(
+                backbone, backbone_parameters, num_classes=num_classes, in_channels=in_channels
+            )
         )
-    )
+        self.classifier_name = f"backbone.{self.backbone.classifier_name}"
 
-
-def single_frame_tiny(*, num_classes: int, in_channels: int = 3) -> SingleFrame:
-    """`single_frame` on `small-cnn` of width 8, for tests."""
-    return single_frame(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        backbone="small-cnn",
-        backbone_parameters={"width": 8, "dropout": 0.0},
-    )
+    def forward(self, clip_BTCHW: Tensor) -> Tensor:
+        """Return the logarithm of the mean probabilities B×K."""
+        logits_NK = self.backbone(clip_BTCHW.flatten(0, 1))
+        return log_mean_softmax(logits_NK.unflatten(0, clip_BTCHW.shape[:2]))

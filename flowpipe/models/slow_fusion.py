@@ -21,13 +21,34 @@ More than ten frames leave several instants after conv3; their mean goes into fc
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 MIN_FRAMES = 10
 
 
 class SlowFusion(nn.Module):
-    """Five convolutions of which three look along time, three fully connected layers."""
+    """Five convolutions of which three look along time, three fully connected layers.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame: 3 for RGB, 2 for flow.
+    size
+        (height, width) of the input in px, which fc6 is made for.
+    width
+        Planes of the first convolution, a multiple of 3.
+    hidden
+        Units of fc6 and fc7.
+    dropout
+        Share of fc6 and fc7 dropped, in [0, 1).
+
+    Raises
+    ------
+    InvalidArgument
+        If a value is outside its rule.
+    """
 
     input_layout = "CTHW"
     stem_name = "features.0"
@@ -37,13 +58,15 @@ class SlowFusion(nn.Module):
         self,
         *,
         num_classes: int,
-        in_channels: int,
-        size: tuple[int, int],
-        width: int,
-        hidden: int,
-        dropout: float,
+        in_channels: int = 3,
+        size: tuple[int, int] = (170, 170),
+        width: int = 96,
+        hidden: int = 4096,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        if width < 3 or width % 3:
+            raise InvalidArgument(f"width {width!r} must be a multiple of 3; 96 is the paper's")
         planes = [width, 8 * width // 3, 4 * width, 4 * width, 8 * width // 3]
         self.features = nn.Sequential(
             nn.Conv3d(in_channels, planes[0], (4, 11, 11), stride=(2, 3, 3)),
@@ -70,15 +93,11 @@ class SlowFusion(nn.Module):
         self.fc8 = nn.Linear(hidden, num_classes)
         self.relu = nn.ReLU(inplace=True)
         self.dropout = dropout_layer(dropout)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv3d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_he(self, linear=True)
         nn.init.normal_(self.fc8.weight, std=0.01)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K.
+        """Return logits B×K.
 
         Raises
         ------
@@ -94,60 +113,3 @@ class SlowFusion(nn.Module):
         x = self.dropout(self.relu(self.fc6(x)))
         x = self.dropout(self.relu(self.fc7(x)))
         return self.fc8(x)  # type: ignore[no-any-return]
-
-
-def slow_fusion(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    size: tuple[int, int] = (170, 170),
-    width: int = 96,
-    hidden: int = 4096,
-    dropout: float = 0.5,
-) -> SlowFusion:
-    """Slow fusion of the paper.
-
-    Parameters
-    ----------
-    num_classes
-        K.
-    in_channels
-        Channels of one frame: 3 for RGB, 2 for flow.
-    size
-        (height, width) of the input in px, which fc6 is made for.
-    width
-        Planes of the first convolution, a multiple of 3.
-    hidden
-        Units of fc6 and fc7.
-    dropout
-        Share of fc6 and fc7 dropped, in [0, 1).
-
-    Raises
-    ------
-    InvalidArgument
-        If a value is outside its rule.
-    """
-    if width < 3 or width % 3:
-        raise InvalidArgument(f"width {width!r} must be a multiple of 3; 96 is the paper's")
-    return SlowFusion(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        size=size,
-        width=width,
-        hidden=hidden,
-        dropout=dropout,
-    )
-
-
-def slow_fusion_tiny(
-    *, num_classes: int, in_channels: int = 3, size: tuple[int, int] = (48, 48)
-) -> SlowFusion:
-    """`slow_fusion` an eighth as wide, for tests and small data sets."""
-    return slow_fusion(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        size=size,
-        width=12,
-        hidden=64,
-        dropout=0.0,
-    )

@@ -29,10 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import Bottleneck3d, dropout_layer
-from flowpipe.models.nonlocal_block import Pairwise, check_nonlocal_blocks, insert_nonlocal
+from flowpipe.models.layers import Bottleneck3d, dropout_layer, init_he
+from flowpipe.models.nonlocal_block import NonlocalInserter, Pairwise
 
-NUM_BLOCKS = (3, 4, 6, 3)
 # Temporal extents of the stem and of res2 to res5.
 SLOW, FAST = (1, 1, 1, 3, 3), (5, 3, 3, 3, 3)
 
@@ -95,7 +94,31 @@ class Pathway(nn.Module):
 
 
 class SlowFast(nn.Module):
-    """Two pathways, lateral connections, classifier."""
+    """Two pathways, lateral connections, classifier; 4×16: 34,480,216 parameters, 400 classes.
+
+    Parameters
+    ----------
+    num_classes
+        K.
+    in_channels
+        Channels of one frame of the clip: 3 for RGB, 2 for flow, 5 for both.
+    alpha
+        α, how many times as many frames the fast pathway sees.
+    lateral_taps
+        Temporal extent of the lateral connections.
+    num_blocks
+        Residual blocks of res2 to res5.
+    width
+        Planes of the slow stem, a multiple of 8; the fast pathway has an eighth (β).
+    fast_channels
+        The last so many channels are seen by the fast pathway alone, the others by the slow one
+        alone: 2 for an input of RGB and flow. None: both see the whole clip.
+    dropout
+        Share of the pooled features dropped, in [0, 1).
+    nonlocal_blocks, nonlocal_form, nonlocal_subsample
+        Non-local blocks of the slow pathway: stage (res2 to res5) → how many, such as
+        {"res4": 3}; their pairwise form, and whether they pool.
+    """
 
     input_layout = "CTHW"
     stem_name = "slow.conv1"
@@ -106,19 +129,19 @@ class SlowFast(nn.Module):
         self,
         *,
         num_classes: int,
-        in_channels: int,
-        alpha: int,
-        lateral_taps: int,
-        num_blocks: Sequence[int],
-        width: int,
-        fast_channels: int | None,
-        dropout: float,
-        nonlocal_blocks: Mapping[str, int],
-        nonlocal_form: Pairwise,
-        nonlocal_subsample: bool,
+        in_channels: int = 3,
+        alpha: int = 8,
+        lateral_taps: int = 5,
+        num_blocks: Sequence[int] = (3, 4, 6, 3),
+        width: int = 64,
+        fast_channels: int | None = None,
+        dropout: float = 0.5,
+        nonlocal_blocks: Mapping[str, int] | None = None,
+        nonlocal_form: Pairwise = "embedded",
+        nonlocal_subsample: bool = True,
     ) -> None:
         super().__init__()
-        check_nonlocal_blocks(nonlocal_blocks)
+        insert = NonlocalInserter(nonlocal_blocks, form=nonlocal_form, subsample=nonlocal_subsample)
         if fast_channels is not None and not 1 <= fast_channels < in_channels:
             raise InvalidArgument(
                 f"fast_channels {fast_channels} must be from 1 to {in_channels - 1}, less than the "
@@ -144,25 +167,17 @@ class SlowFast(nn.Module):
         for number in range(4):
             stage = self.slow.get_submodule(f"layer{number + 1}")
             assert isinstance(stage, nn.Sequential)
-            inserted = insert_nonlocal(
-                stage,
-                nonlocal_blocks.get(f"res{number + 2}", 0),
-                4 * width * 2**number,
-                form=nonlocal_form,
-                subsample=nonlocal_subsample,
-            )
+            inserted = insert(f"res{number + 2}", stage, 4 * width * 2**number)
             self.slow.set_submodule(f"layer{number + 1}", inserted)
         planes = [fast_width, *(4 * fast_width * 2**number for number in range(3))]
         self.lateral = nn.ModuleList(Lateral(p, taps=lateral_taps, alpha=alpha) for p in planes)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(32 * (width + fast_width), num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv3d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        init_he(self, mode="fan_out")
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K.
+        """Return logits B×K.
 
         Raises
         ------
@@ -186,96 +201,3 @@ class SlowFast(nn.Module):
             fast = self.fast.get_submodule(f"layer{number + 1}")(fast)
         pooled = [self.avgpool(x).flatten(1) for x in (slow, fast)]
         return self.fc(self.dropout(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
-
-
-def slowfast_4x16_r50(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    alpha: int = 8,
-    lateral_taps: int = 5,
-    num_blocks: Sequence[int] = NUM_BLOCKS,
-    width: int = 64,
-    fast_channels: int | None = None,
-    dropout: float = 0.5,
-    nonlocal_blocks: Mapping[str, int] | None = None,
-    nonlocal_form: Pairwise = "embedded",
-    nonlocal_subsample: bool = True,
-) -> SlowFast:
-    """SlowFast 4×16: 34,480,216 parameters for RGB and 400 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K.
-    in_channels
-        Channels of one frame of the clip: 3 for RGB, 2 for flow, 5 for both.
-    alpha
-        α, how many times as many frames the fast pathway sees.
-    lateral_taps
-        Temporal extent of the lateral connections.
-    num_blocks
-        Residual blocks of res2 to res5.
-    width
-        Planes of the slow stem, a multiple of 8; the fast pathway has an eighth (β).
-    fast_channels
-        The last so many channels are seen by the fast pathway alone, the others by the slow one
-        alone: 2 for an input of RGB and flow. None: both see the whole clip.
-    dropout
-        Share of the pooled features dropped, in [0, 1).
-    nonlocal_blocks, nonlocal_form, nonlocal_subsample
-        Non-local blocks of the slow pathway: stage (res2 to res5) → how many, such as
-        {"res4": 3}; their pairwise form, and whether they pool.
-    """
-    return SlowFast(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        alpha=alpha,
-        lateral_taps=lateral_taps,
-        num_blocks=num_blocks,
-        width=width,
-        fast_channels=fast_channels,
-        dropout=dropout,
-        nonlocal_blocks=nonlocal_blocks or {},
-        nonlocal_form=nonlocal_form,
-        nonlocal_subsample=nonlocal_subsample,
-    )
-
-
-def slowfast_8x8_r50(
-    *,
-    num_classes: int,
-    in_channels: int = 3,
-    fast_channels: int | None = None,
-    dropout: float = 0.5,
-    nonlocal_blocks: Mapping[str, int] | None = None,
-    nonlocal_form: Pairwise = "embedded",
-    nonlocal_subsample: bool = True,
-) -> SlowFast:
-    """SlowFast 8×8: 34,566,488 parameters for 400 classes. See `slowfast_4x16_r50`."""
-    return slowfast_4x16_r50(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        alpha=4,
-        lateral_taps=7,
-        fast_channels=fast_channels,
-        dropout=dropout,
-        nonlocal_blocks=nonlocal_blocks,
-        nonlocal_form=nonlocal_form,
-        nonlocal_subsample=nonlocal_subsample,
-    )
-
-
-def slowfast_tiny(
-    *, num_classes: int, in_channels: int = 3, alpha: int = 4, fast_channels: int | None = None
-) -> SlowFast:
-    """SlowFast with one block a stage and a quarter of the width, for tests."""
-    return slowfast_4x16_r50(
-        num_classes=num_classes,
-        in_channels=in_channels,
-        alpha=alpha,
-        num_blocks=(1, 1, 1, 1),
-        width=16,
-        fast_channels=fast_channels,
-        dropout=0.0,
-    )

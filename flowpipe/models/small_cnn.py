@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 
 def _conv(in_planes: int, planes: int, kernel: int, stride: int = 1) -> list[nn.Module]:
@@ -27,41 +27,7 @@ def _conv(in_planes: int, planes: int, kernel: int, stride: int = 1) -> list[nn.
 
 
 class SmallCnn(nn.Module):
-    """Five convolutions, mean and maximum over positions, classifier."""
-
-    input_layout = "CHW"
-    stem_name = "features.0"
-    classifier_name = "fc"
-
-    def __init__(self, *, num_classes: int, in_channels: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *_conv(in_channels, width, 5, stride=2),
-            *_conv(width, 2 * width, 3),
-            nn.MaxPool2d(2),
-            *_conv(2 * width, 4 * width, 3),
-            nn.MaxPool2d(2),
-            *_conv(4 * width, 4 * width, 3),
-            nn.MaxPool2d(2),
-            *_conv(4 * width, 8 * width, 3),
-        )
-        self.dropout = dropout_layer(dropout)
-        self.fc = nn.Linear(2 * 8 * width, num_classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-
-    def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K."""
-        x = self.features(clip_BCHW)
-        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
-        return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]
-
-
-def small_cnn(
-    *, num_classes: int, in_channels: int = 3, width: int = 32, dropout: float = 0.5
-) -> SmallCnn:
-    """Small network for training from scratch on tens to hundreds of clips.
+    """Five convolutions, mean and maximum over positions, classifier.
 
     Parameters
     ----------
@@ -80,6 +46,33 @@ def small_cnn(
     InvalidArgument
         If `width` < 1 or `dropout` is not in [0, 1).
     """
-    if width < 1:
-        raise InvalidArgument(f"width {width!r} must be >= 1; 32 is the usual choice")
-    return SmallCnn(num_classes=num_classes, in_channels=in_channels, width=width, dropout=dropout)
+
+    input_layout = "CHW"
+    stem_name = "features.0"
+    classifier_name = "fc"
+
+    def __init__(
+        self, *, num_classes: int, in_channels: int = 3, width: int = 32, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        if width < 1:
+            raise InvalidArgument(f"width {width!r} must be >= 1; 32 is the usual choice")
+        self.features = nn.Sequential(
+            *_conv(in_channels, width, 5, stride=2),
+            *_conv(width, 2 * width, 3),
+            nn.MaxPool2d(2),
+            *_conv(2 * width, 4 * width, 3),
+            nn.MaxPool2d(2),
+            *_conv(4 * width, 4 * width, 3),
+            nn.MaxPool2d(2),
+            *_conv(4 * width, 8 * width, 3),
+        )
+        self.dropout = dropout_layer(dropout)
+        self.fc = nn.Linear(2 * 8 * width, num_classes)
+        init_he(self)
+
+    def forward(self, clip_BCHW: Tensor) -> Tensor:
+        """Return logits B×K."""
+        x = self.features(clip_BCHW)
+        pooled = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ class SqueezeNet(nn.Module):
     stem_name = "features.0"
     classifier_name = "classifier.1"
 
-    def __init__(self, *, num_classes: int, in_channels: int, dropout: float) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, 96, 7, stride=2),
@@ -67,20 +67,5 @@ class SqueezeNet(nn.Module):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K, all >= 0."""
+        """Return logits B×K, all >= 0."""
         return self.classifier(self.features(clip_BCHW)).flatten(1)  # type: ignore[no-any-return]
-
-
-def squeezenet1_0(*, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> SqueezeNet:
-    """SqueezeNet 1.0; 1,248,424 parameters for 3 channels and 1000 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K, the number of logits.
-    in_channels
-        Channels of the input.
-    dropout
-        Share of the last feature map dropped before the classifier, in [0, 1).
-    """
-    return SqueezeNet(num_classes=num_classes, in_channels=in_channels, dropout=dropout)

@@ -12,19 +12,29 @@ before fc6 lets other sizes than 224 px in. Initialised after He et al. 2015.
 
 from torch import Tensor, nn
 
-from flowpipe.models.layers import dropout_layer
+from flowpipe.models.layers import dropout_layer, init_he
 
 GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 class Vgg(nn.Module):
-    """Five groups of convolutions, three fully connected layers."""
+    """Five groups of convolutions, three fully connected layers; 138,357,544 parameters for 1000.
+
+    Parameters
+    ----------
+    num_classes
+        K, the number of logits.
+    in_channels
+        Channels of the input.
+    dropout
+        Share of fc6 and fc7 dropped, in [0, 1).
+    """
 
     input_layout = "CHW"
     stem_name = "features.0"
     classifier_name = "classifier.6"
 
-    def __init__(self, *, num_classes: int, in_channels: int, dropout: float) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         in_planes = in_channels
@@ -44,28 +54,9 @@ class Vgg(nn.Module):
             dropout_layer(dropout),
             nn.Linear(4096, num_classes),
         )
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        init_he(self, linear=True)
 
     def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Give logits B×K."""
+        """Return logits B×K."""
         x = self.avgpool(self.features(clip_BCHW)).flatten(1)
         return self.classifier(x)  # type: ignore[no-any-return]
-
-
-def vgg16(*, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> Vgg:
-    """VGG-16; 138,357,544 parameters for 3 channels and 1000 classes.
-
-    Parameters
-    ----------
-    num_classes
-        K, the number of logits.
-    in_channels
-        Channels of the input.
-    dropout
-        Share of fc6 and fc7 dropped, in [0, 1).
-    """
-    return Vgg(num_classes=num_classes, in_channels=in_channels, dropout=dropout)

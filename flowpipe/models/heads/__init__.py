@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.registry import resolve
+from flowpipe.registry import create
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 HEADS: Mapping[str, str] = {
     "linear": "flowpipe.models.heads.pooled:linear",
     "mlp": "flowpipe.models.heads.pooled:mlp",
-    "svm": "flowpipe.models.heads.pooled:svm",
-    "lstm": "flowpipe.models.heads.recurrent:lstm",
-    "gru": "flowpipe.models.heads.recurrent:gru",
-    "convgru": "flowpipe.models.heads.convgru:convgru",
+    "svm": "flowpipe.models.heads.pooled:StandardisedLinear",
+    "lstm": "flowpipe.models.heads.recurrent:Lstm",
+    "gru": "flowpipe.models.heads.recurrent:Gru",
+    "convgru": "flowpipe.models.heads.convgru:ConvGruHead",
 }
 
 
@@ -47,19 +47,16 @@ def build_head(
     InvalidArgument
         If it has no such parameter, or does not take features of this shape.
     """
-    factory = resolve(HEADS, name, kind="head")
-    try:
-        head = factory(num_classes=num_classes, num_features=feature_shape[0], **parameters)
-    except TypeError as error:
-        raise InvalidArgument(f'head "{name}": {error}') from error
+    given = {"num_classes": num_classes, "num_features": feature_shape[0]}
+    head = create(HEADS, name, parameters, kind="head", given=given)
     layout = getattr(head, "input_layout", None)
     if layout not in ("TD", "TCHW"):
         raise InvalidArgument(f'head "{name}": input_layout {layout!r} must be "TD" or "TCHW"')
     if (layout == "TCHW") != (len(feature_shape) == 3):
         way_out = (
-            "compute them with --spatial"
+            "compute them as maps (spatial)"
             if layout == "TCHW"
-            else "take the head convgru, or features without --spatial"
+            else "take the head convgru, or features that are not maps"
         )
         raise InvalidArgument(
             f'head "{name}" does not take features of shape {feature_shape}; {way_out}'

@@ -12,50 +12,9 @@ from flowpipe.models.layers import ConvGru, Steps, check_output, dropout_layer, 
 
 
 class ConvGruHead(nn.Module):
-    """A GRU in one or both directions, spatial mean, classifier."""
+    """A GRU in one or both directions, spatial mean, classifier.
 
-    input_layout = "TCHW"
-    classifier_name = "fc"
-
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        num_features: int,
-        hidden: int,
-        bidirectional: bool,
-        output: Steps,
-        dropout: float,
-    ) -> None:
-        super().__init__()
-        check_output(output)
-        self.output = output
-        self.gru = ConvGru(num_features, hidden)
-        self.backward_gru = ConvGru(num_features, hidden) if bidirectional else None
-        self.dropout = dropout_layer(dropout)
-        self.fc = nn.Linear(hidden * (2 if bidirectional else 1), num_classes)
-
-    def forward(self, maps_BTCHW: Tensor) -> Tensor:
-        """Give logits B×K, or B×T×K for the output "frames"."""
-        states_BTD = self.gru(maps_BTCHW).mean((3, 4))
-        if self.backward_gru is not None:
-            backward_BTD = self.backward_gru(maps_BTCHW.flip(1)).flip(1).mean((3, 4))
-            if self.output == "last":
-                states_BTD, backward_BTD = states_BTD[:, -1:], backward_BTD[:, :1]
-            states_BTD = torch.cat([states_BTD, backward_BTD], 2)
-        return join_steps(self.fc(self.dropout(states_BTD)), self.output)
-
-
-def convgru(
-    *,
-    num_classes: int,
-    num_features: int,
-    hidden: int = 256,
-    bidirectional: bool = False,
-    output: Steps = "last",
-    dropout: float = 0.7,
-) -> ConvGruHead:
-    """Convolutional GRU; its cell has 27·C·hidden + 27·hidden² parameters.
+    Its cell has 27·C·hidden + 27·hidden² parameters.
 
     Parameters
     ----------
@@ -70,11 +29,34 @@ def convgru(
     dropout
         Share of the pooled state dropped before the classifier, in [0, 1); 0.7 is the paper's.
     """
-    return ConvGruHead(
-        num_classes=num_classes,
-        num_features=num_features,
-        hidden=hidden,
-        bidirectional=bidirectional,
-        output=output,
-        dropout=dropout,
-    )
+
+    input_layout = "TCHW"
+    classifier_name = "fc"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_features: int,
+        hidden: int = 256,
+        bidirectional: bool = False,
+        output: Steps = "last",
+        dropout: float = 0.7,
+    ) -> None:
+        super().__init__()
+        check_output(output)
+        self.output = output
+        self.gru = ConvGru(num_features, hidden)
+        self.backward_gru = ConvGru(num_features, hidden) if bidirectional else None
+        self.dropout = dropout_layer(dropout)
+        self.fc = nn.Linear(hidden * (2 if bidirectional else 1), num_classes)
+
+    def forward(self, maps_BTCHW: Tensor) -> Tensor:
+        """Return logits B×K, or B×T×K for the output "frames"."""
+        states_BTD = self.gru(maps_BTCHW).mean((3, 4))
+        if self.backward_gru is not None:
+            backward_BTD = self.backward_gru(maps_BTCHW.flip(1)).flip(1).mean((3, 4))
+            if self.output == "last":
+                states_BTD, backward_BTD = states_BTD[:, -1:], backward_BTD[:, :1]
+            states_BTD = torch.cat([states_BTD, backward_BTD], 2)
+        return join_steps(self.fc(self.dropout(states_BTD)), self.output)

@@ -25,12 +25,12 @@ class Pooled(nn.Module):
         self.fc = nn.Linear(num_features, num_classes)
 
     def forward(self, features_BTD: Tensor) -> Tensor:
-        """Give logits B×K."""
+        """Return logits B×K."""
         return self.fc(self.body(features_BTD.mean(1)))  # type: ignore[no-any-return]
 
 
 class StandardisedLinear(nn.Module):
-    """Mean over time, minus the training mean, over the training deviation, linear."""
+    """A linear SVM on the standardised temporal average; fitted at once, not trained by steps."""
 
     input_layout = "TD"
     classifier_name = "fc"
@@ -38,14 +38,14 @@ class StandardisedLinear(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, num_features: int, num_classes: int) -> None:
+    def __init__(self, *, num_classes: int, num_features: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(num_features))
         self.fc = nn.Linear(num_features, num_classes)
 
     def forward(self, features_BTD: Tensor) -> Tensor:
-        """Give decision values B×K."""
+        """Return decision values B×K."""
         values = (features_BTD.mean(1) - self.mean) / self.scale
         return self.fc(values)  # type: ignore[no-any-return]
 
@@ -79,8 +79,3 @@ def mlp(*, num_classes: int, num_features: int, hidden: int = 512, dropout: floa
         raise InvalidArgument(f"hidden {hidden!r} must be >= 1; 512 is the usual choice")
     body = nn.Sequential(nn.Linear(num_features, hidden), nn.ReLU(), dropout_layer(dropout))
     return Pooled(body, hidden, num_classes)
-
-
-def svm(*, num_classes: int, num_features: int) -> StandardisedLinear:
-    """A linear SVM on the temporal average of the whole video; fitted, not trained by steps."""
-    return StandardisedLinear(num_features, num_classes)

@@ -24,22 +24,37 @@ Output = Literal["last", "mean", "max", "frames"]
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer, dropout, classifier."""
+    """A recurrent layer, dropout, classifier.
+
+    Parameters
+    ----------
+    num_classes, num_features
+        K and D.
+    hidden, num_layers
+        Units and layers.
+    bidirectional
+        A second one runs from the last step to the first.
+    output
+        "last", "mean", "max" or "frames": see the module.
+    dropout
+        Share of the state dropped before the classifier, in [0, 1).
+    """
 
     input_layout = "TD"
     classifier_name = "fc"
+    cell: type[nn.LSTM] | type[nn.GRU]
+    cell_name: str
 
     def __init__(
         self,
-        kind: Literal["lstm", "gru"],
         *,
         num_classes: int,
         num_features: int,
-        hidden: int,
-        num_layers: int,
-        bidirectional: bool,
-        output: Output,
-        dropout: float,
+        hidden: int = 512,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        output: Output = "last",
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         if hidden < 1 or num_layers < 1:
@@ -49,19 +64,17 @@ class Recurrent(nn.Module):
                 f'output "{output}"{nearest_name(output, get_args(Output))} must be one of '
                 f"{', '.join(get_args(Output))}"
             )
-        make = nn.LSTM if kind == "lstm" else nn.GRU
-        layer = make(
+        layer = self.cell(
             num_features, hidden, num_layers, batch_first=True, bidirectional=bidirectional
         )
-        self._kind = kind
-        self.add_module(kind, layer)
+        self.add_module(self.cell_name, layer)
         self.output, self.bidirectional = output, bidirectional
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(hidden * (2 if bidirectional else 1), num_classes)
 
     def forward(self, features_BTD: Tensor) -> Tensor:
-        """Give logits B×K, or B×T×K for the output "frames"."""
-        states_BTD, _ = self.get_submodule(self._kind)(features_BTD)
+        """Return logits B×K, or B×T×K for the output "frames"."""
+        states_BTD, _ = self.get_submodule(self.cell_name)(features_BTD)
         if self.output == "max":
             states_BTD = states_BTD.amax(1, keepdim=True)
         if self.output == "last" and self.bidirectional:
@@ -71,61 +84,13 @@ class Recurrent(nn.Module):
         return join_steps(logits_BTK, "last" if self.output == "max" else self.output)
 
 
-def lstm(
-    *,
-    num_classes: int,
-    num_features: int,
-    hidden: int = 512,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    output: Output = "last",
-    dropout: float = 0.5,
-) -> Recurrent:
-    """LSTM; 5,298,789 parameters for 2048 features, 512 units and 101 classes.
+class Lstm(Recurrent):
+    """LSTM; 5,298,789 parameters for 2048 features, 512 units and 101 classes."""
 
-    Parameters
-    ----------
-    num_classes, num_features
-        K and D.
-    hidden, num_layers
-        Units and layers.
-    bidirectional
-        A second LSTM runs from the last step to the first.
-    output
-        "last", "mean", "max" or "frames": see the module.
-    dropout
-        Share of the state dropped before the classifier, in [0, 1).
-    """
-    return Recurrent(
-        "lstm",
-        num_classes=num_classes,
-        num_features=num_features,
-        hidden=hidden,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        output=output,
-        dropout=dropout,
-    )
+    cell, cell_name = nn.LSTM, "lstm"
 
 
-def gru(
-    *,
-    num_classes: int,
-    num_features: int,
-    hidden: int = 512,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    output: Output = "last",
-    dropout: float = 0.5,
-) -> Recurrent:
-    """GRU; parameters as of `lstm`."""
-    return Recurrent(
-        "gru",
-        num_classes=num_classes,
-        num_features=num_features,
-        hidden=hidden,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        output=output,
-        dropout=dropout,
-    )
+class Gru(Recurrent):
+    """GRU."""
+
+    cell, cell_name = nn.GRU, "gru"

@@ -14,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models import FACTS, build
-
-__all__ = ["Inflated", "InflationCheck", "check_inflation", "inflate", "inflate_filter"]
+from flowpipe.models import TABLE, build
 
 # Error of a still video, as a share of the largest logit.
 TOLERANCE = 1e-5
 
 
 def inflate_filter(weight: Tensor, kt: int) -> Tensor:
-    """Give D×C×Kt×Kh×Kw from D×C×Kh×Kw: Kt copies, each divided by Kt."""
+    """Return D×C×Kt×Kh×Kw from D×C×Kh×Kw: Kt copies, each divided by Kt."""
     return weight.unsqueeze(2).repeat(1, 1, kt, 1, 1) / kt
 
 
@@ -88,11 +86,11 @@ class Inflated(nn.Module):
         self.reach = len(self.inflated) * (kt // 2)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×K."""
+        """Return logits B×K."""
         return self.at_each_instant(clip_BCTHW).mean(1)
 
     def at_each_instant(self, clip_BCTHW: Tensor) -> Tensor:
-        """Give logits B×T×K."""
+        """Return logits B×T×K."""
         batch, _, frames = clip_BCTHW.shape[:3]
         for layer in self.inflated:
             layer.frames = frames
@@ -181,7 +179,7 @@ def check_inflation(
     UnknownName, InvalidArgument
         As `build` and `inflate`.
     """
-    height, width = size or (FACTS[name].clip_CTHW[2:] if name in FACTS else (224, 224))
+    height, width = size or (TABLE[name].clip_CTHW[2:] if name in TABLE else (224, 224))
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         network = build(name, num_classes=10, **parameters).eval()

@@ -19,7 +19,6 @@ A. Araujo, W. Norris, J. Sim, "Computing receptive fields of convolutional neura
 Distill, 2019. https://doi.org/10.23915/distill.00021
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -28,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 Shape: TypeAlias = tuple[int, ...]
@@ -95,7 +95,7 @@ class Field:
 
 
 def clip_field(clip_shape: Sequence[int], layout: str) -> Field:
-    """Give the field of a clip: every value depends on its own frame, row and column.
+    """Return the field of a clip: every value depends on its own frame, row and column.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.unknown: set[str] = set()
 
     def field(self, value: object) -> Field | None:
-        """Give the field of a tensor; None where it does not depend on the clip."""
+        """Return the field of a tensor; None where it does not depend on the clip."""
         known = isinstance(value, Tensor) and value in self._fields
         found: Field | None = self._fields[value] if known else None
         return found
@@ -166,7 +166,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             fields = self._follow(func, name, args, kwargs, outputs, terms)
             for output, field in zip(outputs, fields, strict=True):
                 self._fields[output] = field
-        macs = _multiply_adds(name, args, outputs)
+        count = flop_registry.get(func.overloadpacket)
+        macs = count(*args, **kwargs, out_val=out) // 2 if count is not None else 0
         slides = name == "convolution" or name in POOLS or name in ADAPTIVE_POOLS
         if macs or slides:
             shape = tuple(outputs[0].shape)
@@ -185,7 +186,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs: list[Tensor],
         terms: list[Field],
     ) -> list[Field]:
-        """Give the field of each output."""
+        """Return the field of each output."""
         own = self.field(args[0]) if args else None
         shape = outputs[0].shape
         if name in MOVES and (fields := self._moved(func, name, args, kwargs)) is not None:
@@ -517,14 +518,3 @@ def _dims(args: Any, kwargs: Any) -> list[int]:
 def _kept_shape(args: Any, kwargs: Any) -> Shape:
     dims = _dims(args, kwargs)
     return tuple(1 if dim in dims else size for dim, size in enumerate(args[0].shape))
-
-
-def _multiply_adds(name: str, args: Any, outputs: Sequence[Tensor]) -> int:
-    count = 0
-    if name == "convolution":
-        positions = args[0] if args[6] else outputs[0]  # args[6]: transposed
-        count = positions.numel() * math.prod(args[1].shape[1:])
-    elif name in PRODUCTS:
-        left = args[1] if name in ("addmm", "baddbmm") else args[0]
-        count = outputs[0].numel() * left.shape[-1]
-    return count

@@ -8,7 +8,6 @@ nor field and have no parameter (ReLU, dropout) have no row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import FlowpipeError, InvalidArgument
-from flowpipe.models import FACTS, MODELS, build_for_clip, input_layout
-from flowpipe.models.receptive_field import Field, Tracer
+from flowpipe.models import TABLE, build_for_clip, input_layout
+from flowpipe.models.analysis.receptive_field import Field, Tracer
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Summary:
     without_rule: tuple[str, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
-        """Give what `--json` prints."""
+        """Return what `--json` prints."""
         record = asdict(self)
         del record["blocks"]
         return record
@@ -122,7 +121,7 @@ def describe(
     Parameters
     ----------
     name : str
-        A name of `MODELS`, or your own as `package.module:callable`.
+        A name of `TABLE`, or your own as `package.module:callable`.
     num_classes : int
         K.
     clip : (C, T, H, W), optional
@@ -145,8 +144,8 @@ def describe(
     if clip is not None:
         channels, frames, height, width = clip
         size = (channels, frames, height, width)
-    elif name in FACTS:
-        size = FACTS[name].clip_CTHW
+    elif name in TABLE:
+        size = TABLE[name].clip_CTHW
     else:
         size = (3, 1 if input_layout(name, **parameters) == "CHW" else 16, 112, 112)
 
@@ -168,9 +167,9 @@ def _run_really(run: Callable[[str], Summary]) -> Summary:
     try:
         return run("cpu")
     except (RuntimeError, ValueError, IndexError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidArgument(
-            f"the network cannot take this clip: {told}; give another --input"
+            f"the network cannot take this clip: {reason}; give another one"
         ) from error
 
 
@@ -403,27 +402,3 @@ def _clip_shape(shape: Sequence[int], field: Field | None) -> tuple[int, ...]:
         if (varies[1] or rest[0] == 1) and not varies[2]:
             return (rest[1], rest[0], *rest[2:])
     return tuple(rest)
-
-
-def measure_costs() -> dict[str, tuple[int, int]]:
-    """Parameters and multiply-adds of every row of `MODELS` at its published input."""
-    costs = {}
-    for name in MODELS:
-        facts = FACTS[name]
-        summary = describe(name, num_classes=facts.num_classes, clip=facts.clip_CTHW)
-        costs[name] = (summary.parameters, summary.macs)
-    return costs
-
-
-if __name__ == "__main__":
-    # python -m flowpipe.models.summary writes the table that `flowpipe models` reads.
-    lines = [f'    "{name}": ({p:_}, {m:_}),' for name, (p, m) in measure_costs().items()]
-    Path(__file__).with_name("costs.py").write_text(
-        '"""Parameters and multiply-adds of each network at its published input; generated.\n\n'
-        "`python -m flowpipe.models.summary` writes this file, and a test compares it with the\n"
-        'networks. It spares `flowpipe models` the import of torch.\n"""\n\n'
-        "from collections.abc import Mapping\n\n"
-        "# Name → (parameters, multiply-adds).\n"
-        "COSTS: Mapping[str, tuple[int, int]] = {\n" + "\n".join(lines) + "\n}\n",
-        encoding="utf-8",
-    )

@@ -2,7 +2,7 @@
 
 `load_weights` starts a network from weights made elsewhere: another number of input channels or
 classes is adapted by rule, any other difference is an error. `load_state` continues a network of
-our own: everything must fit. `model_state` gives what `load_state` takes.
+our own: everything must fit. `model_state` returns what `load_state` takes.
 
 Nothing is ever unpickled: `.pth` and `.pt` are read by torch with `weights_only=True`, and
 `.safetensors` holds no code. A network is changed only after every tensor has been checked.
@@ -21,9 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import WeightsError
-from flowpipe.models.inflation import inflate_filter
-
-__all__ = ["LoadReport", "load_state", "load_weights", "model_state", "read_state"]
+from flowpipe.models.weights.inflation import inflate_filter
 
 # Keys under which common training scripts keep the state dict of the network.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -90,8 +88,8 @@ def load_weights(
     the mean of its weights over R, G and B stands for each of the C' channels. As in [1], it is
     **not** rescaled by 3/C', so its responses grow with C'; the batch normalisation or the
     training that follows absorbs it. Filters of a 2D network are inflated where the network's are
-    3D (`flowpipe.models.inflation`): a 2D ResNet-50 starts `i3d-resnet50`. A classifier of another
-    number of classes, or absent from the file, is left as initialised. Batch counters
+    3D (`flowpipe.models.weights.inflation`): a 2D ResNet-50 starts `i3d-resnet50`. A classifier
+    of another number of classes, or absent from the file, is left as initialised. Batch counters
     (`num_batches_tracked`), which old files do not have, are left too.
 
     Parameters
@@ -302,7 +300,7 @@ def _strip_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _rename(
     state: Mapping[str, Tensor], rename: Mapping[str, str], path: Path
 ) -> dict[str, tuple[str, Tensor]]:
-    """Give {name in the network: (name in the file, tensor)}."""
+    """Return {name in the network: (name in the file, tensor)}."""
     for beginning in rename:
         if not any(name.startswith(beginning) for name in state):
             raise WeightsError(
@@ -323,7 +321,7 @@ def _rename(
 
 
 def stem_names(model: nn.Module) -> tuple[str, ...]:
-    """Give the names of all layers that see the input: two where there are two pathways."""
+    """Return the names of all layers that see the input: two where there are two pathways."""
     others: tuple[str, ...] = getattr(model, "other_stem_names", ())
     return (_layer_name(model, "stem_name"), *others)
 
@@ -363,7 +361,7 @@ def _class_change(
 
 
 def _inflate(target: Mapping[str, Tensor], source: dict[str, Tensor]) -> list[str]:
-    """Inflate the filters of `source` that are 3D in `target`; give their names."""
+    """Inflate the filters of `source` that are 3D in `target`; return their names."""
     names = [
         name
         for name, value in source.items()

@@ -52,7 +52,7 @@ def fold_batch_norm(
 def _follow(
     network: nn.Module, example: Tensor, run: Run
 ) -> tuple[Tensor, dict[nn.Module, nn.Module]]:
-    """Run a network; give its output, and what can be folded: convolution → normalisation."""
+    """Run a network; return its output, and what can be folded: convolution → normalisation."""
     pairs: dict[nn.Module, nn.Module] = {}
     readers: dict[nn.Module, int] = {}
     times_run: dict[nn.Module, int] = {}
