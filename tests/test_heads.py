@@ -115,7 +115,7 @@ def test_parameter_counts_are_those_of_the_papers():
 def test_heads_refuse_what_they_do_not_take():
     with pytest.raises(UnknownName, match=r'unknown head "lstn" \(did you mean "lstm"\?\)'):
         build_head("lstn", VECTORS, num_classes=2)
-    with pytest.raises(InvalidArgument, match='no parameter "hiden".*did you mean "hidden"'):
+    with pytest.raises(InvalidArgument, match=r'no parameter "hiden".*did you mean "hidden"'):
         build_head("gru", VECTORS, num_classes=2, hiden=3)
     with pytest.raises(InvalidArgument, match="compute them as maps"):
         build_head("convgru", VECTORS, num_classes=2)
