@@ -28,8 +28,8 @@ from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.streams import StreamInput
 from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.models.weights import model_state
+from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.training.devices import choose_device, place
 
 # I3D's flow: ±20 px to 0..255 by truncation, and back to −1..1 by v/255·2 − 1.
