@@ -16,7 +16,11 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     # A bare find_packages() would publish top-level `cli` and `tests`.
-    packages=[*find_packages(include=["flowpipe", "flowpipe.*"]), "flowpipe.cli"],
+    packages=[
+        *find_packages(include=["flowpipe", "flowpipe.*"]),
+        "flowpipe.cli",
+        "flowpipe.cli.cache",
+    ],
     package_dir={"flowpipe.cli": "cli"},
     package_data={"flowpipe": ["py.typed"], "flowpipe.cache": ["FORMAT.md"]},
     install_requires=[

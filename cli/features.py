@@ -122,8 +122,8 @@ def features(source: str, cache_path: Path, out: Path, as_json: bool, **options:
             )
         results.append(result)
         if not as_json:
-            _print_result(result, out)
-        _print_failures(result)
+            print_result(result, out)
+        print_failures(result)
     if as_json:
         records = [as_record(result) for result in results]
         print_json(records[0] if len(records) == 1 else {"features": records})
@@ -146,7 +146,7 @@ def as_record(result: "FeaturesResult") -> dict[str, Any]:
     }
 
 
-def _print_result(result: "FeaturesResult", out: Path) -> None:
+def print_result(result: "FeaturesResult", out: Path) -> None:
     rows = [
         ("videos done", f"{result.done}"),
         ("videos skipped (there already)", f"{result.skipped}"),
@@ -161,194 +161,9 @@ def _print_result(result: "FeaturesResult", out: Path) -> None:
     print_table(f'{out}: "{result.name}", recipe {result.recipe}', ("", "features"), rows)
 
 
-def _print_failures(result: "FeaturesResult") -> None:
+def print_failures(result: "FeaturesResult") -> None:
     if not result.failures:
         return
     say(f"{result.failed} of {result.videos} videos have no features:")
     for failure in result.failures:
         say(f"  {failure.name}: {failure.reason}")
-
-
-@click.command(name="import")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store.")
-@click.option("--name", required=True, help="What the features are called in it.")
-@click.option("--fps", required=True, type=float, metavar="F", help="Frames per second.")
-@click.option("--stride", "step", required=True, type=float, help="Frames from row to row.")
-@click.option(
-    "--offset", required=True, type=float, help="Middle of the first row's snippet, in frames."
-)
-@click.option("--frames", type=float, help="Frames a snippet covers. [default: 2 × offset]")
-@click.option(
-    "--dtype",
-    "storage",
-    type=click.Choice(["f16", "f32"]),
-    default="f32",
-    show_default=True,
-    help="Precision in the store.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def import_npy(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Take features made elsewhere, FOLDER's .npy files (T×D), into a store.
-
-    A file's path without .npy is the video's name; folders and extensions that annotations have
-    beside may be missing. Exit status: 0 all were taken, 1 some not, 2 misuse.
-    """
-    from flowpipe.features.files import import_features
-
-    with progress_line("import") as update:
-        result = import_features(
-            folder, out, on_progress=lambda done, of: update(done / of, f"{done}/{of}"), **options
-        )
-    if as_json:
-        print_json(as_record(result))
-    else:
-        _print_result(result, out)
-    _print_failures(result)
-    click.get_current_context().exit(1 if result.failed else 0)
-
-
-def list_features(path: Path, recipe: str | None, as_json: bool) -> None:
-    """`cache ls` of a store: its networks, and the videos each has."""
-    from flowpipe.cache.feature_entry import FeatureEntry
-    from flowpipe.cache.features import FeatureStore
-    from flowpipe.errors import FlowpipeError
-
-    store = FeatureStore(path)
-    named = {identity: name for name, identity in store.networks.items()}
-    videos: list[dict[str, Any]] = []
-    for row in store.rows():
-        if recipe is not None and not row.recipe.startswith(recipe):
-            continue
-        file = store.entry_path(row)
-        record: dict[str, Any] = {
-            "name": row.name,
-            "label": row.label,
-            "features": named.get(row.recipe),
-            "recipe": row.recipe,
-            "file": str(file),
-            "source": row.path,
-            "problem": "",
-        }
-        try:
-            entry = FeatureEntry(file)
-            record |= {"shape": list(entry.features.shape), "bytes": file.stat().st_size}
-        except FlowpipeError as error:
-            record["problem"] = str(error)
-        videos.append(record)
-    networks = [
-        {
-            "id": identity,
-            "name": named.get(identity),
-            "describe": found.describe(),
-            "videos": sum(record["recipe"] == identity for record in videos),
-        }
-        for identity, found in sorted(store.recipes.items())
-        if recipe is None or identity.startswith(recipe)
-    ]
-    broken = [record for record in videos if record["problem"]]
-    if as_json:
-        print_json({"cache": str(path), "videos": videos, "recipes": networks})
-    else:
-        rows = [
-            (
-                record["name"],
-                record["label"] or "–",
-                record["features"] or f"older, {record['recipe'][:8]}",
-                "damaged" if record["problem"] else "×".join(map(str, record["shape"])),
-                "–" if record["problem"] else byte_size(record["bytes"]),
-            )
-            for record in videos
-        ]
-        print_table("", ("name", "label", "features", "T×D", "size"), rows, text_columns=3)
-        told = [
-            (n["name"] or "older", str(n["id"]), str(n["describe"]), str(n["videos"]))
-            for n in networks
-        ]
-        print_table("", ("features", "recipe", "values", "videos"), told, text_columns=3)
-    for record in broken:
-        say(f"{record['name']}: {record['problem']}")
-    click.get_current_context().exit(1 if broken else 0)
-
-
-def tell_features(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
-    """`cache info` of a store: how one video's features were made, by each network."""
-    import json
-
-    from flowpipe.cache.features import FeatureStore
-    from flowpipe.errors import EntryNotFound
-
-    store = FeatureStore(path)
-    records = []
-    for network in store.names():
-        features = store[network]
-        if recipe is not None and not features.recipe.id.startswith(recipe):
-            continue
-        try:
-            entry = features[name]
-        except EntryNotFound:
-            continue
-        attributes = dict(entry.attributes)
-        for key in ("recipe", "source", "software"):
-            attributes[key] = json.loads(attributes[key])
-        own = {
-            "name": entry.name,
-            "features": network,
-            "label": entry.label,
-            "file": str(entry.path),
-            "bytes": entry.path.stat().st_size,
-            "shape": list(entry.features.shape),
-            "recipe_id": entry.recipe.id,
-            "first_centre_s": float(entry.centre_s[0]),
-            "last_centre_s": float(entry.centre_s[-1]),
-        }
-        records.append(own | attributes)
-    if not records:
-        raise EntryNotFound(f'no features of "{name}" in {path}; flowpipe cache ls lists the names')
-    if as_json:
-        print_json({"entries": records})
-        return
-    for record in records:
-        click.echo(f"{record['name']}: {record['features']}")
-        width = max(map(len, record))
-        for key, value in record.items():
-            told = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
-            click.echo(f"  {key:{width}}  {'–' if told in (None, '') else told}")
-
-
-def write_features(
-    path: Path,
-    names: tuple[str, ...],
-    networks: str | None,
-    out: Path,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """`cache export` of a store."""
-    from flowpipe.cache.features import FeatureStore
-    from flowpipe.errors import InvalidArgument
-    from flowpipe.features.files import export_features
-
-    store = FeatureStore(path)
-    if networks is None and len(store.names()) != 1:
-        raise InvalidArgument(
-            f"{path} has the features {', '.join(store.names())}; choose with --features, several "
-            "with commas"
-        )
-    chosen = networks.split(",") if networks else store.names()
-    with progress_line("export") as update:
-        written = export_features(
-            store,
-            out,
-            networks=chosen,
-            videos=names or None,
-            overwrite=overwrite,
-            on_progress=lambda done, of: update(done / of, f"{done}/{of} videos"),
-        )
-    if as_json:
-        files = [{"file": str(one.path), **one.record} for one in written]
-        print_json({"cache": str(path), "format": "npy", "exported": files})
-        return
-    for one in written:
-        click.echo(str(one.path))
-    say(f"{len(written)} videos as npy in {out}")

@@ -61,11 +61,11 @@ def probe(
 
     Without a column of folds, the videos are divided at random into five.
     """
-    from flowpipe.cache.features import FeatureStore
+    from flowpipe.cache import open_cache
     from flowpipe.features.probe import probe as run
 
-    store = FeatureStore(path)
-    names = networks.split(",") if networks else store.names()
+    store = open_cache(path)
+    names = networks.split(",") if networks else sorted(store.networks)
     if annotations is None:
         listed = _from_store(path, names)
     else:
@@ -144,10 +144,10 @@ def _from_csv(
 
 
 def _from_store(path: Path, names: list[str]) -> "Dataset":
-    from flowpipe.cache.features import FeatureStore
+    from flowpipe.cache import open_cache
     from flowpipe.datasets.video import Dataset, Video
 
-    network = FeatureStore(path)[names[0].replace("{fold}", "0")]
+    network = open_cache(path, recipe=names[0].replace("{fold}", "0"))
     rows = [network.row(name) for name in network.names()]
     records = tuple(Video(row.name, Path(row.path), row.label) for row in rows)
     return Dataset(records, tuple(sorted({r.label for r in records if r.label is not None})))

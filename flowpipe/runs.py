@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from flowpipe.cache.aside import write_errors
 from flowpipe.cache.manifest import (
     FailureRow,
     ManifestRow,
@@ -20,6 +19,7 @@ from flowpipe.cache.manifest import (
     read_failures,
     read_manifest,
 )
+from flowpipe.cache.part import write_errors
 
 REPORT_EVERY_S = 0.25
 

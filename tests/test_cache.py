@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import flowpipe.cache as cache_package
 from flowpipe.cache import Entry, FlowRecipe, open_cache, schema
-from flowpipe.cache.entry import read_attributes
+from flowpipe.cache.hdf import read_attributes
 from flowpipe.cache.manifest import read_manifest
 from flowpipe.errors import CacheNotFound, EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
@@ -155,7 +155,7 @@ def test_texts_of_variable_length_are_read(tmp_path, write_entry, smooth_flow):
 def test_no_rgb_says_so(tmp_path, write_entry, smooth_flow):
     entry = Entry(write_entry(tmp_path, smooth_flow(2, 8, 8)))
     assert not entry.has_rgb
-    with pytest.raises(EntryNotFound, match="holds no RGB frames; extract again with --rgb"):
+    with pytest.raises(EntryNotFound, match="holds no RGB frames, only flow; extract again"):
         entry.rgb  # noqa: B018
 
 

@@ -281,7 +281,7 @@ def test_two_names_of_one_stem_get_two_folders(tmp_path, write_entry, smooth_flo
 def test_earlier_export_is_replaced_when_asked_only(tmp_path, entry):
     folder = export(entry, tmp_path / "out", "flo").folder
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InvalidArgument, match=r"is there already; overwrite \(--overwrite\)"):
+    with pytest.raises(InvalidArgument, match=r"is there already; overwrite replaces it"):
         export(entry, tmp_path / "out", "npy")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     export(entry, tmp_path / "out", "npy", overwrite=True)
@@ -304,12 +304,12 @@ def test_a_folder_of_others_is_never_replaced(tmp_path, entry):
 
 def test_failure_leaves_nothing_and_keeps_the_earlier(tmp_path, entry):
     folder = export(entry, tmp_path / "out", "npy").folder
-    offset = int(entry.flow._chunks[2, 0])
+    offset = int(entry.flow.chunks[2, 0])
     data = bytearray(entry.path.read_bytes())
     data[offset + 5] ^= 16
     entry.path.write_bytes(data)
     for format in FORMATS:
-        with pytest.raises(EntryCorrupt, match="bytes of flow 2 are not what was written"):
+        with pytest.raises(EntryCorrupt, match="flow 2: its bytes are not what was written"):
             export(entry, tmp_path / "out", format, overwrite=True)
     assert names_in(folder) == ["flow.npy", RECORD_FILE, "pts_s.npy"]
     assert names_in(folder.parent) == ["b 1"]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from flowpipe.cache import Entry, open_cache, schema
-from flowpipe.cache.verify import WAY_OUT, left_over, verify, verify_entry
+from flowpipe.cache.hdf import DAMAGED
+from flowpipe.cache.verify import left_over, verify, verify_entry
 from flowpipe.cache.write import EntryWriter
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
 from flowpipe.flow.quantise import Quantiser
@@ -35,7 +36,7 @@ def test_flipped_bits_are_never_read_silently(tmp_path, form, write_entry, smoot
         "attributes": [whole.find(b"source_name"), whole.find(b"walk.avi") + 3],
         "times": [whole.find(np.float64(2 / 25).tobytes())],
         "frames": [whole.find(b"\xff\xd8\xff") + 100],
-        "flow": [int(offset) + at for offset, *_ in before.flow._chunks for at in (0, 9, 30)],
+        "flow": [int(offset) + at for offset, *_ in before.flow.chunks for at in (0, 9, 30)],
         # HDF5's own structure lies between these, wherever it likes.
         "anywhere": list(range(5, trailer, trailer // 40)),
     }
@@ -117,7 +118,7 @@ def four(tmp_path, write_entry, smooth_flow):
 def test_fast_and_deep_see_each_kind_of_damage(tmp_path, four):
     cut, broken_chunk, foreign, well = four
     cut.write_bytes(cut.read_bytes()[:-2000])
-    offset = int(Entry(broken_chunk).flow._chunks[1, 0])
+    offset = int(Entry(broken_chunk).flow.chunks[1, 0])
     broken_chunk.write_bytes(flipped(broken_chunk.read_bytes(), offset + 9, 6))
     foreign.write_text("a list of things to do", encoding="utf-8")
     fast = {finding.path: finding.problem for finding in verify(tmp_path)}
@@ -127,8 +128,8 @@ def test_fast_and_deep_see_each_kind_of_damage(tmp_path, four):
     for problems in (fast, deep):
         for path in (cut, foreign):
             assert problems[path].startswith(f"{path} is not an entry of a flowpipe cache")
-            assert problems[path].endswith("delete it and extract the video again")
-    assert f"{broken_chunk} (1.avi): the bytes of flow 1 are not what" in deep[broken_chunk]
+            assert problems[path].endswith(DAMAGED)
+    assert f"{broken_chunk} (1.avi): flow 1: its bytes are not what" in deep[broken_chunk]
 
 
 def test_entry_of_another_name_or_recipe(tmp_path, four):
@@ -177,7 +178,7 @@ def open_badly(path):
         time.sleep(60)
     return entry(path)
 
-entry, module.open_either, module.HEADER_LIMIT_S = module.open_either, open_badly, 1
+entry, module.Entry, module.HEADER_LIMIT_S = module.Entry, open_badly, 1
 module._answer(sys.argv[1:])
 """
 
@@ -194,8 +195,8 @@ def test_crash_and_hang_cost_one_file_each(tmp_path, four, monkeypatch):
     problems = [finding.problem for finding in verify(tmp_path)]
     assert [finding.path for finding in verify(tmp_path)] == four
     assert problems[0] == problems[3] == ""
-    assert problems[1] == f"{four[1]}: HDF5 crashes (signal 11) on it; " + WAY_OUT
-    assert problems[2] == f"{four[2]}: HDF5 hangs on it; {WAY_OUT}"
+    assert problems[1] == f"{four[1]}: HDF5 crashes (signal 11) on it; " + DAMAGED
+    assert problems[2] == f"{four[2]}: HDF5 hangs on it; {DAMAGED}"
 
 
 def test_checking_that_fails_blames_no_file(tmp_path, four, monkeypatch):
@@ -218,5 +219,5 @@ def test_checking_that_fails_blames_no_file(tmp_path, four, monkeypatch):
 def test_damaged_recipe_file(tmp_path, four, change, match):
     file = four[0].parent.parent / "recipe.json"
     file.write_text(change(file.read_text("utf-8")), encoding="utf-8")
-    with pytest.raises(EntryCorrupt, match=f"{match}.*; delete it, and the next extract by this"):
+    with pytest.raises(EntryCorrupt, match=f"{match}.*; delete it, and the next run by this"):
         open_cache(tmp_path)

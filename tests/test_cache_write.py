@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flowpipe.cache.aside import remove_abandoned
-from flowpipe.cache.write import EntryWriter, check_codec
+from flowpipe.cache.codec import check_codec
+from flowpipe.cache.part import remove_abandoned
+from flowpipe.cache.write import EntryWriter
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 

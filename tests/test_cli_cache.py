@@ -86,20 +86,20 @@ def flip(path: Path, offset: int) -> None:
 def first_chunk(path: Path) -> int:
     from flowpipe.cache import Entry
 
-    return int(Entry(path).flow._chunks[0, 0]) + 20
+    return int(Entry(path).flow.chunks[0, 0]) + 20
 
 
 def test_ls(whole_cache):
     done = run("cache", "ls", whole_cache)
     assert done.status == 0
     lines = [line.split() for line in done.out.splitlines() if line.strip()]
-    assert lines[0] == ["name", "label", "recipe", "frames", "H×W", "size"]
+    assert lines[0] == ["name", "label", "recipe", "length", "size", "bytes"]
     shown = {line[0]: line[1:] for line in lines}
     for name in NAMES:
         label, _, frames, size, *_ = shown[name]
         assert (label, frames, size) == (name.split("/")[0], "24", "96×96")
     assert "farneback, source size, every frame, u8 ±20 px, RGB q95" in done.out
-    assert f"1 video has no flow; {whole_cache / FAILURES_FILE} says why" in done.err
+    assert f"1 video has no entry; {whole_cache / FAILURES_FILE} says why" in done.err
 
 
 def test_ls_json(whole_cache):
@@ -180,10 +180,10 @@ def test_info_gives_a_command_that_computes_the_same(tmp_path, videos, options, 
 
 
 def test_the_copy_of_the_default_is_right():
-    module = importlib.import_module("flowpipe.cli.cache")
-    assert module.RGB_QUALITY == DEFAULT_RGB_QUALITY
-    assert module.FAILURES_FILE == FAILURES_FILE
-    assert module.FORMATS == FORMATS
+    info = importlib.import_module("flowpipe.cli.cache.info")
+    export = importlib.import_module("flowpipe.cli.cache.export")
+    assert info.RGB_QUALITY == DEFAULT_RGB_QUALITY
+    assert export.FORMATS == FORMATS
 
 
 @pytest.mark.parametrize("deep", [False, True])
@@ -205,7 +205,7 @@ def test_verify_lists_what_is_wrong(cache):
     fast = run("cache", "verify", cache)
     assert fast.status == 1
     assert [line.split(":")[0] for line in fast.out.splitlines()] == [NAMES[2], NAMES[1]]
-    assert f"{files[NAMES[1]]} is gone; extract the video again" in fast.out
+    assert f"{files[NAMES[1]]} is gone; compute it again" in fast.out
     assert f"note: {stray}: left by a process that was killed" in fast.err
     assert "2 entries checked (headers; --deep reads every byte), 2 wrong" in fast.err
     assert "delete its file, then give the extract command again" in fast.err
@@ -216,7 +216,7 @@ def test_verify_lists_what_is_wrong(cache):
     assert {record["name"] for record in told["wrong"]} == set(NAMES)
     assert (told["checked"], told["deep"], told["left_over"]) == (2, True, [str(stray)])
     problem = {record["name"]: record["problem"] for record in told["wrong"]}
-    assert "the bytes of flow 0 are not what was written" in problem[NAMES[0]]
+    assert "flow 0: its bytes are not what was written" in problem[NAMES[0]]
 
 
 def test_what_verify_advises_helps(cache, videos):
@@ -266,7 +266,7 @@ def test_export_of_one_by_its_stem(tmp_path, whole_cache):
     assert error[1] < error[2]
     again = run(*command, "--out", tmp_path / "out")
     assert again.status == 2
-    assert "is there already; overwrite (--overwrite) replaces it" in again.err
+    assert "is there already; overwrite replaces it" in again.err
     assert run(*command, "--out", tmp_path / "out", "--overwrite").status == 0
 
 
@@ -284,7 +284,7 @@ def test_export_of_a_damaged_entry(tmp_path, cache):
     flip(path, first_chunk(path))
     done = run("cache", "export", cache, "--format", "flo", "--out", tmp_path / "out")
     assert done.status == 1
-    assert f"flowpipe: {path} ({NAMES[0]}): the bytes of flow 0 are not" in done.err
+    assert f"flowpipe: {path} ({NAMES[0]}): flow 0: its bytes are not" in done.err
     assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
 
 
@@ -353,7 +353,7 @@ def test_ambiguous_stem_and_recipe(tmp_path, videos, cache):
     done = run("cache", "info", cache, "a/walk.mp4")
     assert done.status == 2
     assert '"a/walk.mp4" stands for 2 entries' in done.err
-    assert "--recipe" in done.err
+    assert "open the cache with recipe=..." in done.err
     recipes = {r["flow"]: r for r in json.loads(run("cache", "ls", cache, "--json").out)["recipes"]}
     assert (recipes["farneback"]["videos"], recipes["dis"]["videos"]) == (5, 2)
     for method, recipe in recipes.items():

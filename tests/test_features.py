@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from flowpipe.cache import Entry, open_cache
-from flowpipe.cache.features import FeatureStore
 from flowpipe.cache.manifest import read_failures
 from flowpipe.clips.dataset import to_network_input
 from flowpipe.clips.streams import StreamInput
@@ -60,7 +59,7 @@ def extractor(stream=RGB, model=None, **options):
 
 
 def features_of(store, name="rgb"):
-    found = FeatureStore(store)[name]
+    found = open_cache(store, recipe=name)
     return {video: found[video] for video in found.names()}
 
 
@@ -228,9 +227,9 @@ def test_interrupted_run_leaves_whole_entries_only(cache_path, tmp_path, monkeyp
         compute_features(made, open_cache(cache_path), tmp_path, name="rgb", batch_size=3)
     assert len(list(tmp_path.rglob("*.h5"))) == 1
     assert list(tmp_path.rglob("*.part")) == []
-    assert FeatureStore(tmp_path)["rgb"].names() == ["a/one.avi"]
-    with pytest.raises(EntryNotFound, match=r'no features "rgb" of "b/three.avi".*1 videos'):
-        FeatureStore(tmp_path)["rgb"]["b/three.avi"]
+    assert open_cache(tmp_path, recipe="rgb").names() == ["a/one.avi"]
+    with pytest.raises(EntryNotFound, match=r'no video "b/three.avi" in .*\(features "rgb"\)'):
+        open_cache(tmp_path, recipe="rgb")["b/three.avi"]
     result = compute_features(extractor(), open_cache(cache_path), tmp_path, name="rgb")
     assert (result.done, result.skipped) == (2, 1)
 
@@ -268,19 +267,19 @@ def test_a_name_stands_for_the_last_weights_and_stale_features_are_not_read(cach
     old = features_of(tmp_path)["a/one.avi"].features[:]
     made = extractor(model=network(seed=1))
     compute_features(made, cache, tmp_path, name="rgb")
-    store = FeatureStore(tmp_path)
-    assert store["rgb"].recipe.id == made.recipe(next(iter(cache.recipes))).id
+    store = open_cache(tmp_path)
+    assert store.networks["rgb"] == made.recipe(next(iter(cache.recipes))).id
     assert len(store.recipes) == 2
-    assert np.abs(store["rgb"]["a/one.avi"].features[:] - old).max() > 1e-3
+    assert np.abs(store.select("rgb")["a/one.avi"].features[:] - old).max() > 1e-3
 
 
 def test_changed_video_is_noticed(cache_path, tmp_path):
     compute_features(extractor(), open_cache(cache_path), tmp_path, name="rgb")
-    network_features = FeatureStore(tmp_path)["rgb"]
+    network_features = open_cache(tmp_path, recipe="rgb")
     network_features.check_current("a/one.avi", tmp_path / "gone.avi")
     changed = tmp_path / "one.avi"
     changed.write_bytes(b"other content")
-    with pytest.raises(EntryNotFound, match=r"one.avi has changed since the features"):
+    with pytest.raises(EntryNotFound, match=r"one.avi has changed since its entry"):
         network_features.check_current("a/one.avi", changed)
 
 
@@ -288,10 +287,10 @@ def test_several_networks_fill_one_store_and_are_read_aligned(cache_path, tmp_pa
     cache = open_cache(cache_path)
     compute_features(extractor(storage="f32"), cache, tmp_path, name="rgb")
     compute_features(extractor(FLOW, step=2, storage="f32"), cache, tmp_path, name="flow")
-    store = FeatureStore(tmp_path)
-    assert store.names() == ["flow", "rgb"]
-    found = align([store[name]["one"] for name in ("rgb", "flow")])
-    flow, rgb = store["flow"]["a/one.avi"], store["rgb"]["a/one.avi"]
+    store = open_cache(tmp_path)
+    assert sorted(store.networks) == ["flow", "rgb"]
+    found = align([store.select(name)["one"] for name in ("rgb", "flow")])
+    flow, rgb = store.select("flow")["a/one.avi"], store.select("rgb")["a/one.avi"]
     assert found.features.shape == (3, 128)
     # Flows 0..2, 2..4, 4..6 are centred on 1.5, 3.5, 5.5 frames: the middles of frames 1, 3, 5.
     np.testing.assert_array_equal(found.features[:, :64], rgb.features[[1, 3, 5]])
@@ -312,7 +311,7 @@ def test_video_without_frames_costs_itself_only(tmp_path, write_entry, smooth_fl
         for name, mark in (("good.avi", "aa"), ("bad.avi", "bb"))
     ]
     whole = bytearray(written[1].read_bytes())
-    whole[Entry(written[1])._rgb_index["base"] + 50] ^= 16
+    whole[Entry(written[1]).rgb.start + 50] ^= 16
     written[1].write_bytes(bytes(whole))
     result = compute_features(extractor(), open_cache(path), tmp_path / "store", name="rgb")
     assert (result.done, result.failed) == (1, 1)
@@ -327,7 +326,7 @@ def test_cache_without_frames_says_how_to_get_them(tmp_path, write_entry, smooth
     result = compute_features(
         extractor(), open_cache(tmp_path / "cache"), tmp_path / "store", name="rgb"
     )
-    assert "extract again with --rgb" in result.failures[0].reason
+    assert "extract again with frames" in result.failures[0].reason
 
 
 def test_copies_of_a_video_are_computed_once(tmp_path, write_entry, smooth_flow):
@@ -336,7 +335,7 @@ def test_copies_of_a_video_are_computed_once(tmp_path, write_entry, smooth_flow)
     made = extractor(FLOW)
     result = compute_features(made, open_cache(tmp_path / "cache"), tmp_path / "s", name="flow")
     assert (result.done, result.skipped, result.failed) == (1, 1, 0)
-    assert FeatureStore(tmp_path / "s")["flow"].names() == ["x.avi", "y.avi"]
+    assert open_cache(tmp_path / "s", recipe="flow").names() == ["x.avi", "y.avi"]
 
 
 def test_values_beyond_half_precision_are_refused(cache_path, tmp_path):

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from flowpipe import load_scores, open_cache
 from flowpipe.cache import Entry, schema
-from flowpipe.cache.entry import jpeg_size
-from flowpipe.cache.header import checked_header
+from flowpipe.cache.hdf import fixed_text
+from flowpipe.cache.header import checked_header, content_sha256, shape_of
 from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.cache.pack import pack
+from flowpipe.cache.tracks import jpeg_size
 from flowpipe.cache.verify import verify
-from flowpipe.cache.write import content_sha256, fixed_text
 from flowpipe.datasets.annotations import from_csv, from_list, from_ucf101
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.experiment.settings import load_settings
@@ -377,7 +377,7 @@ def test_headers_that_claim_too_much(cache, changes, match):
     attributes = {**entry.attributes, **changes}
     attributes["content_sha256"] = content_sha256(attributes, entry.small)
     with pytest.raises(EntryCorrupt, match=match):
-        checked_header(attributes, entry.small, "x.h5")
+        shape_of(attributes, checked_header(attributes, entry.small, "x.h5"), (), "x.h5")
 
 
 def test_a_jpeg_that_claims_65535_squared_takes_no_memory(tmp_path, write_entry, smooth_flow):
@@ -393,7 +393,7 @@ def test_a_jpeg_that_claims_65535_squared_takes_no_memory(tmp_path, write_entry,
     assert jpeg_size(bytes(jpeg)) == (65535, 65535)
     entry.rgb._crc32[0] = zlib.crc32(jpeg)
     entry.read_at = lambda offset, size: bytes(jpeg)
-    with pytest.raises(EntryCorrupt, match="RGB frame 0 is no JPEG of"):
+    with pytest.raises(EntryCorrupt, match="RGB frame 0: it is no JPEG of"):
         entry.rgb[0]
     for text in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0", b"\xff\xd8" + b"\xff\xe0\x00\x00" * 9):
         assert jpeg_size(text) is None

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from flowpipe.cache import open_cache
-from flowpipe.cache.features import FeatureStore
 from flowpipe.clips.dataset import ClipDataset, TestClips, to_network_input
 from flowpipe.clips.streams import FeatureInput, StreamInput
 from flowpipe.datasets.video import Dataset, Video
@@ -187,7 +186,7 @@ def test_frozen_backbone_on_the_fly_equals_cached_features(
         backbone, stream, network="small-cnn", crop_scale=1.0, storage="f32", device="cpu"
     )
     compute_features(extractor, cache, tmp_path / "store", name="rgb")
-    cached = FeatureTracks(FeatureStore(tmp_path / "store"), ["rgb"], records)
+    cached = FeatureTracks(open_cache(tmp_path / "store"), ["rgb"], records)
     assert cached.feature_shape == (128,)
     sides = [
         (whole, cache, StreamInput("s", "rgb", 4, crop_size=(16, 16), layout="TCHW")),
@@ -232,19 +231,19 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
         device="cpu", storage="f32",
     )  # fmt: skip
     compute_features(extractor, open_cache(tmp_path / "cache"), tmp_path / "store", name="rgb")
-    store = FeatureStore(tmp_path / "store")
+    store = open_cache(tmp_path / "store")
     clips = FeatureTracks(store, ["rgb", "rgb"], records)
     stream = FeatureInput("f", 4, (64,), frame_step=2)
     data = TestClips(records, clips, [stream], classes=CLASSES, clips=2, crops="ten")
     sample = data[1]
     assert sample["f"].shape == (1, 4, 64)  # no crops
-    whole = store["rgb"]["a/0.avi"].features[:]
+    whole = store.select("rgb")["a/0.avi"].features[:]
     np.testing.assert_array_equal(sample["f"][0, :, :32], whole[[3, 5, 7, 9]])
     values = to_network_input({"f": sample["f"]}, stream)
     assert values.dtype == torch.float32
     mean = FeatureTracks(store, ["rgb"], records, average=True)["a/0.avi"]
     np.testing.assert_allclose(mean.features, whole.mean(0, keepdims=True), atol=1e-6)
-    with pytest.raises(EntryNotFound, match=r'no features "rgb" of "c/9\.avi"'):
+    with pytest.raises(EntryNotFound, match=r'no video "c/9\.avi" in .*\(features "rgb"\)'):
         FeatureTracks(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), "a")])
     with pytest.raises(InvalidArgument, match="feature_shape"):
         FeatureInput("f", 4, ())

@@ -225,7 +225,7 @@ def change(path: Path, name: str, **attributes) -> None:
 @pytest.mark.parametrize(
     ("name", "attributes", "match"),
     [
-        ("", {"format_version": 99}, "has pack format 99; this flowpipe reads 1"),
+        ("", {"format_version": 99}, "has pack format 99; this flowpipe reads 1 and 2"),
         ("", {"format": "x"}, "but no packed cache"),
         ("gone", {}, 'table "rows" is missing'),
         ("soft", {}, 'table "rows" is missing'),
@@ -251,9 +251,9 @@ def test_a_damaged_or_missing_entry_is_not_packed_unseen(tmp_path, write_entry, 
     assert pack(cache, tmp_path / "c.h5").missing == ("0.avi",)
     assert open_cache(tmp_path / "c.h5").names() == ["1.avi", "2.avi"]
     content = bytearray(paths[1].read_bytes())
-    content[int(open_cache(cache)["1.avi"].flow._chunks[1, 0]) + 9] ^= 1
+    content[int(open_cache(cache)["1.avi"].flow.chunks[1, 0]) + 9] ^= 1
     paths[1].write_bytes(content)
-    with pytest.raises(EntryCorrupt, match=r"1\.avi.*flow 1 are not what was written"):
+    with pytest.raises(EntryCorrupt, match=r"1\.avi.*flow 1: its bytes are not what was"):
         pack(cache, tmp_path / "d.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "c.h5"]
 
@@ -263,7 +263,7 @@ def test_misuse(directory, packed, tmp_path):
         pack(packed, tmp_path / "x.h5")
     with pytest.raises(InvalidArgument, match=r"must be called \*\.h5"):
         pack(directory, tmp_path / "x.zip")
-    with pytest.raises(InvalidArgument, match="exists; give another name, or --overwrite"):
+    with pytest.raises(InvalidArgument, match="exists; give another name, or overwrite it"):
         pack(directory, packed)
     with pytest.raises(InvalidArgument, match="is a directory already"):
         unpack(directory, tmp_path / "x")
@@ -321,14 +321,14 @@ def test_commands_take_a_packed_file(directory, packed, tmp_path):
 def test_verify_names_what_is_wrong_in_a_pack(packed, tmp_path):
     path = tmp_path / "c.h5"
     content = bytearray(packed.read_bytes())
-    content[int(open_cache(packed)["i16.avi"].flow._chunks[2, 0]) + 5] ^= 8
+    content[int(open_cache(packed)["i16.avi"].flow.chunks[2, 0]) + 5] ^= 8
     path.write_bytes(content)
     assert command("verify", path)[0] == 0
     status, told, _ = command("verify", path, "--deep", "--json")
     assert status == 1
     wrong = json.loads(told)["wrong"]
     assert [finding["name"] for finding in wrong] == ["i16.avi", ""]
-    assert "flow 2 are not what was written; pack the cache again" in wrong[0]["problem"]
+    assert "flow 2: its bytes are not what was written; pack the cache again" in wrong[0]["problem"]
     assert "the file is not what was written" in wrong[1]["problem"]
     path.write_bytes(packed.read_bytes()[:-1])
     assert command("verify", path, "--deep")[0] == 1

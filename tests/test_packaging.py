@@ -37,7 +37,7 @@ def test_the_only_top_level_name_is_flowpipe(wheel):
 def test_every_module_and_what_it_reads_is_inside(wheel):
     wanted = {
         *(path.relative_to(ROOT).as_posix() for path in (ROOT / "flowpipe").rglob("*.py")),
-        *(f"flowpipe/cli/{path.name}" for path in (ROOT / "cli").glob("*.py")),
+        *(f"flowpipe/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "cli").rglob("*.py")),
         "flowpipe/py.typed",
         "flowpipe/cache/FORMAT.md",
     }

@@ -56,7 +56,7 @@ def test_quality_finds_what_was_put_there(cache):
         assert videos[name].still_share == videos[name].zero_share == 1
         assert "100% of fields are zero" in videos[name].suspicions[0]
     assert "50% of fields are zero: repeated frames" in videos["repeats.avi"].suspicions[0]
-    assert "of components clipped; raise --bound" in videos["clipped.avi"].suspicions[0]
+    assert "of components clipped; take a larger bound" in videos["clipped.avi"].suspicions[0]
     assert videos["partial.avi"].suspicions == ("partial: ends at 1 s of 9 s",)
     assert "no entry at" in videos["gone.avi"].damage
     assert found.videos[0].name == "gone.avi"

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from flowpipe.cache.codec import decode_field, encode_field
-from flowpipe.cache.write import from_stored, stored_dtype, to_stored
+from flowpipe.cache.codec import decode_field, encode_field, from_stored, stored_dtype, to_stored
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import create
 from flowpipe.flow.quantise import Quantiser, to_8bit

@@ -1,4 +1,4 @@
-"""One flow field of codes ↔ the bytes of one HDF5 chunk: JPEG-LS or zstd, raw where neither helps.
+"""Codes of a field, or features ↔ the bytes of one HDF5 chunk: JPEG-LS or zstd, raw if smaller.
 
 JPEG-LS is ISO 14495-1, lossless or within NEAR codes; zstd comes with HDF5's byte shuffle for
 16-bit codes. Both are registered HDF5 filters, so any HDF5 reader with hdf5plugin reads them.
@@ -13,8 +13,9 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from flowpipe.cache.schema import FILTER_JPEGLS, FILTER_SHUFFLE, FILTER_ZSTD
-from flowpipe.errors import EntryCorrupt
+from flowpipe.cache.schema import CODECS, FILTER_JPEGLS, FILTER_SHUFFLE, FILTER_ZSTD
+from flowpipe.errors import EntryCorrupt, InvalidArgument
+from flowpipe.flow.quantise import Quantiser
 
 ZSTD_LEVEL = 6
 JPEGLS_LEAST_SIDE = 16
@@ -24,7 +25,7 @@ _local = threading.local()
 
 
 def filters_of(codec: str, itemsize: int) -> tuple[int, ...]:
-    """Give the HDF5 filter pipeline of a codec, first to last at writing."""
+    """Return the HDF5 filter pipeline of a codec, first to last at writing."""
     if codec == "jpegls":
         return (FILTER_JPEGLS,)
     return (FILTER_SHUFFLE, FILTER_ZSTD) if itemsize > 1 else (FILTER_ZSTD,)
@@ -95,6 +96,54 @@ def decode_field(
     # HDF5's byte shuffle undone; OpenCV interleaves forty times faster than numpy.
     planes = np.frombuffer(raw, np.uint8).reshape(out_RW.itemsize, *out_RW.shape)
     cv2.merge(tuple(planes), out_RW.view(np.uint8).reshape(*out_RW.shape, out_RW.itemsize))
+
+
+def check_codec(quantiser: Quantiser, codec: str) -> None:
+    """Refuse combinations of storage and codec that make no sense.
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    if codec not in CODECS:
+        raise InvalidArgument(f'codec "{codec}" must be one of {", ".join(CODECS)}')
+    if codec == "jpegls" and quantiser.storage == "f16":
+        raise InvalidArgument(
+            "storage f16 cannot be JPEG-LS, which knows whole numbers only; use codec zstd"
+        )
+    if codec == "zstd" and quantiser.tolerance_px:
+        raise InvalidArgument(
+            f"tolerance {quantiser.tolerance_px:g} px needs codec jpegls; zstd is lossless and "
+            "would not get smaller by it"
+        )
+
+
+def stored_dtype(quantiser: Quantiser) -> np.dtype[Any]:
+    """Type in the file: i16 codes stand as unsigned 16 bit with zero at 32768 (JPEG-LS)."""
+    return np.dtype({"u8": "u1", "i16": "<u2", "f16": "<f2"}[quantiser.storage])
+
+
+def to_stored(codes: NDArray[Any]) -> NDArray[Any]:
+    """Signed 16-bit codes → offset binary; others as they are."""
+    if codes.dtype != np.int16:
+        return codes
+    return codes.view(np.uint16) ^ np.uint16(0x8000)
+
+
+def from_stored(stored: NDArray[Any]) -> NDArray[Any]:
+    """Undo `to_stored`, in place: a second array of a clip's size would go back to the system at
+    once, and its pages cost more than the decoding."""
+    if stored.dtype != np.uint16:
+        return stored
+    stored ^= np.uint16(0x8000)
+    return stored.view(np.int16)
+
+
+def code_rule(quantiser: Quantiser) -> tuple[int, float]:
+    """Return (code of zero, px per code) as they stand in the file."""
+    if quantiser.storage == "u8":
+        return 128, float(quantiser.bound_px or 0.0) / 127
+    return (32768, 1 / 64) if quantiser.storage == "i16" else (0, 0.0)
 
 
 def _too_small(codes_RW: NDArray[Any], codec: str) -> bool:

@@ -138,7 +138,7 @@ def export(
 
 
 def folder_of(name: str) -> PurePosixPath:
-    """Give the folder of a name inside `out`: the name without a video's extension.
+    """Return the folder of a name inside `out`: the name without a video's extension.
 
     Raises
     ------
@@ -159,7 +159,7 @@ def folder_of(name: str) -> PurePosixPath:
 
 
 def color_scale_px(entry: Entry) -> int:
-    """Give the magnitude (px) that is painted fully saturated: one scale for the whole video.
+    """Return the magnitude (px) that is painted fully saturated: one scale for the whole video.
 
     The 99th percentile of all magnitudes, rounded up to whole px, at least 1.
     """
@@ -234,7 +234,7 @@ def _write_jpegs(entry: Entry, folder: Path, base: int, bound_px: float, quality
 
 def _notes_8bit(entry: Entry, bound_px: float, clipped_share: float) -> list[str]:
     notes = []
-    stored_px = entry.recipe.bound_px
+    stored_px = entry.flow_recipe.bound_px
     if stored_px is not None and stored_px < bound_px:
         notes.append(
             f"the entry itself was clipped at ±{stored_px:g} px, below the bound {bound_px:g} px"
@@ -278,7 +278,7 @@ def _write_mp4(entry: Entry, path: Path, scale_px: int) -> None:
 
 
 def _pictures(entry: Entry, scale_px: int) -> Iterator[NDArray[np.uint8]]:
-    """Give (H + 28)×2W×3 for each flow: its frame, its colours, a caption; W wide without RGB."""
+    """Return (H + 28)×2W×3 for each flow: its frame, its colours, a caption; W wide without RGB."""
     for start, uv_THWC in _blocks(entry):
         for row, uv_HWC in enumerate(uv_THWC, start):
             picture = flow_to_color(uv_HWC, scale_px)
@@ -289,7 +289,7 @@ def _pictures(entry: Entry, scale_px: int) -> Iterator[NDArray[np.uint8]]:
 
 
 def _caption(entry: Entry, row: int, scale_px: int, width_px: int) -> NDArray[np.uint8]:
-    """Give 28×W×3: as much of name, time and scale as there is room for, and the legend."""
+    """Return 28×W×3: as much of name, time and scale as there is room for, and the legend."""
     strip: NDArray[np.uint8] = np.full((CAPTION_PX, width_px, 3), 255, np.uint8)
     key = color_key(CAPTION_PX - CAPTION_MARGIN_PX)
     left = width_px - key.shape[1] - CAPTION_MARGIN_PX // 2
@@ -330,7 +330,7 @@ def _encoded(extension: str, picture: NDArray[np.uint8], *options: int) -> bytes
 
 
 def _record(entry: Entry, format: Format) -> dict[str, Any]:
-    """Give what is known before anything is written."""
+    """Return what is known before anything is written."""
     return {
         "format": format,
         "flowpipe": __version__,
@@ -363,7 +363,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InvalidArgument(
-            f"{folder} is there already; overwrite (--overwrite) replaces it, or choose another"
+            f"{folder} is there already; overwrite replaces it, or choose another"
         )
     # Whoever mistypes `out` must not lose a folder that no export has made.
     inside = list(folder.iterdir()) if folder.is_dir() else []

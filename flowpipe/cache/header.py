@@ -4,28 +4,98 @@ A digest tells that bytes are what was written, not that a friend wrote them: an
 elsewhere may claim any size with a digest that fits.
 """
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache import schema
-from flowpipe.cache.recipe import FlowRecipe
-from flowpipe.cache.write import content_sha256, stored_dtype
+from flowpipe.cache.codec import filters_of, stored_dtype
+from flowpipe.cache.hdf import DAMAGED, filters_in
+from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.flow.quantise import Quantiser
 
+FEATURE_CODEC = "zstd"
+STORAGES: Mapping[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype("<f4")}
+"""Precision of features → type in the file."""
+
 MAX_FIELD_PIXELS = 8192 * 8192
+MAX_CHUNK_BYTES = 2**30
 MAX_PLACE = 2**62  # no file is longer; sums of places do not overflow
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "float": (int, float)}
-_WAY_OUT = "delete it and extract the video again"
+
+
+@dataclass(frozen=True)
+class TrackShape:
+    """How a track is stored: `length` rows of `row` values, `chunk_rows` of them in a chunk."""
+
+    length: int
+    row: tuple[int, ...]
+    dtype: np.dtype[Any]
+    codec: str
+    chunk_rows: int = 1
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.length // self.chunk_rows)
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        return (self.chunk_rows, *self.row)
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a chunk that is not compressed."""
+        return math.prod(self.chunk) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the header of an entry says, checked: enough to read its tracks without HDF5.
+
+    Attributes
+    ----------
+    attributes, small
+        As `flowpipe.cache.schema` has them.
+    recipe
+        From the attributes.
+    shape : TrackShape
+        Of the track in chunks, flow or features.
+    chunks : array of K×3 int64
+        Offset in the file, bytes and filter mask of each chunk.
+    rgb_start : int or None
+        Where the JPEGs begin in the file; None without frames.
+    """
+
+    attributes: Mapping[str, Any]
+    small: Mapping[str, NDArray[Any]]
+    recipe: FlowRecipe | FeatureRecipe
+    shape: TrackShape
+    chunks: NDArray[np.int64]
+    rgb_start: int | None = None
+
+
+def layout_of(attributes: Mapping[str, Any], where: str) -> schema.Layout:
+    """Return the layout that an entry says it has; EntryCorrupt where it is none of ours."""
+    layout = schema.LAYOUTS.get(str(attributes.get("format")))
+    if layout is None:
+        raise EntryCorrupt(f"{where} is an HDF5 file, but no entry of a flowpipe cache")
+    version = attributes.get("format_version")
+    if version != layout.version:
+        raise EntryCorrupt(f"{where} has format {version}; this flowpipe reads {layout.version}")
+    return layout
 
 
 def checked_header(
     attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]], where: str
-) -> tuple[FlowRecipe, Quantiser]:
+) -> FlowRecipe | FeatureRecipe:
     """Refuse a header that is not what was written, or that claims what no entry has.
 
     Parameters
@@ -33,7 +103,7 @@ def checked_header(
     attributes : mapping
         All attributes of the entry.
     small : mapping
-        Its small data sets, `flow_crc32` … `rgb_crc32`.
+        Its small data sets.
     where : str
         Names the file in messages.
 
@@ -41,63 +111,157 @@ def checked_header(
     ------
     EntryCorrupt
     """
-    for name, (kind, _) in schema.ATTRIBUTES.items():
+    layout = layout_of(attributes, where)
+    for name, (kind, _) in layout.attributes.items():
         value = attributes.get(name)
         if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-            told = "is missing" if value is None else f"is no {kind}"
-            raise EntryCorrupt(f'{where}: the attribute "{name}" {told}; {_WAY_OUT}')
-    if content_sha256(attributes, small) != attributes["content_sha256"]:
-        raise EntryCorrupt(f"{where}: its header is not what was written; {_WAY_OUT}")
-    height, width, num_frames = (int(attributes[k]) for k in ("height", "width", "num_frames"))
-    if min(height, width, num_frames) < 1 or height * width > MAX_FIELD_PIXELS:
-        raise EntryCorrupt(
-            f"{where}: {num_frames} frames of {height}×{width} px are outside of what an entry "
-            f"has: 1 or more, of {MAX_FIELD_PIXELS} px at most"
-        )
-    lengths = {
-        "flow_crc32": num_frames - 1,
-        "pts_s": num_frames,
-        "rgb_offsets": num_frames + 1,
-        "rgb_crc32": num_frames,
-    }
+            problem = "is missing" if value is None else f"is no {kind}"
+            raise EntryCorrupt(f'{where}: the attribute "{name}" {problem}; {DAMAGED}')
+    if content_sha256(attributes, small, layout) != attributes["content_sha256"]:
+        raise EntryCorrupt(f"{where}: its header is not what was written; {DAMAGED}")
+    shapes = _flow_shapes(attributes, where) if layout is schema.FLOW else _feature_shapes(
+        attributes, where
+    )  # fmt: skip
     for name, values in small.items():
-        if values.shape != (lengths[name],) or values.dtype != np.dtype(
-            schema.SMALL_DATASETS[name]
-        ):
+        if values.shape != shapes[name] or values.dtype != np.dtype(layout.small[name]):
             raise EntryCorrupt(
                 f'{where}: "{name}" of {values.shape} {values.dtype} does not go with '
-                f"{num_frames} frames"
+                f"{_count(attributes)}"
             )
     try:
-        recipe = FlowRecipe.from_json(str(attributes["recipe"]))
-        quantiser = Quantiser(
-            recipe.storage,  # type: ignore[arg-type]
-            bound_px=recipe.bound_px,
-            tolerance_px=recipe.tolerance_px,
-        )
-        codec = str(attributes["codec"])
-        if codec not in schema.CODECS:
-            raise EntryCorrupt(f'codec "{codec}" is unknown')
-    except (FlowpipeError, TypeError, ValueError) as error:
+        text = str(attributes["recipe"])
+        if layout is schema.FEATURES:
+            return FeatureRecipe.from_json(text)
+        return FlowRecipe.from_json(text)
+    except FlowpipeError as error:
         raise EntryCorrupt(f"{where}: {error}") from error
-    return recipe, quantiser
 
 
-def checked_chunks(
-    chunks: NDArray[np.int64], attributes: Mapping[str, Any], quantiser: Quantiser, where: str
-) -> NDArray[np.int64]:
-    """Refuse places of chunks, (offset, bytes, filter mask), that no field of this size has."""
-    raw = (
-        2 * int(attributes["height"]) * int(attributes["width"]) * stored_dtype(quantiser).itemsize
+def flow_shape(attributes: Mapping[str, Any], quantiser: Quantiser) -> TrackShape:
+    """Return how the flow of an entry is stored."""
+    height, width = int(attributes["height"]), int(attributes["width"])
+    return TrackShape(
+        int(attributes["num_frames"]) - 1,
+        (2 * height, width),
+        stored_dtype(quantiser),
+        str(attributes["codec"]),
     )
+
+
+def shape_of(
+    attributes: Mapping[str, Any],
+    recipe: FlowRecipe | FeatureRecipe,
+    row: tuple[int, ...],
+    where: str,
+) -> TrackShape:
+    """Return how the track of an entry is stored; `row` is that of features, (D,) or (D, H', W').
+
+    Raises
+    ------
+    EntryCorrupt
+        For a storage, codec or size that no entry has.
+    """
+    try:
+        if isinstance(recipe, FlowRecipe):
+            shape = flow_shape(attributes, quantiser_of(recipe))
+        else:
+            chunk_rows = int(attributes["chunk_snippets"])
+            shape = TrackShape(
+                int(attributes["num_snippets"]),
+                row,
+                STORAGES[recipe.storage],
+                str(attributes["codec"]),
+                chunk_rows,
+            )
+            if len(row) not in (1, 3) or min(row) < 1 or shape.chunk_bytes > MAX_CHUNK_BYTES:
+                raise ValueError(f"features of {row}, {chunk_rows} in a chunk")
+        if shape.codec not in schema.CODECS:
+            raise ValueError(f'codec "{shape.codec}" is unknown')
+    except (FlowpipeError, LookupError, TypeError, ValueError) as error:
+        raise EntryCorrupt(f"{where}: {error}") from error
+    return shape
+
+
+def quantiser_of(recipe: FlowRecipe) -> Quantiser:
+    """Return the quantiser that a recipe names."""
+    return Quantiser(
+        recipe.storage,  # type: ignore[arg-type]
+        bound_px=recipe.bound_px,
+        tolerance_px=recipe.tolerance_px,
+    )
+
+
+def check_track(data: Any, shape: TrackShape, where: str) -> None:
+    """Refuse an HDF5 data set that is not stored as its header says."""
+    if (data.shape, data.dtype, data.chunks) != (
+        (shape.length, *shape.row),
+        shape.dtype,
+        shape.chunk,
+    ):
+        raise EntryCorrupt(
+            f"{where}: {data.name.strip('/')} of {data.shape} {data.dtype} in chunks of "
+            f"{data.chunks} does not go with its header"
+        )
+    if filters_in(data) != filters_of(shape.codec, shape.dtype.itemsize):
+        raise EntryCorrupt(f"{where}: filters {filters_in(data)} are not those of {shape.codec}")
+
+
+def checked_chunks(chunks: NDArray[np.int64], shape: TrackShape, where: str) -> NDArray[np.int64]:
+    """Refuse places of chunks, (offset, bytes, filter mask), that no chunk of this size has."""
     places, sizes = chunks[:, 0], chunks[:, 1]
-    if (chunks < 0).any() or (sizes > raw).any() or (places > MAX_PLACE).any():
-        raise EntryCorrupt(f"{where}: a field is missing, or larger than its {raw} bytes")
+    largest = shape.chunk_bytes
+    if (chunks < 0).any() or (sizes > largest).any() or (places > MAX_PLACE).any():
+        raise EntryCorrupt(f"{where}: a chunk is missing, or larger than its {largest} bytes")
     return chunks
 
 
-def checked_offsets(offsets: NDArray[np.uint64], num_bytes: int, where: str) -> NDArray[np.int64]:
-    """Refuse offsets of JPEGs that run backwards or out of their data set; give them signed."""
+def check_offsets(offsets: NDArray[np.uint64], num_bytes: int, where: str) -> None:
+    """Refuse offsets of JPEGs that run backwards or out of their data set."""
     if (offsets > num_bytes).any() or (offsets[1:] < offsets[:-1]).any():
-        raise EntryCorrupt(f"{where}: the places of its RGB frames make no sense; {_WAY_OUT}")
-    return offsets.astype(np.int64)
+        raise EntryCorrupt(f"{where}: the places of its RGB frames make no sense; {DAMAGED}")
+
+
+def content_sha256(
+    attributes: Mapping[str, Any],
+    small: Mapping[str, NDArray[Any]],
+    layout: schema.Layout = schema.FLOW,
+) -> str:
+    """Digest of all attributes but itself, and of the small data sets in the schema's order."""
+    rest = {name: attributes[name] for name in layout.attributes if name != "content_sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode())
+    for name in layout.datasets:
+        if name in small:
+            digest.update(np.ascontiguousarray(small[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _count(attributes: Mapping[str, Any]) -> str:
+    if "num_frames" in attributes:
+        return f"{attributes['num_frames']} frames"
+    return f"{attributes['num_snippets']} snippets"
+
+
+def _flow_shapes(attributes: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    height, width, frames = (int(attributes[key]) for key in ("height", "width", "num_frames"))
+    if min(height, width, frames) < 1 or height * width > MAX_FIELD_PIXELS:
+        raise EntryCorrupt(
+            f"{where}: {frames} frames of {height}×{width} px are outside of what an entry "
+            f"has: 1 or more, of {MAX_FIELD_PIXELS} px at most"
+        )
+    return {
+        "flow_crc32": (frames - 1,),
+        "pts_s": (frames,),
+        "rgb_offsets": (frames + 1,),
+        "rgb_crc32": (frames,),
+    }
+
+
+def _feature_shapes(attributes: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    count, chunk_rows = int(attributes["num_snippets"]), int(attributes["chunk_snippets"])
+    if min(count, chunk_rows) < 1:
+        raise EntryCorrupt(
+            f"{where}: {count} snippets, {chunk_rows} in a chunk, are outside of what an entry "
+            "has: 1 or more"
+        )
+    chunks = -(-count // chunk_rows)
+    return {"features_crc32": (chunks,), "centre_s": (count,), "span_s": (count, 2)}

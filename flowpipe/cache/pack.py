@@ -6,11 +6,10 @@ however many videos there are; tables tell which fields are whose. See FORMAT.md
 
 import json
 import os
-import secrets
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.atomic import fsync_folder
-from flowpipe.cache import Cache, entry_path, schema, write_recipe
-from flowpipe.cache.aside import Aside, write_errors
+from flowpipe.atomic import write_aside
+from flowpipe.cache import schema
+from flowpipe.cache.cache import Cache
 from flowpipe.cache.entry import Entry
-from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, ManifestWriter, read_manifest
-from flowpipe.cache.write import (
-    EntryWriter,
-    StoredField,
+from flowpipe.cache.hdf import (
     append_trailer,
-    create_flow,
+    chunk_table,
+    create_chunked,
     create_hdf,
-    fixed_text,
-    stored_dtype,
+    write_attributes,
 )
+from flowpipe.cache.header import TrackShape
+from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, ManifestWriter, read_manifest
+from flowpipe.cache.part import PartFile, remove_abandoned, write_errors
+from flowpipe.cache.recipe import FeatureRecipe
+from flowpipe.cache.store import NETWORKS_FILE, entry_path, write_recipe
+from flowpipe.cache.tracks import ChunkedTrack, FeatureRows
+from flowpipe.cache.write import EntryWriter, FeatureWriter, StoredField
 from flowpipe.errors import CacheError, InvalidArgument
 
 FORM_ATTRIBUTES = ("height", "width", "codec", "code_zero", "code_step_px")
 COPY_BYTES = 8 * 2**20
 LEAST_GROWTH = 256
+NO_PLACE = -1
 
 Report = Callable[[float, str], None]
 
@@ -49,6 +53,7 @@ class Packed:
     flows: int
     num_bytes: int
     missing: tuple[str, ...] = ()
+    snippets: int = 0
 
 
 def pack(
@@ -90,26 +95,24 @@ def pack(
     if path.suffix != schema.PACK_SUFFIX:
         raise InvalidArgument(f'a pack must be called *{schema.PACK_SUFFIX}, not "{path.name}"')
     if path.exists() and not overwrite:
-        raise InvalidArgument(f"{path} exists; give another name, or --overwrite")
+        raise InvalidArgument(f"{path} exists; give another name, or overwrite it")
     rows, files, missing = _entries_of(cache)
-    flows = 0
-    with _PackWriter(path) as writer:
+    flows = snippets = 0
+    with _PackWriter(path, _with_features(cache, rows)) as writer:
         for number, (file, name) in enumerate(files.items()):
             if on_progress is not None:
                 on_progress(0.9 * number / len(files), name)
             entry = Entry(file, name)
             writer.add(entry)
             flows += entry.num_flows
-        numbers = {file: number for number, file in enumerate(files)}
-        writer.finish(
-            [recipe.to_json() for recipe in cache.recipes.values()],
-            cache.failures_text(),
-            (
-                json.dumps(vars(row) | {"entry": numbers[cache.entry_path(row)]}).encode()
-                for row in rows
-            ),
-        )
-    return Packed(len(files), flows, path.stat().st_size, tuple(missing))
+            snippets += entry.num_snippets
+        texts = {
+            "recipes": "".join(f"{r.to_json()}\n" for r in cache.recipes.values()).encode(),
+            "failures": cache.failures_text(),
+            "networks": cache.networks_text(),
+        }
+        writer.finish(texts, ((row, cache.entry_path(row)) for row in rows))
+    return Packed(len(files), flows, path.stat().st_size, tuple(missing), snippets)
 
 
 def unpack(
@@ -138,7 +141,7 @@ def unpack(
         write_recipe(folder, recipe)
     rows = cache.rows()
     done: set[Path] = set()
-    flows = num_bytes = 0
+    flows = snippets = num_bytes = 0
     for position, row in enumerate(rows):
         if on_progress is not None:
             on_progress(position / len(rows), row.name)
@@ -147,20 +150,26 @@ def unpack(
             done.add(file)
             if not file.exists():
                 _write_entry(file, cache.entry_of(row))
-            flows += Entry(file).num_flows
+            entry = Entry(file)
+            flows, snippets = flows + entry.num_flows, snippets + entry.num_snippets
             num_bytes += file.stat().st_size
     with write_errors(folder):
         there = {(row.name, row.path, row.recipe, row.digest) for row in read_manifest(folder)}
         ManifestWriter(folder).add_all(
             row for row in rows if (row.name, row.path, row.recipe, row.digest) not in there
         )
-        if (failures := cache.failures_text()) and not (folder / FAILURES_FILE).exists():
-            (folder / FAILURES_FILE).write_bytes(failures)
-    return Packed(len(done), flows, num_bytes)
+        for name, text in (
+            (FAILURES_FILE, cache.failures_text()),
+            (NETWORKS_FILE, cache.networks_text()),
+        ):
+            if text and not (folder / name).exists():
+                with write_aside(folder / name) as out:
+                    out.write(text)
+    return Packed(len(done), flows, num_bytes, snippets=snippets)
 
 
 def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, str], list[str]]:
-    """Give the rows whose entries are there, file → name in the order of writing, and the rest."""
+    """Return the rows whose entries are there, file → name in order, and the names of the rest."""
     rows, missing = [], []
     files: dict[Path, str] = {}
     for row in cache.rows():
@@ -175,22 +184,37 @@ def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, str], list[
     return rows, files, missing
 
 
+def _with_features(cache: Cache, rows: Sequence[ManifestRow]) -> bool:
+    return any(isinstance(cache.recipes[row.recipe], FeatureRecipe) for row in rows)
+
+
 def _write_entry(file: Path, entry: Entry) -> None:
     """Write an entry's stored bytes as a file of its own."""
+    if "features" in entry.tracks:
+        _write_features(file, entry)
+        return
     with EntryWriter(
         file,
         quantiser=entry.quantiser,
         codec=str(entry.attributes["codec"]),
         height=entry.height,
         width=entry.width,
-        rgb_quality=entry.recipe.rgb_quality,
+        rgb_quality=entry.flow_recipe.rgb_quality,
     ) as writer:
-        for row in range(entry.num_flows):
-            chunk, mask = entry.flow.stored(row)
-            writer.add_stored(StoredField(chunk, mask, 0, 0, 0.0))
+        for chunk, mask in entry.flow.stored():
+            writer.add_stored(StoredField(chunk, mask))
         for row in range(entry.num_frames if entry.has_rgb else 0):
             writer.add_jpeg(entry.rgb.jpeg(row))
         writer.finish(entry.pts_s, entry.attributes)
+
+
+def _write_features(file: Path, entry: Entry) -> None:
+    features = entry.features
+    rows = features.stored_as.chunk_rows
+    with FeatureWriter(file, features.shape[1:], entry.recipe.storage, rows) as writer:
+        for chunk, mask in features.stored():
+            writer.add_chunk(chunk, mask, min(rows, entry.num_snippets - writer.length))
+        writer.finish(entry.centre_s, entry.span_s, entry.attributes)
 
 
 class _Column:
@@ -224,60 +248,100 @@ class _Column:
 
 
 class _Form:
-    """One data set of fields that share size, type and codec."""
+    """One data set of the chunks of all entries whose tracks are stored alike."""
 
-    def __init__(self, group: Any, number: int, entry: Entry) -> None:
-        self.number, self.length, self._room = number, 0, 0
-        codec = str(entry.attributes["codec"])
-        shape = (2 * entry.height, entry.width)
-        self._data = create_flow(group, str(number), shape, codec, stored_dtype(entry.quantiser))
-        for name in FORM_ATTRIBUTES:
-            value = entry.attributes[name]
-            self._data.attrs[name] = fixed_text(value) if isinstance(value, str) else value
+    def __init__(self, group: Any, number: int, shape: TrackShape) -> None:
+        self.number, self.num_chunks, self._room = number, 0, 0
+        self._rows, self._chunk_ndim = shape.chunk_rows, len(shape.chunk)
+        self.data = create_chunked(group, str(number), shape.chunk, shape.codec, shape.dtype)
 
     def add(self, chunk: bytes, mask: int) -> None:
-        if self.length == self._room:
-            self._room += max(LEAST_GROWTH, self.length // 2)
-            self._data.resize(self._room, axis=0)
-        self._data.id.write_direct_chunk((self.length, 0, 0), chunk, filter_mask=mask)
-        self.length += 1
+        if self.num_chunks == self._room:
+            self._room += max(LEAST_GROWTH, self.num_chunks // 2)
+            self.data.resize(self._room * self._rows, axis=0)
+        place = (self.num_chunks * self._rows,) + (0,) * (self._chunk_ndim - 1)
+        self.data.id.write_direct_chunk(place, chunk, filter_mask=mask)
+        self.num_chunks += 1
 
     def places(self) -> NDArray[Any]:
-        """Give where the chunks lie; ends the writing."""
-        self._data.resize(self.length, axis=0)
-        found = np.zeros(self.length, schema.PACK_TABLES["chunks"][0])
+        """Return where the chunks lie; ends the writing."""
+        self.data.resize(self.num_chunks * self._rows, axis=0)
+        places = np.zeros(self.num_chunks, schema.PACK_TABLES["chunks"][0])
+        table = chunk_table(self.data, self.num_chunks)
+        for column, name in enumerate(("offset", "bytes", "filter_mask")):
+            places[name] = table[:, column]
+        return places
 
-        def take(info: Any) -> None:
-            found[info.chunk_offset[0]] = info.byte_offset, info.size, info.filter_mask
 
-        if self.length:
-            self._data.id.chunk_iter(take)
-        return found
+class _Kind:
+    """The entries of one kind in a pack, flow or features: their forms and their tables."""
+
+    def __init__(self, group: Any, columns: dict[str, _Column], prefix: str) -> None:
+        self._group, self.columns = group, columns
+        self.entries, self.chunks = columns[f"{prefix}entries"], columns[f"{prefix}chunks"]
+        self._forms: dict[tuple[Any, ...], _Form] = {}
+        self._spans: list[tuple[_Form, int, int]] = []
+
+    def add(self, entry: Entry, track: ChunkedTrack, key: tuple[Any, ...]) -> dict[str, int]:
+        """Copy the chunks and the header of an entry; return the place of both."""
+        if key not in self._forms:
+            self._forms[key] = _Form(self._group, len(self._forms), track.stored_as)
+            if entry.height:
+                named = {name: entry.attributes[name] for name in FORM_ATTRIBUTES}
+                write_attributes(self._forms[key].data, named)
+        form = self._forms[key]
+        start = form.num_chunks
+        for chunk, mask in track.stored():
+            form.add(chunk, mask)
+        self._spans.append((form, start, form.num_chunks))
+        header = json.dumps(entry.attributes).encode()
+        return {
+            "header_start": self.columns["headers"].add_bytes(header),
+            "header_bytes": len(header),
+            "form": form.number,
+            "form_start": start * track.stored_as.chunk_rows,
+        }
+
+    def add_entry(self, place: dict[str, int]) -> int:
+        """Append a row to the table of entries; return its number."""
+        dtype = self.entries.dtype
+        row = np.array([tuple(place[name] for name in dtype.names or ())], dtype)
+        return self.entries.add(row)
+
+    def finish(self) -> None:
+        """Note where all chunks lie."""
+        places = {form.number: form.places() for form in self._forms.values()}
+        for form, start, stop in self._spans:
+            self.chunks.add(places[form.number][start:stop])
 
 
 class _PackWriter:
     """Write a pack aside; left without `finish`, it leaves nothing behind."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._forms: dict[tuple[Any, ...], _Form] = {}
+    def __init__(self, path: Path, with_features: bool) -> None:
+        self._path, self._with_features = path, with_features
         self._with_frames: list[Path] = []
+        self._numbers: dict[Path, int] = {}
         self._frame_bytes = 0
         self._hdf: Any = None
         self._stack = ExitStack()
         with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._aside = Aside(self._part)
-        self._stack.callback(self._end)
+            remove_abandoned(path.parent, f".{path.stem}.*.part")
+            self._part = PartFile(path)
+        self._stack.callback(lambda: self._part.discard(self._hdf))
         try:
-            with write_errors(path, self._aside):
-                self._hdf = create_hdf(self._aside)
-                self._group = self._hdf.create_group("flow")
+            with write_errors(path, self._part):
+                self._hdf = create_hdf(self._part)
+                group = self._hdf.create_group("flow")
                 self._columns = {
                     name: self._stack.enter_context(_Column(path.parent, dtype))
-                    for name, (dtype, _) in schema.PACK_TABLES.items()
+                    for name, (dtype, _) in schema.pack_tables(with_features).items()
                 }
+                self._flow = _Kind(group, self._columns, "")
+                if with_features:
+                    group = self._hdf.create_group("features")
+                    self._features = _Kind(group, self._columns, "feature_")
         except BaseException:
             self._stack.close()
             raise
@@ -288,83 +352,90 @@ class _PackWriter:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _end(self) -> None:
-        try:
-            self._aside.abandon()
-            if self._hdf:
-                self._hdf.close()
-        finally:
-            with suppress(OSError):  # its buffer, which nobody wants any more
-                self._aside.close()
-            self._part.unlink(missing_ok=True)
-
     def add(self, entry: Entry) -> None:
-        """Copy the fields and the header of an entry; its frames follow in `finish`."""
-        with write_errors(self._path, self._aside):
-            form = self._form(entry)
-            form_start = form.length
-            for row in range(entry.num_flows):
-                form.add(*entry.flow.stored(row))
-            header = json.dumps(entry.attributes).encode()
-            place = {
-                "header_start": self._columns["headers"].add_bytes(header),
-                "header_bytes": len(header),
-                "num_frames": entry.num_frames,
-                "form": form.number,
-                "form_start": form_start,
-                "field_start": self._columns["flow_crc32"].add(entry.small["flow_crc32"]),
-                "frame_start": self._columns["pts_s"].add(entry.pts_s),
-                "rgb_offset_start": -1,
-                "rgb_start": -1,
-            }
-            if entry.has_rgb:
-                offsets = entry.small["rgb_offsets"]
-                place["rgb_offset_start"] = self._columns["rgb_offsets"].add(offsets)
-                self._columns["rgb_crc32"].add([*entry.small["rgb_crc32"], 0])
-                place["rgb_start"] = self._frame_bytes
-                self._frame_bytes += int(offsets[-1])
-                self._with_frames.append(entry.path)
-            dtype = self._columns["entries"].dtype
-            self._columns["entries"].add(
-                np.array([tuple(place[name] for name in dtype.names or ())], dtype)
-            )
+        """Copy the chunks and the header of an entry; its frames follow in `finish`."""
+        with write_errors(self._path, self._part):
+            if "features" in entry.tracks:
+                number = self._add_features(entry, entry.features)
+            else:
+                number = self._add_flow(entry)
+        self._numbers[entry.path] = number
 
-    def finish(self, recipes: Sequence[str], failures: bytes, rows: Iterable[bytes]) -> None:
-        """Write the frames and the tables, and rename the file in."""
+    def _add_flow(self, entry: Entry) -> int:
         columns = self._columns
-        columns["recipes"].add_bytes("".join(f"{recipe}\n" for recipe in recipes).encode())
-        columns["failures"].add_bytes(failures)
-        for text in rows:
+        key = entry.recipe.id, *(entry.attributes[name] for name in FORM_ATTRIBUTES)
+        place = self._flow.add(entry, entry.flow, key) | {
+            "num_frames": entry.num_frames,
+            "field_start": columns["flow_crc32"].add(entry.small["flow_crc32"]),
+            "frame_start": columns["pts_s"].add(entry.pts_s),
+            "rgb_offset_start": NO_PLACE,
+            "rgb_start": NO_PLACE,
+        }
+        if entry.has_rgb:
+            offsets = entry.small["rgb_offsets"]
+            place["rgb_offset_start"] = columns["rgb_offsets"].add(offsets)
+            columns["rgb_crc32"].add([*entry.small["rgb_crc32"], 0])
+            place["rgb_start"] = self._frame_bytes
+            self._frame_bytes += int(offsets[-1])
+            self._with_frames.append(entry.path)
+        return self._flow.add_entry(place)
+
+    def _add_features(self, entry: Entry, features: FeatureRows) -> int:
+        columns = self._columns
+        stored_as = features.stored_as
+        channels, rows, width = (*stored_as.row, 0, 0)[:3]
+        place = self._features.add(entry, features, (entry.recipe.id, stored_as.chunk))
+        place |= {
+            "num_snippets": entry.num_snippets,
+            "chunk_start": columns["features_crc32"].add(entry.small["features_crc32"]),
+            "snippet_start": columns["centre_s"].add(entry.centre_s),
+            "channels": channels,
+            "rows": rows,
+            "columns": width,
+        }
+        columns["span_s"].add(entry.span_s)
+        return self._features.add_entry(place)
+
+    def finish(self, texts: dict[str, bytes], rows: Iterable[tuple[ManifestRow, Path]]) -> None:
+        """Write the frames and the tables, and rename the file in.
+
+        Parameters
+        ----------
+        texts : dict
+            "recipes", "failures" and "networks", JSON lines.
+        rows : iterable
+            Rows of the manifest, and the file of the entry of each.
+        """
+        columns = self._columns
+        for name, text in texts.items():
+            if name in columns:
+                columns[name].add_bytes(text)
+        for row, file in rows:
+            text = json.dumps(vars(row) | {"entry": self._numbers[file]}).encode()
             start = columns["row_text"].add_bytes(text)
-            dtype = columns["rows"].dtype
-            columns["rows"].add(np.array([(start, len(text), zlib.crc32(text))], dtype))
-        with write_errors(self._path, self._aside):
+            columns["rows"].add(
+                np.array([(start, len(text), zlib.crc32(text))], columns["rows"].dtype)
+            )
+        with write_errors(self._path, self._part):
             frames = self._hdf.create_dataset("rgb_jpeg", (self._frame_bytes,), np.uint8)
             _fill(frames, _blocks(self._frames()))
-            places = [form.places() for form in self._forms.values()]
-            for block in columns["entries"].blocks():
-                for place in block:
-                    start, count = int(place["form_start"]), int(place["num_frames"]) - 1
-                    columns["chunks"].add(places[place["form"]][start : start + count])
+            self._flow.finish()
+            if self._with_features:
+                self._features.finish()
             for name, column in columns.items():
                 if name != "rgb_jpeg":
                     data = self._hdf.create_dataset(name, (column.length,), column.dtype)
                     _fill(data, column.blocks())
-            self._hdf.attrs["format"] = fixed_text(schema.PACK_FORMAT)
-            self._hdf.attrs["format_version"] = schema.PACK_VERSION
+            version = schema.PACK_VERSION
+            if self._with_features:
+                version = schema.PACK_FEATURES_VERSION
+            write_attributes(self._hdf, {"format": schema.PACK_FORMAT, "format_version": version})
             self._hdf.close()
-            append_trailer(self._aside)
-            self._part.replace(self._path)
-            fsync_folder(self._path.parent)
-
-    def _form(self, entry: Entry) -> _Form:
-        key = entry.recipe.id, *(entry.attributes[name] for name in FORM_ATTRIBUTES)
-        if key not in self._forms:
-            self._forms[key] = _Form(self._group, len(self._forms), entry)
-        return self._forms[key]
+            append_trailer(self._part)
+            self._part.move_in()
 
     def _frames(self) -> Iterator[bytes]:
-        """Give the JPEGs of all entries, each checked."""
+        """Yield the JPEGs of all entries, each checked."""
         for path in self._with_frames:
             entry = Entry(path)
             for row in range(entry.num_frames):

@@ -1,21 +1,23 @@
 """What a cache is worth: clipped shares, still fields, magnitudes, partial and failed videos.
 
+Of features: how many chunks of them repeat the one before, which features of a video that moves
+do not.
+
 All from headers and checksums: no field is decoded.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
-from flowpipe.cache import Cache
-from flowpipe.cache.codec import ZSTD_LEVEL, encode_field
+from flowpipe.cache.cache import Cache
+from flowpipe.cache.codec import ZSTD_LEVEL, encode_field, to_stored
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.manifest import FailureRow
-from flowpipe.cache.write import to_stored
 from flowpipe.errors import FlowpipeError
 from flowpipe.flow.quantise import Quantiser
 
@@ -31,15 +33,17 @@ FEWEST_FLOWS = 5
 
 @dataclass(frozen=True)
 class VideoQuality:
-    """One entry. `still` is the share of fields that are zero everywhere: repeated frames.
+    """One entry. `still_share` is the share of fields that are zero everywhere: repeated frames.
 
-    `problem` is what was wrong with the video when it was decoded, `damage` why the entry cannot
-    be read, `suspicions` what a person should look at.
+    Of features it is the share of chunks that are equal to the one before. `problem` is what was
+    wrong with the video when it was decoded, `damage` why the entry cannot be read, `suspicions`
+    what a person should look at.
     """
 
     name: str
     recipe: str
     num_flows: int = 0
+    num_snippets: int = 0
     clipped_share: float = 0.0
     zero_share: float = 0.0
     still_share: float = 0.0
@@ -66,23 +70,24 @@ class Quality:
         return [video for video in self.videos if video.suspicions]
 
     def mean(self, field: str) -> float:
-        """Mean of a number over all fields of the cache."""
+        """Mean of a number over all fields of flow of the cache."""
         flows = sum(video.num_flows for video in self.sound)
         total = sum(float(getattr(v, field)) * v.num_flows for v in self.sound)
         return total / max(1, flows)
 
     def histogram(self) -> list[tuple[str, int]]:
-        """Give (range in px, videos) of the mean magnitudes."""
-        means = [video.mean_magnitude_px for video in self.sound]
+        """Return (range in px, videos) of the mean magnitudes."""
+        means = [video.mean_magnitude_px for video in self.sound if not video.num_snippets]
         counts, _ = np.histogram(means, [*EDGES_PX, np.inf])
         ranges = [f"{a:g}–{b:g}" for a, b in pairwise(EDGES_PX)]
         return list(zip([*ranges, f"{EDGES_PX[-1]:g} and more"], counts.tolist(), strict=True))
 
     def totals(self) -> dict[str, float]:
-        """Give the numbers of the whole cache."""
+        """Return the numbers of the whole cache."""
         return {
             "videos": len(self.videos),
             "flows": sum(video.num_flows for video in self.sound),
+            "snippets": sum(video.num_snippets for video in self.sound),
             "failed": len(self.failures),
             "damaged": len(self.videos) - len(self.sound),
             "partial": sum(bool(video.problem) for video in self.sound),
@@ -114,18 +119,20 @@ def quality(cache: Cache, on_progress: Callable[[float, str], None] | None = Non
             told = ("cannot be read",)
             video = VideoQuality(row.name, row.recipe, damage=str(error), suspicions=told)
         seen[row.name, row.recipe, row.digest] = video
-    here = {(video.name, video.recipe) for video in seen.values()}
-    failures = [
-        row
-        for row in cache.failures()
-        if cache.recipe in (None, row.recipe) and (row.name, row.recipe) not in here
-    ]
     worst_first = sorted(seen.values(), key=lambda v: (not v.damage, -len(v.suspicions), v.name))
-    return Quality(tuple(worst_first), tuple(failures))
+    return Quality(tuple(worst_first), tuple(cache.open_failures()))
 
 
 def quality_of(entry: Entry) -> VideoQuality:
     """Look at one entry."""
+    steps_s = np.diff(entry.pts_s)
+    gap = len(steps_s) > 1 and bool(steps_s.max() > LONGEST_STEP * np.median(steps_s))
+    rules: list[tuple[bool, str]] = [
+        (gap, f"a gap of {steps_s.max(initial=0.0):.1f} s in time"),
+        (bool(entry.problem), entry.problem),
+    ]
+    if "features" in entry.tracks:
+        return _quality_of_features(entry, rules)
     told = entry.attributes
     still = 0.0
     if entry.num_flows:
@@ -138,39 +145,52 @@ def quality_of(entry: Entry) -> VideoQuality:
         )
         still = float((entry.small["flow_crc32"] == crc32).mean())
     clipped, mean_px = float(told["clipped_share"]), float(told["mean_magnitude_px"])
-    steps_s = np.diff(entry.pts_s)
     bound_px = entry.quantiser.bound_px
-    rules: Sequence[tuple[bool, str]] = (
-        (clipped > MOST_CLIPPED, f"{clipped:.1%} of components clipped; raise --bound"),
+    rules = [
+        (clipped > MOST_CLIPPED, f"{clipped:.1%} of components clipped; take a larger bound"),
         (still > MOST_STILL, f"{still:.0%} of fields are zero: repeated frames, or a still video"),
         (mean_px < LEAST_MEAN_PX and still < 1, f"mean magnitude {mean_px:.3f} px: hardly motion"),
         (
             bound_px is not None and mean_px > bound_px / 2,
             f"mean magnitude {mean_px:.1f} px, near the bound",
         ),
-        (
-            len(steps_s) > 1 and bool(steps_s.max() > LONGEST_STEP * np.median(steps_s)),
-            f"a gap of {steps_s.max() if len(steps_s) else 0:.1f} s between two frames",
-        ),
         (entry.num_flows < FEWEST_FLOWS, f"{entry.num_flows} fields only"),
-        (bool(told["problem"]), str(told["problem"])),
-    )
+        *rules,
+    ]
     return VideoQuality(
         entry.name,
         entry.recipe.id,
         entry.num_flows,
-        clipped,
-        float(told["zero_share"]),
-        still,
-        mean_px,
-        str(told["problem"]),
-        suspicions=tuple(sentence for holds, sentence in rules if holds),
+        clipped_share=clipped,
+        zero_share=float(told["zero_share"]),
+        still_share=still,
+        mean_magnitude_px=mean_px,
+        problem=entry.problem,
+        suspicions=_suspicions(rules),
     )
+
+
+def _quality_of_features(entry: Entry, rules: list[tuple[bool, str]]) -> VideoQuality:
+    crc32 = entry.small["features_crc32"].astype(np.int64)
+    repeated = float((np.diff(crc32) == 0).mean()) if len(crc32) > 1 else 0.0
+    rules = [(repeated > 0, f"{repeated:.0%} of chunks repeat the one before"), *rules]
+    return VideoQuality(
+        entry.name,
+        entry.recipe.id,
+        num_snippets=entry.num_snippets,
+        still_share=repeated,
+        problem=entry.problem,
+        suspicions=_suspicions(rules),
+    )
+
+
+def _suspicions(rules: list[tuple[bool, str]]) -> tuple[str, ...]:
+    return tuple(sentence for holds, sentence in rules if holds)
 
 
 @lru_cache(maxsize=512)
 def _crc32_of_zero(quantiser: Quantiser, codec: str, level: int, height: int, width: int) -> int:
-    """Give the CRC-32 of a chunk that holds no motion at all; codecs are deterministic."""
+    """Return the CRC-32 of a chunk that holds no motion at all; codecs are deterministic."""
     codes = to_stored(quantiser.encode(np.zeros((2, height, width), np.float32)))
     chunk, _ = encode_field(
         codes.reshape(2 * height, width),

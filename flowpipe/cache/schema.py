@@ -1,6 +1,6 @@
 """What stands in an entry file: data sets and attributes, as FORMAT.md shows them.
 
-FORMAT.md holds the tables that `datasets_table()` and `attributes_table()` give; a test compares.
+FORMAT.md holds the tables that the functions here return; a test compares.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,6 @@ TRAILER_BYTES = len(TRAILER_MAGIC) + 32
 FILTER_SHUFFLE = 2
 FILTER_ZSTD = 32015
 FILTER_JPEGLS = 32018
-ALLOWED_FILTERS = frozenset((FILTER_SHUFFLE, FILTER_ZSTD, FILTER_JPEGLS))
 
 CODECS = ("jpegls", "zstd")
 
@@ -32,9 +31,6 @@ DATASETS = {
     "rgb_offsets": ("(N + 1,) u8", "frame i is rgb_jpeg[rgb_offsets[i]:rgb_offsets[i + 1]]"),
     "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
 }
-
-SMALL_DATASETS = {"flow_crc32": "<u4", "pts_s": "<f8", "rgb_offsets": "<u8", "rgb_crc32": "<u4"}
-"""Those that are read whole when an entry is opened, and their types."""
 
 ATTRIBUTES = {
     "format": ("text", f'"{FORMAT}"'),
@@ -65,7 +61,8 @@ ATTRIBUTES = {
 }
 
 PACK_FORMAT = "flowpipe-pack"
-PACK_VERSION = 1
+PACK_VERSION = 1  # of flow alone; a pack with features has 2, and the tables of PACK_FEATURES too
+PACK_FEATURES_VERSION = 2
 PACK_SUFFIX = ".h5"
 
 # One-dimensional data sets of a pack: (type, meaning).
@@ -103,6 +100,39 @@ PACK_TABLES: dict[str, tuple[Any, str]] = {
     "rgb_crc32": ("<u4", "as in an entry, and one unused value after each"),
     "rgb_jpeg": ("u1", "as in an entry, one after the other"),
 }
+
+PACK_FEATURES: dict[str, tuple[Any, str]] = {
+    "networks": ("u1", "networks.jsonl as it was"),
+    "feature_entries": (
+        [
+            ("header_start", "<i8"),
+            ("header_bytes", "<i8"),
+            ("num_snippets", "<i8"),
+            ("form", "<i8"),
+            ("form_start", "<i8"),
+            ("chunk_start", "<i8"),
+            ("snippet_start", "<i8"),
+            ("channels", "<i8"),
+            ("rows", "<i8"),
+            ("columns", "<i8"),
+        ],
+        "of each feature entry: its header; T; its rows are "
+        "features/<form>[form_start:form_start + T]; where it begins in the tables below; D, H', "
+        "W' (0 without maps)",
+    ),
+    "feature_chunks": (
+        [("offset", "<i8"), ("bytes", "<i8"), ("filter_mask", "<i8")],
+        "place of each chunk of features in the file",
+    ),
+    "features_crc32": ("<u4", "as in an entry, one after the other"),
+    "centre_s": ("<f8", "as in an entry, one after the other"),
+    "span_s": ("<f8", "as in an entry, start and stop one after the other"),
+}
+
+
+def pack_tables(with_features: bool) -> dict[str, tuple[Any, str]]:
+    """Return the one-dimensional data sets of a pack."""
+    return PACK_TABLES | PACK_FEATURES if with_features else PACK_TABLES
 
 
 FEATURES_FORMAT = "flowpipe-features"
@@ -145,34 +175,55 @@ FEATURES_ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Layout:
-    """One kind of entry: its format's name and version, data sets and attributes."""
+    """One kind of entry: its format's name and version, data sets and attributes.
+
+    `track` is the data set in compressed chunks; `small` (name to type) are those that are read
+    whole when an entry is opened.
+    """
 
     format: str
     version: int
+    track: str
     datasets: Mapping[str, tuple[str, str]]
+    small: Mapping[str, str]
     attributes: Mapping[str, tuple[str, str]]
 
 
-FLOW = Layout(FORMAT, FORMAT_VERSION, DATASETS, ATTRIBUTES)
-FEATURES = Layout(FEATURES_FORMAT, FEATURES_VERSION, FEATURES_DATASETS, FEATURES_ATTRIBUTES)
+FLOW = Layout(
+    FORMAT,
+    FORMAT_VERSION,
+    "flow",
+    DATASETS,
+    {"flow_crc32": "<u4", "pts_s": "<f8", "rgb_offsets": "<u8", "rgb_crc32": "<u4"},
+    ATTRIBUTES,
+)
+FEATURES = Layout(
+    FEATURES_FORMAT,
+    FEATURES_VERSION,
+    "features",
+    FEATURES_DATASETS,
+    {"features_crc32": "<u4", "centre_s": "<f8", "span_s": "<f8"},
+    FEATURES_ATTRIBUTES,
+)
+LAYOUTS = {layout.format: layout for layout in (FLOW, FEATURES)}
 
 
 def datasets_table(layout: Layout = FLOW) -> str:
-    """Give the Markdown table of the data sets."""
+    """Return the Markdown table of the data sets."""
     rows = [f"| `{name}` | {shape} | {told} |" for name, (shape, told) in layout.datasets.items()]
     return "\n".join(["| data set | shape and type | meaning |", "|---|---|---|", *rows])
 
 
 def attributes_table(layout: Layout = FLOW) -> str:
-    """Give the Markdown table of the attributes."""
+    """Return the Markdown table of the attributes."""
     rows = [f"| `{name}` | {kind} | {told} |" for name, (kind, told) in layout.attributes.items()]
     return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])
 
 
-def pack_table() -> str:
-    """Give the Markdown table of the tables of a pack."""
+def pack_table(tables: Mapping[str, tuple[Any, str]] = PACK_TABLES) -> str:
+    """Return the Markdown table of the tables of a pack."""
     rows = []
-    for name, (kind, meaning) in PACK_TABLES.items():
+    for name, (kind, meaning) in tables.items():
         told = kind if isinstance(kind, str) else ", ".join(field for field, _ in kind)
         rows.append(f"| `{name}` | {told.lstrip('<')} | {meaning} |")
     return "\n".join(["| data set | type, or fields (i8 each) | meaning |", "|---|---|---|", *rows])

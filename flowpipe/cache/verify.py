@@ -4,7 +4,6 @@ HDF5 may crash or hang on a malformed file, so entries are opened in processes o
 then costs the answer for one file only.
 """
 
-import hashlib
 import json
 import signal
 import subprocess
@@ -14,18 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flowpipe.cache import RECIPE_FILE, Cache, schema
-from flowpipe.cache.aside import is_abandoned
-from flowpipe.cache.entry import PACK_DAMAGED, Entry
-from flowpipe.cache.feature_entry import FeatureEntry
-from flowpipe.cache.features import open_entry as open_either
+from flowpipe.cache.cache import Cache
+from flowpipe.cache.entry import Entry
+from flowpipe.cache.hdf import DAMAGED, PACK_DAMAGED, check_trailer
+from flowpipe.cache.part import is_abandoned
+from flowpipe.cache.store import recipe_files
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
 
 Opened = TypeVar("Opened")
 
 BATCH = 64
 HEADER_LIMIT_S = 60
-WAY_OUT = "delete it and extract the video again"
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,12 @@ def verify(cache: Path, *, deep: bool = False) -> Iterator[Finding]:
 
 
 def left_over(cache: Path) -> list[Finding]:
-    """Give the files in the recipes' folders that are neither entries nor being written.
+    """Return the files in the recipes' folders that are neither entries nor being written.
 
     They do no harm: nothing reads them.
     """
     found = []
-    for file in sorted(cache.glob(f"*/{RECIPE_FILE}")):
+    for file in recipe_files(cache):
         for path in sorted(path for path in file.parent.rglob("*") if path.is_file()):
             if path.name.startswith(".") and path.suffix == ".part":
                 if is_abandoned(path):
@@ -79,7 +77,7 @@ def verify_entry(
     path: Path,
     *,
     deep: bool = False,
-    open_entry: Callable[[Path], Entry | FeatureEntry] = open_either,
+    open_entry: Callable[[Path], Entry] = Entry,
 ) -> Finding:
     """Check one entry file, in this process.
 
@@ -92,27 +90,15 @@ def verify_entry(
     try:
         entry = open_entry(path)
         if entry.path.stem != entry.attributes["source_sha256"]:
-            raise EntryCorrupt(f"{path}: its name is not the digest of its video; {WAY_OUT}")
+            raise EntryCorrupt(f"{path}: its name is not the digest of its video; {DAMAGED}")
         if entry.path.parent.parent.name != entry.recipe.id:
-            raise EntryCorrupt(f"{path}: it stands in the folder of another recipe; {WAY_OUT}")
+            raise EntryCorrupt(f"{path}: it stands in the folder of another recipe; {DAMAGED}")
         if deep:
-            _read_all(entry)
-            _check_trailer(path)
+            entry.check()
+            check_trailer(path)
     except (FlowpipeError, OSError) as error:
         return Finding(path, str(error))
     return Finding(path, "")
-
-
-def _read_all(entry: Entry | FeatureEntry) -> None:
-    if isinstance(entry, FeatureEntry):
-        rows = int(entry.attributes["chunk_snippets"])
-        for start in range(0, entry.num_snippets, rows):
-            entry.features[start : start + rows]
-        return
-    for row in range(entry.num_flows):
-        entry.flow.codes([row])
-    for row in range(entry.num_frames if entry.has_rgb else 0):
-        entry.rgb[row]
 
 
 def _verify_pack(path: Path, deep: bool) -> Iterator[Finding]:
@@ -127,7 +113,7 @@ def _verify_pack(path: Path, deep: bool) -> Iterator[Finding]:
 
 
 def _answers_of_pack(path: Path, deep: bool) -> Iterator[tuple[str, str]]:
-    """Give (name, problem) of each entry, and of the file where something is wrong with it."""
+    """Return (name, problem) of each entry, and of the file where something is wrong with it."""
     try:
         pack = _in_time(lambda: Cache(path))
         rows = pack.rows()
@@ -145,13 +131,13 @@ def _answers_of_pack(path: Path, deep: bool) -> Iterator[tuple[str, str]]:
             if (entry.recipe.id, entry.digest) != (row.recipe, row.digest):
                 raise EntryCorrupt(f"{path} ({row.name}): it is another entry; {PACK_DAMAGED}")
             if deep:
-                _read_all(entry)
+                entry.check()
         except (FlowpipeError, OSError) as error:
             problem = str(error)
         yield row.name, problem
     if deep:
         try:
-            _check_trailer(path)
+            check_trailer(path)
         except EntryCorrupt as error:
             yield "", str(error)
 
@@ -170,13 +156,13 @@ def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
                     done += 1
             if done < len(rest):  # the process died on this one
                 how = "hangs" if status == -_alarm() else f"crashes (signal {-status})"
-                yield Finding(rest[done], f"{rest[done]}: HDF5 {how} on it; {WAY_OUT}")
+                yield Finding(rest[done], f"{rest[done]}: HDF5 {how} on it; {DAMAGED}")
                 done += 1
             rest = rest[done:]
 
 
 def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[str | int]:
-    """Give each file's problem as it is found, then the status of the process."""
+    """Return each file's problem as it is found, then the status of the process."""
     options = ["--deep"] if deep else []
     options += ["--pack"] if pack else []
     with subprocess.Popen(
@@ -194,8 +180,8 @@ def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[s
     yield status
 
 
-def _open_in_time(path: Path) -> Entry | FeatureEntry:
-    return _in_time(lambda: open_either(path))
+def _open_in_time(path: Path) -> Entry:
+    return _in_time(lambda: Entry(path))
 
 
 def _in_time(opened: Callable[[], Opened]) -> Opened:
@@ -212,17 +198,6 @@ def _in_time(opened: Callable[[], Opened]) -> Opened:
 
 def _alarm() -> int:
     return int(getattr(signal, "SIGALRM", 0))  # Windows has none
-
-
-def _check_trailer(path: Path) -> None:
-    size = path.stat().st_size - schema.TRAILER_BYTES
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while size > 0 and (block := file.read(min(size, 2**20))):
-            digest.update(block)
-            size -= len(block)
-        if file.read() != schema.TRAILER_MAGIC + digest.digest():
-            raise EntryCorrupt(f"{path}: the file is not what was written; extract it again")
 
 
 def _answer(arguments: list[str]) -> None:

@@ -1,10 +1,7 @@
 """Write one entry: aside, digested, fsynced, renamed in. A file exists only when it is complete."""
 
 import contextlib
-import hashlib
-import json
-import os
-import secrets
+import math
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -13,23 +10,29 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.atomic import fsync_folder
 from flowpipe.cache import schema
-from flowpipe.cache.aside import Aside, write_errors
-from flowpipe.cache.codec import ZSTD_LEVEL, encode_field, filters_of
+from flowpipe.cache.codec import (
+    ZSTD_LEVEL,
+    check_codec,
+    code_rule,
+    encode_field,
+    stored_dtype,
+    to_stored,
+)
+from flowpipe.cache.hdf import append_trailer, create_chunked, create_hdf, write_attributes
+from flowpipe.cache.header import FEATURE_CODEC, STORAGES, content_sha256
+from flowpipe.cache.part import PartFile, write_errors
 from flowpipe.errors import InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 
 GROW_FIELDS = 256
 JPEG_LARGEST_SIDE = 65_500  # OpenCV's libjpeg
 RGB_SPOOL_BYTES = 32 * 2**20
-# HDF5 keeps more attributes than this in a heap without checksums, on which it can hang when a
-# bit is wrong; in the header of the group they are under its checksum.
-MOST_COMPACT_ATTRIBUTES = 1024
+# A clip of a few snippets should not unpack a whole video, nor a video be a thousand chunks.
+CHUNK_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class StoredField:
 
     chunk: bytes
     filter_mask: int
-    clipped: int
-    zero: int
-    magnitude_px: float
+    clipped: int = 0
+    zero: int = 0
+    magnitude_px: float = 0.0
 
 
 class FieldCoder:
@@ -71,7 +74,7 @@ class FieldCoder:
 
 
 def encode_jpeg(rgb_HWC: NDArray[np.uint8], quality: int) -> bytes:
-    """Give a frame as JPEG.
+    """Return a frame as JPEG.
 
     Raises
     ------
@@ -89,73 +92,90 @@ def encode_jpeg(rgb_HWC: NDArray[np.uint8], quality: int) -> bytes:
     return jpeg.tobytes()
 
 
-class HdfWriter:
-    """An HDF5 file that appears at `path` when it is complete: what all kinds of entries share.
+class TrackWriter:
+    """An entry whose main track grows by chunks; the file appears at `path` when it is complete.
 
-    A context manager: left without `_complete`, it leaves nothing behind.
+    A context manager: left without `finish`, it leaves nothing behind.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # Same folder, so that the rename stays inside one file system.
-        self._aside = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        self._file: Aside | None = None
+    layout: schema.Layout
+
+    def __init__(
+        self,
+        path: Path,
+        chunk: tuple[int, ...],
+        codec: str,
+        dtype: np.dtype[Any],
+        *,
+        spare_rows: int = 0,
+    ) -> None:
+        self._path, self._chunk, self._spare_rows = path, chunk, spare_rows
+        self.length = 0
+        self._crcs: list[int] = []
+        self._part: PartFile | None = None
         self._hdf: Any = None
         try:
             with self._writing():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = Aside(self._aside)
-                self._hdf = create_hdf(self._file)
+                self._part = PartFile(path)
+                self._hdf = create_hdf(self._part)
+                self._track = create_chunked(self._hdf, self.layout.track, chunk, codec, dtype)
         except BaseException:
-            self.__exit__()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.abandon()
-            if self._hdf:
-                self._hdf.close()
-        finally:
-            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
-                self._file.close()
-            self._aside.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """End the writing; nothing is left of an entry that is not finished."""
+        if self._part is not None:
+            self._part.discard(self._hdf)
+
+    def add_chunk(self, chunk: bytes, filter_mask: int, rows: int | None = None) -> None:
+        """Append one chunk that is compressed already, in this writer's form.
+
+        `rows` are those that count, of a last chunk that is not full.
+        """
+        place = (self.length,) + (0,) * (len(self._chunk) - 1)
+        with self._writing():
+            self.length += self._chunk[0] if rows is None else rows
+            if self.length > self._track.shape[0]:
+                # Of chunks of several rows never beyond: to shrink into a chunk, HDF5 would need
+                # the filter to read it.
+                self._track.resize(self.length + self._spare_rows, axis=0)
+            self._track.id.write_direct_chunk(place, chunk, filter_mask=filter_mask)
+        self._crcs.append(zlib.crc32(chunk))
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return write_errors(self._path, self._file)
+        return write_errors(self._path, self._part)
 
     def _complete(
-        self,
-        small: Mapping[str, NDArray[Any]],
-        attributes: Mapping[str, Any],
-        layout: schema.Layout = schema.FLOW,
+        self, small: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write the small data sets and the attributes, close, digest, fsync, rename in."""
+        assert self._part is not None
+        self._track.resize(self.length, axis=0)
         for name, values in small.items():
             self._hdf.create_dataset(name, data=values)
-        written = dict(attributes)
-        missing = set(layout.attributes) - set(written) - {"content_sha256"}
+        written = {**attributes, "format": self.layout.format}
+        written["format_version"] = self.layout.version
+        missing = set(self.layout.attributes) - set(written) - {"content_sha256"}
         if missing:
             raise InvalidArgument(f"an entry needs the attributes {', '.join(sorted(missing))}")
-        written["content_sha256"] = content_sha256(written, small, layout)
-        for name in layout.attributes:
-            value = written[name]
-            self._hdf.attrs[name] = fixed_text(value) if isinstance(value, str) else value
+        written["content_sha256"] = content_sha256(written, small, self.layout)
+        write_attributes(self._hdf, {name: written[name] for name in self.layout.attributes})
         self._hdf.close()
-        append_trailer(self._file)
-        self._aside.replace(self._path)
-        fsync_folder(self._path.parent)
+        append_trailer(self._part)
+        self._part.move_in()
         return written
 
 
-class EntryWriter(HdfWriter):
+class EntryWriter(TrackWriter):
     """Take the fields and frames of one video, in order; `finish` makes the file appear.
-
-    A context manager: left without `finish`, it leaves nothing behind.
 
     Parameters
     ----------
@@ -176,6 +196,8 @@ class EntryWriter(HdfWriter):
         Also from its methods, if the file cannot be written.
     """
 
+    layout = schema.FLOW
+
     def __init__(
         self,
         path: Path,
@@ -188,34 +210,27 @@ class EntryWriter(HdfWriter):
         level: int = ZSTD_LEVEL,
     ) -> None:
         self._coder = FieldCoder(quantiser, codec, level)
-        self._path, self._quantiser, self._codec = path, quantiser, codec
+        self._quantiser, self._codec = quantiser, codec
         self._height, self._width = height, width
         self._rgb_quality, self._level = rgb_quality, level
-        self._dtype = stored_dtype(quantiser)
-        self._crcs: list[int] = []
         self._rgb_crcs: list[int] = []
         self._rgb_offsets = [0]
         self._clipped = self._zero = 0
         self._magnitude = 0.0
-        self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed in __exit__
+        self._rgb: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 — closed by close()
             max_size=RGB_SPOOL_BYTES, dir=str(path.parent)
         )
-        super().__init__(path)
-        try:
-            with self._writing():
-                shape = (2 * height, width)
-                self._flow = create_flow(self._hdf, "flow", shape, codec, self._dtype)
-        except BaseException:
-            self.__exit__()
-            raise
+        chunk = (1, 2 * height, width)
+        super().__init__(path, chunk, codec, stored_dtype(quantiser), spare_rows=GROW_FIELDS - 1)
 
-    def __exit__(self, *exc: object) -> None:
+    def close(self) -> None:
+        """End the writing; nothing is left of an entry that is not finished."""
         self._rgb.close()
-        super().__exit__()
+        super().close()
 
     @property
     def num_flows(self) -> int:
-        return len(self._crcs)
+        return self.length
 
     def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
         """Append one field in px."""
@@ -223,15 +238,7 @@ class EntryWriter(HdfWriter):
 
     def add_stored(self, field: StoredField) -> None:
         """Append one field that is coded already, in this writer's form."""
-        index = len(self._crcs)
-        if index == self._flow.shape[0]:
-            with self._writing():
-                self._flow.resize(index + GROW_FIELDS, axis=0)
-        with self._writing():
-            self._flow.id.write_direct_chunk(
-                (index, 0, 0), field.chunk, filter_mask=field.filter_mask
-            )
-        self._crcs.append(zlib.crc32(field.chunk))
+        self.add_chunk(field.chunk, field.filter_mask)
         self._clipped += field.clipped
         self._zero += field.zero
         self._magnitude += field.magnitude_px
@@ -269,21 +276,16 @@ class EntryWriter(HdfWriter):
                 f"{num_flows} fields and {len(self._rgb_crcs)} RGB frames do not go with "
                 f"{len(pts_s)} times; N frames have N − 1 fields"
             )
-        with self._writing():
-            return self._finish(np.ascontiguousarray(pts_s, np.float64), attributes)
-
-    def _finish(self, pts_s: NDArray[np.float64], attributes: Mapping[str, Any]) -> dict[str, Any]:
-        num_flows = self.num_flows
-        self._flow.resize(num_flows, axis=0)
         small: dict[str, NDArray[Any]] = {
             "flow_crc32": np.array(self._crcs, np.uint32),
-            "pts_s": pts_s,
+            "pts_s": np.ascontiguousarray(pts_s, np.float64),
         }
-        if self._rgb_quality:
-            small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
-            small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
-            self._write_rgb()
-        return self._complete(small, {**self._own_attributes(num_flows), **attributes})
+        with self._writing():
+            if self._rgb_quality:
+                small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
+                small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)
+                self._write_rgb()
+            return self._complete(small, {**self._own_attributes(), **attributes})
 
     def _write_rgb(self) -> None:
         target = self._hdf.create_dataset("rgb_jpeg", (self._rgb_offsets[-1],), np.uint8)
@@ -293,13 +295,11 @@ class EntryWriter(HdfWriter):
             target[start : start + len(block)] = np.frombuffer(block, np.uint8)
             start += len(block)
 
-    def _own_attributes(self, num_flows: int) -> dict[str, Any]:
+    def _own_attributes(self) -> dict[str, Any]:
+        num_flows, quantiser = self.num_flows, self._quantiser
         pixels = max(1, num_flows * self._height * self._width)
-        quantiser = self._quantiser
         zero, step_px = code_rule(quantiser)
         return {
-            "format": schema.FORMAT,
-            "format_version": schema.FORMAT_VERSION,
             "num_frames": num_flows + 1,
             "height": self._height,
             "width": self._width,
@@ -316,131 +316,105 @@ class EntryWriter(HdfWriter):
         }
 
 
-def create_hdf(file: Aside) -> Any:
-    """Give an empty HDF5 file (h5py.File) written through a Python file.
+class FeatureWriter(TrackWriter):
+    """Take the features of one video's snippets in order; `finish` makes the file appear.
 
-    So a full disk is an OSError; written by HDF5 itself it ends in a segfault.
-    """
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, file)
-    creation = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    creation.set_attr_phase_change(MOST_COMPACT_ATTRIBUTES, 0)
-    creation.set_obj_track_times(False)  # so that the same entry has the same bytes
-    return h5py.File(h5py.h5f.create(b"entry", h5py.h5f.ACC_TRUNC, fcpl=creation, fapl=access))
-
-
-def jpegls_parameters(shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[int, ...]:
-    """Give what HDF5's JPEG-LS filter keeps beside a data set, without which it cannot read it.
-
-    It writes them by itself where it is registered when the data set is made; ours need not be.
-    """
-    images = components = 1
-    return dtype.itemsize, images, *shape, 8 * dtype.itemsize, components, *(0,) * 7
-
-
-def create_flow(
-    parent: Any, name: str, shape: tuple[int, int], codec: str, dtype: np.dtype[Any]
-) -> Any:
-    """Give an empty data set of fields (2H, W), one chunk each, that grows along time."""
-    return create_chunked(parent, name, (1, *shape), codec, dtype)
-
-
-def create_chunked(
-    parent: Any, name: str, chunk: tuple[int, ...], codec: str, dtype: np.dtype[Any]
-) -> Any:
-    """Give an empty data set that grows along its first axis; its chunks are compressed by us."""
-    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    plist.set_chunk(chunk)
-    plist.set_obj_track_times(False)  # so that the same entry has the same bytes
-    for number in filters_of(codec, dtype.itemsize):
-        if number == schema.FILTER_SHUFFLE:
-            plist.set_shuffle()
-        else:
-            told: tuple[int, ...] = ()
-            if number == schema.FILTER_JPEGLS:
-                told = jpegls_parameters((chunk[1], chunk[2]), dtype)
-            # Optional, so that writing needs no plugin.
-            plist.set_filter(number, h5py.h5z.FLAG_OPTIONAL, told)
-    space = h5py.h5s.create_simple((0, *chunk[1:]), (h5py.h5s.UNLIMITED, *chunk[1:]))
-    kind = h5py.h5t.py_create(dtype, logical=True)
-    return h5py.Dataset(h5py.h5d.create(parent.id, name.encode(), kind, space, dcpl=plist))
-
-
-def append_trailer(file: Any) -> None:
-    """Put the digest of the HDF5 image behind it; HDF5 does not mind bytes after its end."""
-    file.flush()
-    file.seek(0)
-    digest = hashlib.file_digest(file, "sha256").digest()
-    file.seek(0, os.SEEK_END)
-    file.write(schema.TRAILER_MAGIC + digest)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def fixed_text(text: str) -> NDArray[Any]:
-    """Give a text as HDF5's fixed-length UTF-8: its variable-length form lies in a heap."""
-    data = text.encode("utf-8", "surrogateescape")
-    return np.array(data, h5py.string_dtype("utf-8", max(1, len(data))))
-
-
-def check_codec(quantiser: Quantiser, codec: str) -> None:
-    """Refuse combinations of storage and codec that make no sense.
+    Parameters
+    ----------
+    path : Path
+    shape : tuple of int
+        Of one snippet's features: (D,) or (D, H', W').
+    storage : "f16" or "f32"
+    chunk_snippets : int, optional
+        By default as many as make 64 KiB.
 
     Raises
     ------
-    InvalidArgument
+    CacheError
+        Also from its methods, if the file cannot be written.
     """
-    if codec not in schema.CODECS:
-        raise InvalidArgument(f'codec "{codec}" must be one of {", ".join(schema.CODECS)}')
-    if codec == "jpegls" and quantiser.storage == "f16":
-        raise InvalidArgument(
-            "storage f16 cannot be JPEG-LS, which knows whole numbers only; use codec zstd"
-        )
-    if codec == "zstd" and quantiser.tolerance_px:
-        raise InvalidArgument(
-            f"tolerance {quantiser.tolerance_px:g} px needs codec jpegls; zstd is lossless and "
-            "would not get smaller by it"
-        )
 
+    layout = schema.FEATURES
 
-def stored_dtype(quantiser: Quantiser) -> np.dtype[Any]:
-    """Type in the file: i16 codes stand as unsigned 16 bit with zero at 32768 (JPEG-LS)."""
-    return np.dtype({"u8": "u1", "i16": "<u2", "f16": "<f2"}[quantiser.storage])
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], storage: str, chunk_snippets: int | None = None
+    ) -> None:
+        self._dtype = STORAGES[storage]
+        row_bytes = math.prod(shape) * self._dtype.itemsize
+        self._rows = chunk_snippets or max(1, CHUNK_BYTES // row_bytes)
+        self._shape = shape
+        self._waiting = np.zeros((self._rows, *shape), self._dtype)
+        self._filled = 0
+        super().__init__(path, self._waiting.shape, FEATURE_CODEC, self._dtype)
 
+    @property
+    def num_snippets(self) -> int:
+        return self.length + self._filled
 
-def to_stored(codes: NDArray[Any]) -> NDArray[Any]:
-    """Signed 16-bit codes → offset binary; others as they are."""
-    if codes.dtype != np.int16:
-        return codes
-    return codes.view(np.uint16) ^ np.uint16(0x8000)
+    def add(self, features_TD: NDArray[Any]) -> None:
+        """Append the features of some snippets, T×D or T×D×H'×W'.
 
+        Raises
+        ------
+        InvalidArgument
+            If they have another shape, or are not finite in the stored precision.
+        """
+        if features_TD.shape[1:] != self._shape:
+            raise InvalidArgument(f"features of {features_TD.shape[1:]} must be {self._shape}")
+        with np.errstate(over="ignore"):
+            stored = features_TD.astype(self._dtype)
+        if not np.isfinite(stored).all():
+            largest = float(np.abs(features_TD[np.isfinite(features_TD)]).max(initial=0.0))
+            raise InvalidArgument(
+                f"features are not finite in {self._dtype.name} (largest {largest:g}, f16 ends at "
+                "65504); take f32, or another layer"
+            )
+        for row in stored:
+            self._waiting[self._filled] = row
+            self._filled += 1
+            if self._filled == self._rows:
+                self._write_waiting()
 
-def from_stored(stored: NDArray[Any]) -> NDArray[Any]:
-    """Undo `to_stored`, in place: a second array of a clip's size would go back to the system at
-    once, and its pages cost more than the decoding."""
-    if stored.dtype != np.uint16:
-        return stored
-    stored ^= np.uint16(0x8000)
-    return stored.view(np.int16)
+    def finish(
+        self,
+        centre_s: NDArray[np.float64],
+        span_s: NDArray[np.float64],
+        attributes: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """Complete the file and rename it in; return all attributes as written.
 
+        Parameters
+        ----------
+        centre_s : array of T float64
+        span_s : array of T×2 float64
+            Each snippet's [start, stop) in seconds.
+        attributes : mapping
+            recipe, source_name, source_sha256, source, fps, offset_frames, step_frames,
+            snippet_frames, problem, software; of a copied entry all of them.
+        """
+        count = self.num_snippets
+        if count < 1 or centre_s.shape != (count,) or span_s.shape != (count, 2):
+            raise InvalidArgument(
+                f"{count} snippets do not go with times of {centre_s.shape} and {span_s.shape}; "
+                "each snippet has one centre and one span"
+            )
+        if self._filled:
+            self._waiting[self._filled :] = 0
+            self._write_waiting()
+        own = {
+            "num_snippets": count,
+            "chunk_snippets": self._rows,
+            "codec": FEATURE_CODEC,
+            "codec_level": ZSTD_LEVEL,
+        }
+        small: dict[str, NDArray[Any]] = {
+            "features_crc32": np.array(self._crcs, np.uint32),
+            "centre_s": np.ascontiguousarray(centre_s, np.float64),
+            "span_s": np.ascontiguousarray(span_s, np.float64),
+        }
+        with self._writing():
+            return self._complete(small, {**own, **attributes})
 
-def code_rule(quantiser: Quantiser) -> tuple[int, float]:
-    """Give (code of zero, px per code) as they stand in the file."""
-    if quantiser.storage == "u8":
-        return 128, float(quantiser.bound_px or 0.0) / 127
-    return (32768, 1 / 64) if quantiser.storage == "i16" else (0, 0.0)
-
-
-def content_sha256(
-    attributes: Mapping[str, Any],
-    small: Mapping[str, NDArray[Any]],
-    layout: schema.Layout = schema.FLOW,
-) -> str:
-    """Digest of all attributes but itself, and of the small data sets in the schema's order."""
-    told = {name: attributes[name] for name in layout.attributes if name != "content_sha256"}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
-    for name in layout.datasets:
-        if name in small:
-            digest.update(np.ascontiguousarray(small[name]).tobytes())
-    return digest.hexdigest()
+    def _write_waiting(self) -> None:
+        self.add_chunk(*encode_field(self._waiting, FEATURE_CODEC, near=0), self._filled)
+        self._filled = 0

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flowpipe.cache.features import FeatureStore
+from flowpipe.cache import open_cache
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.settings import SVM, Settings
@@ -37,7 +37,7 @@ def feature_records(
         return None
     networks = [network.replace(FOLD, fold) for network in stream.features]
     return FeatureTracks(
-        FeatureStore(settings.data.features),
+        open_cache(settings.data.features),
         networks,
         records,
         average=stream.model == SVM,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from flowpipe.cache import Cache
+from flowpipe.cache import Cache, FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import ConfigError, InvalidArgument, UnknownName, nearest_name
 from flowpipe.experiment.networks import trained_model
@@ -159,8 +159,9 @@ def _of_model(
     if preset is not None:
         if content not in (None, preset.stream.input):
             raise InvalidArgument(f"{source} looks at {preset.stream.input}, not at {content}")
-        for recipe in {row.recipe for row in cache.rows()}:
-            preset.check(cache.recipes[recipe])
+        for recipe in map(cache.recipes.get, {row.recipe for row in cache.rows()}):
+            if isinstance(recipe, FlowRecipe):
+                preset.check(recipe)
         network, stream = preset.model, preset.stream
         truncate, scale, classes = preset.truncate_flow, preset.crop_scale, preset.num_classes
     else:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache import FlowRecipe, entry_path, write_recipe
-from flowpipe.cache.aside import remove_abandoned
+from flowpipe.cache.codec import check_codec
 from flowpipe.cache.manifest import (
     FailureRow,
     ManifestRow,
@@ -24,7 +24,7 @@ from flowpipe.cache.manifest import (
     read_failures,
     read_manifest,
 )
-from flowpipe.cache.write import check_codec
+from flowpipe.cache.part import remove_abandoned
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.extraction.batched import batched_method, choose_device, serving
 from flowpipe.extraction.pool import kill_workers, run_tasks

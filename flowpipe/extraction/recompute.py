@@ -70,7 +70,7 @@ def _obstacle(row: ManifestRow, entry: Entry) -> str:
     try:
         if content_digest(row.path) != row.digest:
             return f"{row.path} is another video now"
-        recipe = entry.recipe
+        recipe = entry.flow_recipe
         if recipe.device != "cpu":
             return f"it was computed on {recipe.device}"
         method = create(recipe.flow, **recipe.flow_parameters)
@@ -89,12 +89,12 @@ def _told(libraries: object) -> str:
 
 def _difference(row: ManifestRow, entry: Entry, worker: IsolatedWorker, folder: Path) -> str:
     """Say in what the computed entry differs; empty for nothing."""
-    codec = str(entry.attributes["codec"])
-    task = Task(0, 0, Path(row.path), entry.name, folder, entry.recipe, codec, folder, 1, row.size)
+    codec, recipe = str(entry.attributes["codec"]), entry.flow_recipe
+    task = Task(0, 0, Path(row.path), entry.name, folder, recipe, codec, folder, 1, row.size)
     outcome: Outcome = worker.run(task, TIME_LIMIT_S)
     if outcome.failure or outcome.cache_failure:
         return f"it could not be computed again: {outcome.failure or outcome.cache_failure}"
-    path = entry_path(folder, entry.recipe.id, row.digest)
+    path = entry_path(folder, recipe.id, row.digest)
     again = Entry(path)
     try:
         if again.flow.shape != entry.flow.shape:

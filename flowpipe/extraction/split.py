@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from typing import IO
 
 from flowpipe.cache import entry_path
-from flowpipe.cache.aside import create_locked
+from flowpipe.cache.part import create_locked
 from flowpipe.errors import CacheError, FlowpipeError
 from flowpipe.extraction.ranges import FrameRange, join
 from flowpipe.extraction.worker import (

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from flowpipe._version import __version__
 from flowpipe.cache import Entry, FlowRecipe, entry_path
-from flowpipe.cache.aside import is_abandoned
+from flowpipe.cache.part import is_abandoned
 from flowpipe.cache.write import EntryWriter, FieldCoder
 from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
 from flowpipe.extraction.batched import Address, flows_from_server

@@ -12,5 +12,5 @@ linear        a linear classifier, fitted at once
 probe         what a feature is worth: a linear classifier on its mean, by fold
 ============  ==================================================================
 
-Reading a store needs none of these: see `flowpipe.cache.features`.
+Reading a store needs none of these: see `flowpipe.cache.Cache.select`.
 """

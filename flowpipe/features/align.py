@@ -16,8 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.cache.feature_entry import FeatureEntry
-from flowpipe.cache.features import FeatureStore
+from flowpipe.cache import Cache, Entry
 from flowpipe.datasets.video import Video
 from flowpipe.errors import InvalidArgument
 
@@ -57,7 +56,7 @@ class FeatureTracks:
 
     Parameters
     ----------
-    store : FeatureStore
+    store : Cache
     networks : sequence of str
         Names in the store; their features stand side by side.
     videos : iterable of Video
@@ -75,14 +74,14 @@ class FeatureTracks:
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: Cache,
         networks: Sequence[str],
         videos: Iterable[Video],
         *,
         average: bool = False,
         memory_mb: float = 2000.0,
     ) -> None:
-        self._networks = [store[name] for name in networks]
+        self._networks = [store.select(name) for name in networks]
         for video in videos:
             for network in self._networks:
                 network.check_current(video.id, video.path)
@@ -92,7 +91,7 @@ class FeatureTracks:
     @property
     def recipes(self) -> list[str]:
         """Ids of the recipes: what a training on these features depends on."""
-        return [network.recipe.id for network in self._networks]
+        return [str(network.recipe) for network in self._networks]
 
     @property
     def feature_shape(self) -> tuple[int, ...]:
@@ -112,7 +111,7 @@ class FeatureTracks:
         return found
 
 
-def align(entries: Sequence[FeatureEntry]) -> AlignedFeatures:
+def align(entries: Sequence[Entry]) -> AlignedFeatures:
     """Bring the features of one video by several networks onto one grid; see the module.
 
     Raises
@@ -157,7 +156,7 @@ def nearest_rows(centre_s: NDArray[np.float64], wanted_s: NDArray[np.float64]) -
     return np.where(nearer_before, before, after).astype(np.int64)
 
 
-def _step_s(entry: FeatureEntry) -> float:
+def _step_s(entry: Entry) -> float:
     """Return the time from centre to centre; of a single snippet, its length."""
     if len(entry.centre_s) > 1:
         return float(np.median(np.diff(entry.centre_s)))

@@ -23,10 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowpipe._version import __version__
-from flowpipe.cache import Cache, Entry, FeatureRecipe, entry_path, write_recipe
-from flowpipe.cache.aside import remove_abandoned
-from flowpipe.cache.feature_entry import FeatureEntry, FeatureWriter
-from flowpipe.cache.features import name_network
+from flowpipe.cache import Cache, Entry, FeatureRecipe, FlowRecipe, entry_path, write_recipe
 from flowpipe.cache.manifest import (
     FailureRow,
     ManifestRow,
@@ -34,6 +31,9 @@ from flowpipe.cache.manifest import (
     add_failure,
     read_manifest,
 )
+from flowpipe.cache.part import remove_abandoned
+from flowpipe.cache.store import name_network
+from flowpipe.cache.write import FeatureWriter
 from flowpipe.clips import sampling
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.extractor import FeatureExtractor, Snippets
@@ -83,11 +83,7 @@ def compute_features(
     CacheError
         If the store cannot be written; what was done is kept.
     """
-    sources = {row.recipe for row in cache.rows()}
-    if len(sources) != 1:
-        raise InvalidArgument(
-            f"{cache.path} holds videos of {len(sources)} recipes; name one with --recipe"
-        )
+    cache = only_flow(cache)
     if batch_size is not None and batch_size < 1:
         raise InvalidArgument(f"batch_size {batch_size} must be ≥ 1")
     if readers is not None and readers < 1:
@@ -95,7 +91,7 @@ def compute_features(
     store = Path(out).absolute()
     if store.exists() and not store.is_dir():
         raise InvalidArgument(f"{store} is a file; a store is a directory: give another --out")
-    recipe = extractor.recipe(sources.pop())
+    recipe = extractor.recipe(str(cache.recipe))
     write_recipe(store, recipe)
     name_network(store, name, recipe)
     remove_abandoned(store / recipe.id)
@@ -111,6 +107,24 @@ def compute_features(
     run = _Run(extractor, cache, store, FeaturesResult(name, recipe.id), recipe)
     run.compute(batch_size, readers, on_progress)
     return run.finished()
+
+
+def only_flow(cache: Cache) -> Cache:
+    """Return the cache of the one recipe of flow that a cache holds.
+
+    Raises
+    ------
+    InvalidArgument
+        If it holds none, or several.
+    """
+    sources = {
+        row.recipe for row in cache.rows() if isinstance(cache.recipes[row.recipe], FlowRecipe)
+    }
+    if len(sources) != 1:
+        raise InvalidArgument(
+            f"{cache.path} holds videos of {len(sources)} recipes of flow; name the one to read"
+        )
+    return cache.select(sources.pop())
 
 
 @dataclass
@@ -182,7 +196,7 @@ class _Run:
         finally:
             pipeline.close()
             if video is not None and video.writer is not None:
-                video.writer.__exit__()
+                video.writer.close()
         if on_progress is not None:
             on_progress(self.progress())
 
@@ -234,7 +248,7 @@ class _Run:
         for digest, same in found.items():
             path = entry_path(self.store, self.recipe.id, digest)
             try:
-                entry = FeatureEntry(path)
+                entry = Entry(path)
             except (EntryCorrupt, EntryNotFound):
                 missing.append(same[0])
                 self._others[digest] = same[1:]
@@ -264,7 +278,7 @@ class _Run:
             raise
         except (FlowpipeError, OSError) as error:
             if video.writer is not None:
-                video.writer.__exit__()
+                video.writer.close()
                 video.writer = None
             self._failed_row = video.row
             self._fail(video.row, str(error))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowpipe.cache import Entry, FeatureRecipe
-from flowpipe.cache.feature_entry import STORAGES
+from flowpipe.cache.header import STORAGES
 from flowpipe.clips import sampling
 from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.streams import StreamInput

@@ -22,12 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe._version import __version__
-from flowpipe.cache import FeatureRecipe, entry_path, write_recipe
-from flowpipe.cache.aside import remove_abandoned
+from flowpipe.atomic import write_aside
+from flowpipe.cache import Cache, Entry, FeatureRecipe, entry_path, write_recipe
 from flowpipe.cache.export import folder_of
-from flowpipe.cache.feature_entry import STORAGES, FeatureEntry, FeatureWriter
-from flowpipe.cache.features import FeatureStore, name_network
+from flowpipe.cache.header import STORAGES
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
+from flowpipe.cache.part import remove_abandoned
+from flowpipe.cache.store import name_network
+from flowpipe.cache.write import FeatureWriter
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.align import align
 from flowpipe.features.results import FeatureFailure, FeaturesResult
@@ -45,7 +47,7 @@ class ExportedFeatures:
 
 
 def export_features(
-    store: FeatureStore,
+    store: Cache,
     out: str | os.PathLike[str],
     *,
     networks: Sequence[str],
@@ -57,7 +59,7 @@ def export_features(
 
     Parameters
     ----------
-    store : FeatureStore
+    store : Cache
     out : path
         A folder; made when missing.
     networks : sequence of str
@@ -78,7 +80,7 @@ def export_features(
     CacheError
         If a file cannot be written.
     """
-    opened = [store[name] for name in networks]
+    opened = [store.select(name) for name in networks]
     common = set.intersection(*(set(network.names()) for network in opened))
     names = sorted(common) if videos is None else [opened[0].row(name).name for name in videos]
     targets = {name: Path(out) / f"{folder_of(name)}.npy" for name in names}
@@ -95,12 +97,10 @@ def export_features(
         record = _record(name, entries, found.centre_s, networks)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-            with aside.open("wb") as file:
+            with write_aside(path.with_suffix(".json"), "w") as file:
+                file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            with write_aside(path) as file:
                 np.save(file, found.features, allow_pickle=False)
-            text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-            path.with_suffix(".json").write_text(text, encoding="utf-8")
-            aside.replace(path)
         except OSError as error:
             raise CacheError(f"{path} cannot be written: {error}") from error
         written.append(ExportedFeatures(path, record))
@@ -111,7 +111,7 @@ def export_features(
 
 def _record(
     name: str,
-    entries: Sequence[FeatureEntry],
+    entries: Sequence[Entry],
     centre_s: NDArray[np.float64],
     networks: Sequence[str],
 ) -> dict[str, Any]:
@@ -218,11 +218,11 @@ def import_features(
             digest = content_digest(path)
             target = entry_path(store, recipe.id, digest)
             try:
-                entry = FeatureEntry(target)
+                entry = Entry(target)
                 result.skipped += 1
             except (EntryNotFound, EntryCorrupt):
                 _take(path, target, video, digest, recipe, offset)
-                entry = FeatureEntry(target)
+                entry = Entry(target)
                 result.done += 1
                 result.snippets += entry.num_snippets
         except CacheError:

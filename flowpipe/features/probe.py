@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.cache.features import FeatureStore
+from flowpipe.cache import Cache
 from flowpipe.datasets.video import Dataset
 from flowpipe.errors import AnnotationError
 from flowpipe.features.align import FeatureTracks
@@ -41,7 +41,7 @@ class ProbeResult:
 
 
 def probe(
-    store: FeatureStore,
+    store: Cache,
     networks: Sequence[str],
     divisions: Mapping[str, tuple[Dataset, Dataset]],
     *,
@@ -53,7 +53,7 @@ def probe(
 
     Parameters
     ----------
-    store : FeatureStore
+    store : Cache
     networks : sequence of str
         Names in the store; "{fold}" in one stands for the fold.
     divisions : mapping

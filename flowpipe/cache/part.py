@@ -1,12 +1,14 @@
-"""A file being written: under a temporary name, with a lock that dies with its writer."""
+"""A file being written: `.NAME.….part`, with a lock that dies with its writer."""
 
 import contextlib
 import errno
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from flowpipe.atomic import fsync_folder
 from flowpipe.errors import CacheError, FlowpipeError
 
 fcntl: Any = None
@@ -14,15 +16,19 @@ with contextlib.suppress(ImportError):  # absent on Windows
     import fcntl
 
 
-class Aside:
-    """The file being written, for HDF5 to write through.
+class PartFile:
+    """An unfinished file, for HDF5 to write through.
 
     On a full disk HDF5 says no more than that a write failed, and may crash when it then closes:
-    the first error is kept in `failure`, and after `abandon` writes are thrown away.
+    the first error is kept in `failure`, and after `discard` writes are thrown away.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.file = create_locked(path)
+    def __init__(self, target: Path) -> None:
+        # Same folder, so that the rename stays inside one file system.
+        token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.path = target.with_name(f".{target.stem}.{token}.part")
+        self._target = target
+        self.file = create_locked(self.path)
         self.failure: OSError | None = None
         self._abandoned = False
 
@@ -42,8 +48,23 @@ class Aside:
         if not self._abandoned:
             self._noted(self.file.flush)
 
-    def abandon(self) -> None:
+    def move_in(self) -> None:
+        """Force the bytes to the disk and give the file its name."""
+        self.flush()
+        os.fsync(self.fileno())
+        self.path.replace(self._target)
+        fsync_folder(self._target.parent)
+
+    def discard(self, hdf: Any) -> None:
+        """Close HDF5's file and this one, and remove it where it has not got its name."""
         self._abandoned = True
+        try:
+            if hdf:
+                hdf.close()
+        finally:
+            with contextlib.suppress(OSError):  # its buffer, which nobody wants any more
+                self.file.close()
+            self.path.unlink(missing_ok=True)
 
     def _noted(self, call: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -54,22 +75,22 @@ class Aside:
 
 
 @contextlib.contextmanager
-def write_errors(path: Path, aside: Aside | None = None) -> Iterator[None]:
+def write_errors(path: Path, part: PartFile | None = None) -> Iterator[None]:
     """Turn what the file system said into a CacheError, also where HDF5 hid it."""
     try:
         yield
     except FlowpipeError:
         raise
     except (OSError, RuntimeError) as error:
-        cause = (aside and aside.failure) or error
+        cause = (part and part.failure) or error
         full = getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         way_out = "; make room, then give the same command again" if full else ""
         raise CacheError(f"{path} cannot be written: {cause}{way_out}") from cause
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path, pattern: str = "*/.*.part") -> None:
     """Remove unfinished files whose writer is gone: it held a lock on each, which died with it."""
-    for path in folder.glob("*/.*.part"):
+    for path in folder.glob(pattern):
         if is_abandoned(path):
             with contextlib.suppress(OSError):  # not ours to touch
                 path.unlink(missing_ok=True)
