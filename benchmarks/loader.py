@@ -120,7 +120,7 @@ def threads_rate(store: Any, drawn: list[tuple[str, int]], threads: int) -> floa
 
 def workers_rate(store: Any, drawn: list[tuple[str, int]], workers: int) -> float:
     """Give the rate from the first batch on: starting the processes is no part of it."""
-    records = [Video(name, Path(name), "any") for name, _ in drawn]
+    records = [Video(name, Path(name), ("any",)) for name, _ in drawn]
     stream = StreamInput("temporal", "flow", LENGTH)
     samples = ClipDataset(records, store, [stream], classes=["any"])
     batches: Iterator[Any] = iter(DataLoader(samples, BATCH, num_workers=workers))

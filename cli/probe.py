@@ -8,7 +8,7 @@ import click
 from .output import duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.datasets.video import Dataset
+    from flowpipe.datasets import Dataset
 
 FOLDS = 5
 
@@ -122,7 +122,7 @@ def _from_csv(
 ) -> "Dataset":
     import csv
 
-    from flowpipe.datasets.annotations import from_csv
+    from flowpipe.datasets import from_csv
     from flowpipe.errors import AnnotationError
 
     if fold_column is None and path.is_file():
@@ -145,21 +145,20 @@ def _from_csv(
 
 def _from_store(path: Path, names: list[str]) -> "Dataset":
     from flowpipe.cache import open_cache
-    from flowpipe.datasets.video import Dataset, Video
+    from flowpipe.datasets import Dataset, Video
 
     network = open_cache(path, recipe=names[0].replace("{fold}", "0"))
     rows = [network.row(name) for name in network.names()]
-    records = tuple(Video(row.name, Path(row.path), row.label) for row in rows)
-    return Dataset(records, tuple(sorted({r.label for r in records if r.label is not None})))
+    videos = tuple(
+        Video(row.name, Path(row.path), () if row.label is None else (row.label,)) for row in rows
+    )
+    return Dataset(videos, tuple(sorted({label for video in videos for label in video.labels})))
 
 
 def _divisions(listed: "Dataset", fold: str | None, seed: int) -> dict[str, Any]:
-    from flowpipe.datasets.splits import equal_folds, folds, split_fold
+    from flowpipe.datasets import equal_folds, folds, split_fold
 
     if not folds(listed):
         listed = equal_folds(listed, FOLDS, seed=seed)
         say(f"no folds given: {FOLDS} at random, seed {seed}")
-    names = folds(listed)
-    if set(names) == {"train", "test"}:
-        names = ["test"]
-    return {name: split_fold(listed, name) for name in ([fold] if fold else names)}
+    return {name: split_fold(listed, name) for name in ([fold] if fold else folds(listed))}

@@ -144,7 +144,7 @@ def test_bidirectional_stacks_meet_at_the_centre(memory: bool) -> None:
     stream = StreamInput("t", "flow", 4, crop_size=(8, 8), stacking="bidirectional", layout="TCHW")
     cache = LabelledCache(7)
     data = ClipDataset(
-        [Video("a", Path("a"), "x")],
+        [Video("a", Path("a"), ("x",))],
         MemoryCache(cache, 1) if memory else cache,
         [stream],
         classes=["x"],

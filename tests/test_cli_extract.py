@@ -125,7 +125,7 @@ def test_lists_give_names_and_labels(run, videos, tmp_path):
     (videos / "bad.csv").write_text("a;b\n1;2\n")
     bad = extract(run, videos / "bad.csv", "--out", tmp_path / "e")
     assert (bad.status, bad.out) == (2, "")
-    assert "bad.csv has the columns a;b; one of them must be called video" in bad.err
+    assert "bad.csv: no column of videos among a;b; it must be called video" in bad.err
     assert not (tmp_path / "e").exists()
 
 
@@ -201,7 +201,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_when_asked(
     def fail(*arguments, **options):
         raise RuntimeError("by hand")
 
-    monkeypatch.setattr(extraction, "find_sources", fail)
+    monkeypatch.setattr(extraction, "videos_of", fail)
     done = extract(run, videos, "--out", tmp_path / "c")
     assert done.status == 1
     assert "RuntimeError: by hand\nThis is a fault of flowpipe; --traceback shows" in done.err

@@ -84,7 +84,7 @@ class FakeCache:
 
 
 def video(name, label="run"):
-    return Video(name, Path(name), label)
+    return Video(name, Path(name), () if label is None else (label,))
 
 
 CACHE = FakeCache({"a.avi": 12, "b.avi": 9, "tiny.avi": 3, "one.avi": 1}, {})

@@ -133,8 +133,8 @@ def test_flow_tells_left_from_right_where_no_mirror_mixes_them(whole_run, data, 
 def test_the_test_fold_is_not_trained_on(data):
     settings = settings_of(data)
     for division in divide(settings, load_annotations(settings), "all"):
-        train = {record.id for record in division.train.records}
-        test = {record.id for record in division.test.records}
+        train = {record.id for record in division.train.videos}
+        test = {record.id for record in division.test.videos}
         assert len(train) == 8
         assert len(test) == 4
         assert not train & test
@@ -230,13 +230,13 @@ def test_class_folders_are_split_by_the_pattern_of_a_group(data):
     assert annotations.classes == ("left", "right")
     (division,) = divide(settings, annotations, None)
     halves = [
-        {Path(record.id).stem[:3] for record in half.records}
+        {Path(record.id).stem[:3] for record in half.videos}
         for half in (division.train, division.test)
     ]
     assert halves[0] | halves[1] == set(ACTORS)
     assert not halves[0] & halves[1]
     (again,) = divide(settings, annotations, "all")
-    assert again.test.records == division.test.records
+    assert again.test.videos == division.test.videos
     with pytest.raises(ConfigError, match=r'fold "ann": the data has no folds; set .*fold_column'):
         divide(settings, annotations, "ann")
 

@@ -1,4 +1,4 @@
-"""Extraction: sources, resume, failures, dead workers, the values that arrive in the cache."""
+"""Extraction: resume, failures, dead workers, the values that arrive in the cache."""
 
 import json
 import os
@@ -11,7 +11,6 @@ import pytest
 from flowpipe import extract, open_cache
 from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.errors import InvalidArgument
-from flowpipe.extraction.sources import clean_name, find_sources
 from flowpipe.flow import create
 from flowpipe.video import VideoReader
 
@@ -203,34 +202,6 @@ def test_senseless_arguments_are_refused_before_anything_is_written(
     with pytest.raises(InvalidArgument, match=match):
         run(videos, tmp_path / "c", **options)
     assert not (tmp_path / "c").exists()
-
-
-def test_names_of_sources(videos, tmp_path):
-    sources, empty = find_sources([videos])
-    assert [(s.name, s.label) for s in sources] == [
-        ("run/a.mp4", "run"),
-        ("run/b.mp4", "run"),
-        ("walk/a.mp4", "walk"),
-    ]
-    assert empty == []
-    singles, _ = find_sources([videos / "run/a.mp4", videos / "walk/a.mp4"])
-    assert [s.name for s in singles] == ["run/a.mp4", "walk/a.mp4"]
-    twice, _ = find_sources([videos, videos / "run/a.mp4"])
-    assert len(twice) == 3
-
-
-def test_lists(videos):
-    (videos / "list.csv").write_text("clip,label\nrun/a.mp4,fast\nwalk/a.mp4,slow\n")
-    sources, _ = find_sources([videos / "list.csv"])
-    assert [(s.name, s.label) for s in sources] == [("run/a.mp4", "fast"), ("walk/a.mp4", "slow")]
-    (videos / "list.txt").write_text("run/a.mp4 1\nwalk/a.mp4\n")
-    sources, _ = find_sources([videos / "list.txt"])
-    assert [s.path.name for s in sources] == ["a.mp4", "a.mp4"]
-    assert [s.name for s in sources] == ["run/a.mp4", "walk/a.mp4"]
-
-
-def test_odd_names_are_escaped():
-    assert clean_name("a\nb\udcff.avi") == "a\\nb\\udcff.avi"
 
 
 def test_the_manifest_holds_one_line_per_name_after_two_runs(videos, tmp_path):

@@ -16,8 +16,8 @@ import pytest
 from flowpipe import extract, open_cache
 from flowpipe.cache.manifest import read_failures
 from flowpipe.cache.verify import left_over, verify
+from flowpipe.datasets import videos_of
 from flowpipe.errors import InvalidArgument
-from flowpipe.extraction.sources import find_sources
 
 PLUGIN = '''
 import ctypes, os, signal, time
@@ -363,7 +363,7 @@ def test_shards_are_the_whole_and_stay_when_names_change(videos, tmp_path):
     (videos / "0.mp4").rename(videos / "other name.mp4")
     again = extract(videos, tmp_path / "c1", flow="farneback", workers=1, shard=(1, 3))
     assert (again.done, again.skipped) == (0, parts[0].done)
-    assert len(find_sources([videos])[0]) == 6
+    assert len(videos_of(videos)[0]) == 6
     for wrong in ((0, 3), (4, 3), (1, 0)):
         with pytest.raises(InvalidArgument, match=r"must be i/n with 1 <= i <= n"):
             extract(videos, tmp_path / "c", flow="farneback", shard=wrong)

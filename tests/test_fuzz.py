@@ -28,10 +28,9 @@ from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.tracks import jpeg_size
 from flowpipe.cache.verify import verify
-from flowpipe.datasets.annotations import from_csv, from_list, from_ucf101
+from flowpipe.datasets import from_csv, from_list, from_ucf101, videos_of
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.experiment.settings import load_settings
-from flowpipe.extraction.sources import find_sources
 from flowpipe.flow.files import read_flo, write_flo
 from flowpipe.scores import Scores
 
@@ -194,10 +193,10 @@ def test_lists_of_sources(tmp_path):
     (tmp_path / "list.txt").write_text("run/a.mp4 1\n# none\nwalk/b c.mp4\n")
 
     def read(file: Path) -> None:
-        for source in find_sources([file])[0]:
-            assert source.name.isprintable()
-            assert not source.name.startswith("/")
-            assert ".." not in Path(source.name).parts
+        for source in videos_of(file)[0]:
+            assert source.id.isprintable()
+            assert not source.id.startswith("/")
+            assert ".." not in Path(source.id).parts
 
     assert fuzz([tmp_path / "list.csv", tmp_path / "list.txt"], read)
 
@@ -208,8 +207,8 @@ def test_split_files(tmp_path):
     (tmp_path / "trainlist01.txt").write_text(
         "run/v_run_g01_c01.avi 1\nwalk/v_walk_g02_c01.avi 2\n"
     )
-    index = tmp_path / "classInd.txt"
-    index.write_text("1 run\n2 walk\n")
+    (tmp_path / "testlist01.txt").write_text("run/v_run_g03_c01.avi\n")
+    (tmp_path / "classInd.txt").write_text("1 run\n2 walk\n")
 
     def read(file: Path) -> None:
         if file.name == "all.csv":
@@ -217,9 +216,8 @@ def test_split_files(tmp_path):
         elif file.name == "list.txt":
             found = from_list(file, tmp_path, check_files=False)
         else:
-            list_file = tmp_path / "trainlist01.txt"
-            found = from_ucf101(list_file, tmp_path, index, check_files=False)
-        for record in found.records:
+            found = from_ucf101(tmp_path, tmp_path, check_files=False)
+        for record in found.videos:
             assert ".." not in Path(record.id).parts
             assert not Path(record.id).is_absolute()
             assert "\n" not in record.id

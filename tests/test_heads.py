@@ -158,7 +158,7 @@ def make_cache(path, write_entry, smooth_flow):
         digest = f"{number + 1:02x}" * 32
         flow = smooth_flow(len(rgb) - 1, 18, 24)
         write_entry(path, flow, rgb_THWC=rgb, name=name, digest=digest, label=label)
-        records.append(Video(name, Path("/videos") / name, label))
+        records.append(Video(name, Path("/videos") / name, (label,)))
     return records
 
 
@@ -244,6 +244,6 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
     mean = FeatureTracks(store, ["rgb"], records, average=True)["a/0.avi"]
     np.testing.assert_allclose(mean.features, whole.mean(0, keepdims=True), atol=1e-6)
     with pytest.raises(EntryNotFound, match=r'no video "c/9\.avi" in .*\(features "rgb"\)'):
-        FeatureTracks(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), "a")])
+        FeatureTracks(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), ("a",))])
     with pytest.raises(InvalidArgument, match="feature_shape"):
         FeatureInput("f", 4, ())

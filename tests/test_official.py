@@ -2,10 +2,16 @@
 
 import pytest
 
-from flowpipe.datasets.annotations import from_csv
-from flowpipe.datasets.official import from_kinetics, hmdb51_split, split_numbers, ucf101_split
-from flowpipe.datasets.splits import split_fold
-from flowpipe.datasets.video import Dataset, Video
+from flowpipe.datasets import (
+    Dataset,
+    Video,
+    folds,
+    from_csv,
+    from_hmdb51,
+    from_kinetics,
+    from_ucf101,
+    split_fold,
+)
 from flowpipe.errors import AnnotationError
 
 
@@ -15,8 +21,9 @@ def write(path, text):
     return path
 
 
-def folds(read):
-    return {record.id: record.fold for record in read.records}
+def halves(read, fold):
+    """Return the ids of the training and of the test half."""
+    return tuple([video.id for video in half.videos] for half in split_fold(read, fold))
 
 
 @pytest.fixture
@@ -33,52 +40,73 @@ def ucf101(tmp_path):
     return tmp_path
 
 
-def test_ucf101_split(ucf101):
-    read = ucf101_split(ucf101 / "lists", ucf101 / "videos", 1)
-    assert folds(read) == {
-        "Archery/v_Archery_g08_c01.avi": "train",
-        "Walk/v_Walk_g08_c01.avi": "train",
-        "Archery/v_Archery_g01_c01.avi": "test",
-        "Walk/v_Walk_g01_c02.avi": "test",
-    }
+def test_ucf101(ucf101):
+    read = from_ucf101(ucf101 / "lists", ucf101 / "videos")
+    walk, archery = "Walk/v_Walk_g{}.avi", "Archery/v_Archery_g{}.avi"
     assert read.classes == ("Walk", "Archery")  # the official order
-    train, test = split_fold(read, "test")
-    assert (len(train), len(test)) == (2, 2)
-    assert split_numbers("ucf101", ucf101 / "lists") == [1, 2]
-    with pytest.raises(AnnotationError, match="split 4 must be one of 1, 2"):
-        ucf101_split(ucf101 / "lists", ucf101 / "videos", 4)
+    assert folds(read) == ["1", "2"]
+    assert halves(read, "1") == (
+        [walk.format("08_c01"), archery.format("08_c01")],
+        [walk.format("01_c02"), archery.format("01_c01")],
+    )
+    assert halves(read, "2") == ([archery.format("01_c01")], [walk.format("08_c01")])
+    assert [(video.label, video.group) for video in read.videos] == [
+        ("Walk", "v_Walk_g01"),
+        ("Walk", "v_Walk_g08"),
+        ("Archery", "v_Archery_g01"),
+        ("Archery", "v_Archery_g08"),
+    ]
+    (ucf101 / "lists" / "classInd.txt").unlink()
+    assert from_ucf101(ucf101 / "lists", ucf101 / "videos").classes == ("Archery", "Walk")
+    (ucf101 / "videos" / walk.format("01_c02")).unlink()
+    with pytest.raises(AnnotationError, match="1 of 4 videos not found"):
+        from_ucf101(ucf101 / "lists", ucf101 / "videos")
 
 
-def test_ucf101_video_in_both_lists(ucf101):
-    write(ucf101 / "lists" / "testlist01.txt", "Walk/v_Walk_g08_c01.avi\n")
-    with pytest.raises(AnnotationError, match=r"g08_c01\.avi\" listed more than once"):
-        ucf101_split(ucf101 / "lists", ucf101 / "videos", 1)
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("testlist01.txt", "Walk/v_Walk_g08_c01.avi\n", r'split 1 of .*c01\.avi" listed more than'),
+        ("trainlist01.txt", "Walk/v_Walk_g08_c01.avi 2\n", 'line 1: class number "2" does not be'),
+        ("trainlist01.txt", "v_x.avi 1\n", "line 1: .* must be <class>/<file>"),
+        (
+            "trainlist01.txt",
+            "Run/v_Run_g08_c01.avi 1\n",
+            'line 1: "Run" is not among the 2 classes',
+        ),
+        ("classInd.txt", "2 Walk\n", "numbers rising from 1"),
+        ("testlist03.txt", "Walk/v_Walk_g08_c01.avi\n", "has no trainlist03.txt"),
+    ],
+)
+def test_ucf101_lists_that_disagree(ucf101, name, text, message):
+    write(ucf101 / "lists" / name, text)
+    with pytest.raises(AnnotationError, match=message):
+        from_ucf101(ucf101 / "lists", ucf101 / "videos")
 
 
-def test_hmdb51_split(tmp_path):
+def test_hmdb51(tmp_path):
     lists = tmp_path / "lists"
-    write(lists / "brush_hair_test_split1.txt", "a b#c.avi 1\nd.avi 2 \ne.avi 0\n")
+    write(lists / "brush_hair_test_split1.txt", "a b#c.avi 1\n#d.avi 2 \ne.avi 0\n")
     write(lists / "wave_test_split1.txt", "f.avi 1\ng.avi 2\n")
     write(lists / "wave_test_split2.txt", "f.avi 2\ng.avi 1\n")
-    for name in ("brush_hair/a b#c.avi", "brush_hair/d.avi", "wave/f.avi", "wave/g.avi"):
+    for name in ("brush_hair/a b#c.avi", "brush_hair/#d.avi", "wave/f.avi", "wave/g.avi"):
         write(tmp_path / "videos" / name, "")
-    read = hmdb51_split(lists, tmp_path / "videos", 1)
-    assert folds(read) == {
-        "brush_hair/a b#c.avi": "train",
-        "brush_hair/d.avi": "test",
-        "wave/f.avi": "train",
-        "wave/g.avi": "test",
-    }
+    read = from_hmdb51(lists, tmp_path / "videos")
+    assert folds(read) == ["1", "2"]
+    assert halves(read, 1) == (
+        ["brush_hair/a b#c.avi", "wave/f.avi"],
+        ["brush_hair/#d.avi", "wave/g.avi"],
+    )
+    assert halves(read, 2) == (["wave/g.avi"], ["wave/f.avi"])
     assert read.classes == ("brush_hair", "wave")
-    assert {record.label for record in read.records} == {"brush_hair", "wave"}
-    assert split_numbers("hmdb51", lists) == [1, 2]
+    assert {video.label for video in read.videos} == {"brush_hair", "wave"}
     write(lists / "wave_test_split1.txt", "f.avi 3\n")
     with pytest.raises(AnnotationError, match=r"line 1: \"3\" behind the video must be 1 .train."):
-        hmdb51_split(lists, tmp_path / "videos", 1)
-    with pytest.raises(AnnotationError, match="holds no split file of ucf101"):
-        split_numbers("ucf101", lists)
+        from_hmdb51(lists, tmp_path / "videos")
+    with pytest.raises(AnnotationError, match="holds no split file of UCF101"):
+        from_ucf101(lists, tmp_path / "videos")
     with pytest.raises(AnnotationError, match="is not a folder"):
-        split_numbers("hmdb51", tmp_path / "none")
+        from_hmdb51(tmp_path / "none", tmp_path / "videos")
 
 
 KINETICS = """label,youtube_id,time_start,time_end,split,is_cc
@@ -94,12 +122,12 @@ def test_kinetics_list_finds_each_usual_place(tmp_path):
     write(root / "val" / "clapping, loud" / "-bcdefghijk_000120_000130.mkv", "")
     write(root / "ccdefghijkl.webm", "")
     read = from_kinetics(write(tmp_path / "k.csv", KINETICS), root)
-    assert folds(read) == {
+    assert {video.id: video.folds[0] for video in read.videos} == {
         "riding_a_bike/abcdefghijk_000003_000013.mp4": "train",
         "val/clapping, loud/-bcdefghijk_000120_000130.mkv": "val",
         "ccdefghijkl.webm": "train",
     }
-    assert [record.label for record in read.records] == [
+    assert [video.label for video in read.videos] == [
         "riding a bike", "clapping, loud", "testifying",
     ]  # fmt: skip
 
@@ -133,25 +161,24 @@ def test_csv_of_several_labels(tmp_path):
     write(tmp_path / "b.mp4", "")
     path = write(tmp_path / "list.csv", "video,label\na.mp4,run; jump\nb.mp4,swim\n")
     read = from_csv(path, tmp_path, label_separator=";")
-    assert [record.labels for record in read.records] == [("run", "jump"), ("swim",)]
-    assert [record.label for record in read.records] == ["run", "swim"]
+    assert [video.labels for video in read.videos] == [("run", "jump"), ("swim",)]
+    assert [video.label for video in read.videos] == ["run", "swim"]
     assert read.classes == ("jump", "run", "swim")
     write(path, "video,label\na.mp4,run;\n")
     with pytest.raises(AnnotationError, match=r"line 2: .*label is empty"):
         from_csv(path, tmp_path, label_separator=";")
     write(path, "video,label\na.mp4,run;run\n")
-    with pytest.raises(AnnotationError, match="one stands twice"):
+    with pytest.raises(AnnotationError, match="one is given twice"):
         from_csv(path, tmp_path, label_separator=";")
 
 
 def test_every_label_must_be_a_class(tmp_path):
-    record = Video("a.mp4", tmp_path / "a.mp4", "run", more_labels=("jmp",))
+    video = Video("a.mp4", tmp_path / "a.mp4", ("run", "jmp"))
     with pytest.raises(AnnotationError, match=r'"jmp" is not among .* \(did you mean "jump"'):
-        Dataset((record,), ("run", "jump"))
+        Dataset((video,), ("run", "jump"))
 
 
 def test_only_the_training_split_trains(tmp_path):
-    from flowpipe.errors import ConfigError
     from flowpipe.experiment.data import divide, load_annotations
     from flowpipe.experiment.settings import settings_from
 
@@ -167,8 +194,8 @@ def test_only_the_training_split_trains(tmp_path):
     for fold, name in ((None, "test"), ("all", "test"), ("val", "val")):
         (division,) = divide(settings, load_annotations(settings), fold)
         assert division.name == name
-        assert {record.fold for record in division.train.records} == {"train"}
-        assert {record.fold for record in division.test.records} == {name}
+        assert {video.folds for video in division.train.videos} == {("train",)}
+        assert {video.folds for video in division.test.videos} == {(name,)}
     with pytest.raises(AnnotationError, match='fold "first" must be one of'):
         divide(settings, load_annotations(settings), "first")
 
@@ -182,7 +209,7 @@ def test_only_the_training_split_trains(tmp_path):
     annotations = load_annotations(settings)
     assert len(annotations) == 6  # extraction needs what any split uses
     one, two = divide(settings, annotations, "all")
-    assert [record.id for record in one.test.records] == ["jump/b.avi", "run/b.avi"]
-    assert [record.id for record in two.train.records] == ["jump/c.avi", "run/c.avi"]
-    with pytest.raises(ConfigError, match='no split "3"; there are: 1, 2'):
+    assert [video.id for video in one.test.videos] == ["jump/b.avi", "run/b.avi"]
+    assert [video.id for video in two.train.videos] == ["jump/c.avi", "run/c.avi"]
+    with pytest.raises(AnnotationError, match='fold "3" must be one of: 1, 2'):
         divide(settings, annotations, "3")

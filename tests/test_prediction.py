@@ -40,7 +40,7 @@ class NoisyVideos:
 
 
 def video(name, label):
-    return Video(name, Path(name), label)
+    return Video(name, Path(name), () if label is None else (label,))
 
 
 RECORDS = [

@@ -29,7 +29,7 @@ from pathlib import Path
 
 cache, out, epochs, pause_s = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
 opened = open_cache(cache)
-records = [Video(name, Path(name), label) for name, label in opened.labels.items()]
+records = [Video(name, Path(name), (label,)) for name, label in opened.labels.items()]
 dataset = ClipDataset(
     records, opened,
     [StreamInput("temporal", "flow", 2, crop_size=(16, 20), mean_subtraction=False)],

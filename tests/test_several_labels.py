@@ -122,7 +122,7 @@ def test_sigmoid_of_single_labels():
 
 def test_label_matrix():
     def record(name, *labels):
-        return Video(name, Path(name), labels[0], more_labels=labels[1:])
+        return Video(name, Path(name), labels)
 
     records = [record("a.mp4", "x", "z"), record("b.mp4", "y")]
     assert label_matrix(records, ("x", "y", "z")).tolist() == [[1, 0, 1], [0, 1, 0]]

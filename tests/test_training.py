@@ -64,7 +64,7 @@ class VerticalMotion:
 
 def records(downs=6, ups=6):
     names = [("down", i) for i in range(downs)] + [("up", i) for i in range(ups)]
-    return [Video(f"{label}-{i}.avi", Path(f"{label}-{i}.avi"), label) for label, i in names]
+    return [Video(f"{label}-{i}.avi", Path(f"{label}-{i}.avi"), (label,)) for label, i in names]
 
 
 def clips(videos=None, cache=None, **options):

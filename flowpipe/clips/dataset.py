@@ -338,7 +338,7 @@ class TestClips(_Clips):
 
 def label_matrix(records: Sequence[Video], classes: Sequence[str]) -> NDArray[np.bool_] | None:
     """Return which classes each record has, N×K; None where no record has several labels."""
-    if not any(record.more_labels for record in records):
+    if not any(len(record.labels) > 1 for record in records):
         return None
     numbers = {name: number for number, name in enumerate(classes)}
     targets_NK = np.zeros((len(records), len(classes)), dtype=np.bool_)

@@ -16,116 +16,173 @@ W. Kay et al., "The Kinetics human action video dataset", 2017.
 https://doi.org/10.48550/arXiv.1705.06950
 """
 
-import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from flowpipe.datasets.annotations import (
+from flowpipe.datasets.readers import (
     check_column,
-    from_ucf101,
+    csv_rows,
     list_lines,
-    make_annotations,
-    make_record,
+    make_dataset,
+    make_video,
     read_lines,
 )
-from flowpipe.datasets.video import Dataset
+from flowpipe.datasets.splits import TEST, TRAIN
+from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError
 
-TRAIN, TEST = "train", "test"
-
+_UCF101_FILE = re.compile(r"(?P<half>train|test)list(?P<number>\d\d)\.txt")
+_UCF101_GROUP = re.compile(r"(v_.+_g\d+)_c\d+")
 _HMDB51_FILE = re.compile(r"(?P<label>.+)_test_split(?P<number>\d+)\.txt")
-_HMDB51_FOLDS: Mapping[str, str | None] = {"0": None, "1": TRAIN, "2": TEST}
-_UCF101_FILE = re.compile(r"testlist(?P<number>\d\d)\.txt")
+_HMDB51_MARKS = {"0": None, "1": TRAIN, "2": TEST}
 
 
-def ucf101_split(
-    folder: str | Path, root: str | Path, number: int, *, check_files: bool = True
-) -> Dataset:
-    """Read an official split of UCF101: folds "train" and "test".
+def from_ucf101(folder: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
+    """Read the official splits of UCF101; the folds are "1", "2", "3".
+
+    A line is `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` (training) or has no number
+    (test). The label is the folder; the group is the film, `v_ApplyEyeMakeup_g08`.
 
     Parameters
     ----------
     folder : str or Path
-        With `trainlist01.txt`, `testlist01.txt` and so on, and perhaps `classInd.txt`.
+        With `trainlist01.txt`, `testlist01.txt` and so on, and perhaps `classInd.txt`, which
+        gives the classes in the official order (else they are sorted by name).
     root : str or Path
         Folder of the videos.
-    number : int
-        1, 2 or 3.
     check_files : bool
         Whether every video must be on disk.
 
     Raises
     ------
     AnnotationError
-        If a list is missing or broken, a video is in both, or one is not on disk.
+        If a list is missing or broken, a video is in both halves of a split, number and folder
+        disagree, or a video is not on disk.
     """
     folder = Path(folder)
-    _check_number(number, "ucf101", folder)
-    index = folder / "classInd.txt"
-    lists = [folder / f"{kind}list{number:02}.txt" for kind in (TRAIN, TEST)]
-    halves = [
-        from_ucf101(path, root, index if index.is_file() else None, check_files=check_files)
-        for path in lists
-    ]
-    records = [
-        replace(record, fold=fold)
-        for fold, half in zip((TRAIN, TEST), halves, strict=True)
-        for record in half.records
-    ]
-    classes = halves[0].classes if index.is_file() else None
-    return make_annotations(records, folder, check_files=False, classes=classes)
+    files = _split_files(folder, _UCF101_FILE, "UCF101", "testlist01.txt")
+    index_file = folder / "classInd.txt"
+    numbers = _read_class_index(index_file) if index_file.is_file() else {}
+    splits: dict[str, dict[str, str]] = {}
+    videos: dict[str, Video] = {}
+    for path, match in files:
+        number = str(int(match["number"]))
+        for half in (TRAIN, TEST):
+            if not path.with_name(f"{half}list{match['number']}.txt").is_file():
+                raise AnnotationError(f"{folder} has no {half}list{match['number']}.txt")
+        split = splits.setdefault(number, {})
+        for video in _ucf101_videos(path, Path(root), numbers, checked=index_file.is_file()):
+            if video.id in split:
+                raise AnnotationError(
+                    f'split {number} of {folder}: "{video.id}" listed more than once'
+                )
+            split[video.id] = match["half"]
+            videos.setdefault(video.id, video)
+    classes = tuple(numbers) if index_file.is_file() else tuple(sorted(numbers))
+    place = {label: position for position, label in enumerate(classes)}
+    # The order of the official lists.
+    ordered = sorted(videos.values(), key=lambda video: (place[str(video.label)], video.id))
+    return make_dataset(
+        _with_folds(ordered, splits), folder, check_files=check_files, classes=classes
+    )
 
 
-def hmdb51_split(
-    folder: str | Path, root: str | Path, number: int, *, check_files: bool = True
-) -> Dataset:
-    """Read an official split of HMDB51: folds "train" and "test".
+def from_hmdb51(folder: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
+    """Read the official splits of HMDB51; the folds are "1", "2", "3".
 
-    A line is `April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1`: 1 trains, 2 tests, 0 is left out.
-    The class is in the name of the file, `brush_hair_test_split1.txt`.
+    A line is `April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1`: 1 trains, 2 tests, 0 is unused. The
+    class is in the name of the file, `brush_hair_test_split1.txt`. Names may begin with `#`.
 
-    Parameters and errors as for `ucf101_split`.
+    Parameters and errors as for `from_ucf101`.
     """
     folder = Path(folder)
-    _check_number(number, "hmdb51", folder)
-    records = []
-    for path in sorted(folder.iterdir()):
-        found = _HMDB51_FILE.fullmatch(path.name)
-        if found is None or int(found["number"]) != number:
-            continue
-        label = found["label"]
-        for where, video, mark in list_lines(path):
-            if mark not in _HMDB51_FOLDS:
+    splits: dict[str, dict[str, str]] = {}
+    videos: dict[str, Video] = {}
+    for path, match in _split_files(folder, _HMDB51_FILE, "HMDB51", "<class>_test_split1.txt"):
+        split = splits.setdefault(str(int(match["number"])), {})
+        for where, name, mark in list_lines(path, comments=False):
+            if mark not in _HMDB51_MARKS:
                 raise AnnotationError(
                     f'{where}: "{mark}" behind the video must be 1 (train), 2 (test) or 0 (unused)'
                 )
-            if (fold := _HMDB51_FOLDS[mark]) is not None:
-                name = f"{label}/{video}"
-                records.append(make_record(name, Path(root), where, labels=[label], fold=fold))
-    return make_annotations(records, folder, check_files=check_files)
+            if half := _HMDB51_MARKS[mark]:
+                video = make_video(
+                    f"{match['label']}/{name}", Path(root), where, labels=[match["label"]]
+                )
+                split[video.id] = half
+                videos.setdefault(video.id, video)
+    return make_dataset(_with_folds(videos.values(), splits), folder, check_files=check_files)
 
 
-def split_numbers(form: str, folder: str | Path) -> list[int]:
-    """Give the numbers of the official splits whose files are in a folder; form as in `SPLITS`."""
-    folder = Path(folder)
+def _split_files(
+    folder: Path, pattern: re.Pattern[str], name: str, example: str
+) -> list[tuple[Path, re.Match[str]]]:
     if not folder.is_dir():
-        raise AnnotationError(f"{folder} is not a folder; it must hold the split files of {form}")
-    pattern = _UCF101_FILE if form == "ucf101" else _HMDB51_FILE
-    found = (pattern.fullmatch(path.name) for path in folder.iterdir())
-    numbers = sorted({int(match["number"]) for match in found if match})
-    if not numbers:
-        wanted = "testlist01.txt" if form == "ucf101" else "<class>_test_split1.txt"
-        raise AnnotationError(f"{folder} holds no split file of {form}, such as {wanted}")
-    return numbers
+        raise AnnotationError(f"{folder} is not a folder; it must hold the split files of {name}")
+    files = [
+        (path, match)
+        for path in sorted(folder.iterdir())
+        if (match := pattern.fullmatch(path.name))
+    ]
+    if not files:
+        raise AnnotationError(f"{folder} holds no split file of {name}, such as {example}")
+    return files
 
 
-# Form → reader of one split.
-SPLITS: Mapping[str, Callable[..., Dataset]] = {
-    "ucf101": ucf101_split,
-    "hmdb51": hmdb51_split,
-}
+def _with_folds(videos: Iterable[Video], splits: Mapping[str, Mapping[str, str]]) -> list[Video]:
+    """Return the videos with the splits ({number: {video id: half}}) as their folds."""
+    return [
+        replace(
+            video,
+            folds=tuple(n for n in sorted(splits) if splits[n].get(video.id) == TEST),
+            unused=tuple(n for n in sorted(splits) if video.id not in splits[n]),
+        )
+        for video in videos
+    ]
+
+
+def _ucf101_videos(
+    path: Path, root: Path, numbers: dict[str, str], *, checked: bool
+) -> list[Video]:
+    """Read one list; `numbers` (class → number) gains the classes it lacks, unless `checked`."""
+    videos = []
+    for where, name, number in list_lines(path):
+        label = PurePosixPath(name).parts[0] if "/" in name else ""
+        if not label:
+            raise AnnotationError(f'{where}: "{name}" must be <class>/<file>')
+        if checked and label not in numbers:
+            raise AnnotationError(
+                f'{where}: "{label}" is not among the {len(numbers)} classes of classInd.txt'
+            )
+        known = numbers.setdefault(label, number)
+        if number and number != (known or number):
+            raise AnnotationError(
+                f'{where}: class number "{number}" does not belong to "{label}" '
+                f"(that is {known}); check the list against classInd.txt"
+            )
+        numbers[label] = known or number
+        found = _UCF101_GROUP.search(PurePosixPath(name).stem)
+        group = found.group(1) if found else None
+        videos.append(make_video(name, root, where, labels=[label], group=group))
+    return videos
+
+
+def _read_class_index(path: Path) -> dict[str, str]:
+    """Return class name → number as text, in the order of the file."""
+    index: dict[str, str] = {}
+    for line_number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        number, _, name = line.strip().partition(" ")
+        if number != str(len(index) + 1) or not name.strip() or name.strip() in index:
+            raise AnnotationError(
+                f'{path}, line {line_number}: "{line.strip()}" must be '
+                f'"{len(index) + 1} <class>", numbers rising from 1'
+            )
+        index[name.strip()] = number
+    return index
 
 
 def from_kinetics(
@@ -153,42 +210,26 @@ def from_kinetics(
         If a column is missing, a row is broken, or a video is missing.
     """
     path, root = Path(csv_path), Path(root)
-    rows = csv.DictReader(read_lines(path), strict=True)
-    columns = list(rows.fieldnames or ())
+    columns, rows = csv_rows(path)
     for column in ("youtube_id", "time_start", "time_end"):
         check_column(path, columns, column)
-    records = []
-    try:
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            if any(key is None or value is None for key, value in row.items()):
-                raise AnnotationError(
-                    f"{where}: the row must have {len(columns)} values, like the header"
-                )
-            label, fold = row.get("label", "").strip(), row.get("split", "").strip()
-            names = _kinetics_names(row, label, fold, where)
-            there = next((name for name in names if (root / name).is_file()), None)
-            if there is None and skip_missing:
-                continue
-            records.append(
-                make_record(
-                    there or names[0],
-                    root,
-                    where,
-                    labels=[label] if label else [],
-                    fold=fold or None,
-                )
-            )
-    except csv.Error as error:
-        raise AnnotationError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from error
-    if not records and skip_missing:
+    videos = []
+    for where, row in rows:
+        label, fold = row.get("label", ""), row.get("split", "")
+        names = _kinetics_names(row, label, fold, where)
+        there = next((name for name in names if (root / name).is_file()), None)
+        if there is None and skip_missing:
+            continue
+        labels, folds = [label] if label else [], (fold,) if fold else ()
+        videos.append(make_video(there or names[0], root, where, labels=labels, folds=folds))
+    if not videos and skip_missing:
         raise AnnotationError(f"{path}: none of its videos is below {root}; check the root folder")
-    return make_annotations(records, path, check_files=check_files)
+    return make_dataset(videos, path, check_files=check_files)
 
 
 def _kinetics_names(row: Mapping[str, str], label: str, fold: str, where: str) -> list[str]:
-    """Give the names under which a video may stand below the root, the usual one first."""
-    video = row["youtube_id"].strip()
+    """Return the names under which a video may be below the root, the usual one first."""
+    video = row["youtube_id"]
     try:
         start, end = (int(float(row[column])) for column in ("time_start", "time_end"))
     except ValueError as error:
@@ -203,11 +244,3 @@ def _kinetics_names(row: Mapping[str, str], label: str, fold: str, where: str) -
         for folder in dict.fromkeys(folder.strip("/") for folder in folders)
         for extension in (".mp4", ".mkv", ".webm", ".avi")
     ]
-
-
-def _check_number(number: int, form: str, folder: Path) -> None:
-    numbers = split_numbers(form, folder)
-    if number not in numbers:
-        raise AnnotationError(
-            f"split {number} must be one of {', '.join(map(str, numbers))}, those in {folder}"
-        )

@@ -3,7 +3,7 @@
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,45 +11,59 @@ import numpy as np
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 
-
-def folds(annotations: Dataset) -> list[str]:
-    """Give the names of the folds, numbers in the order of their value."""
-    names = {record.fold for record in annotations.records if record.fold is not None}
-    return sorted(names, key=lambda name: (not name.isdecimal(), name.zfill(20), name))
+TRAIN, TEST = "train", "test"
 
 
-def split_fold(annotations: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
-    """Give `(train, test)`: the records of one fold are the test set, all others train.
+def folds(dataset: Dataset) -> list[str]:
+    """Return the names of the folds that can be tested: "test", then numbers by their value.
 
-    Records without a fold stand in neither half.
+    A fold "train" is none of them: its videos only train.
+    """
+    names = {fold for video in dataset.videos for fold in video.folds} - {TRAIN}
+    return sorted(
+        names, key=lambda name: (name != TEST, not name.isdecimal(), name.zfill(20), name)
+    )
+
+
+def split_fold(dataset: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
+    """Return `(train, test)`: the videos of one fold are the test set.
+
+    All other videos train that are not unused in this fold; where there is a fold "train", only
+    its videos do.
 
     Raises
     ------
     AnnotationError
         If there is no such fold, or nothing is left to train on.
     """
-    known = folds(annotations)
-    if str(fold) not in known:
+    known, fold = folds(dataset), str(fold)
+    if fold not in known:
         raise AnnotationError(
             f'fold "{fold}" must be one of: {", ".join(known) or "(the list has no folds)"}'
         )
-    if len(known) == 1:
-        raise AnnotationError(f'"{fold}" is the only fold; at least two are needed for a split')
-    records = [record for record in annotations.records if record.fold is not None]
-    return _halves(annotations, [record for record in records if record.fold == str(fold)], records)
+    only_train = any(TRAIN in video.folds for video in dataset.videos)
+    test = [video for video in dataset.videos if fold in video.folds]
+    train = [
+        video
+        for video in dataset.videos
+        if fold not in (*video.folds, *video.unused) and (TRAIN in video.folds or not only_train)
+    ]
+    if not train:
+        raise AnnotationError(f'fold "{fold}" holds all videos; none is left to train on')
+    return replace(dataset, videos=tuple(train)), replace(dataset, videos=tuple(test))
 
 
-def equal_folds(annotations: Dataset, count: int, *, seed: int = 0) -> Dataset:
-    """Give every record one of `count` folds at random: "0", "1", …, even within each class.
+def equal_folds(dataset: Dataset, count: int, *, seed: int = 0) -> Dataset:
+    """Put every video into one of `count` folds at random: "0", "1", …, even within each class.
 
-    Records of one group get one fold. A class of fewer groups than folds is missing from some.
+    Videos of one group get the same fold. A class of fewer groups than folds is missing from some.
 
     Raises
     ------
     InvalidArgument
         If there are fewer than two folds, or more folds than groups.
     """
-    members = _members_of_groups(annotations, None)
+    members = _members_of_groups(dataset, None)
     if not 2 <= count <= len(members):
         raise InvalidArgument(
             f"{count} folds of {len(members)} groups: at least 2, at most one for each group"
@@ -60,18 +74,18 @@ def equal_folds(annotations: Dataset, count: int, *, seed: int = 0) -> Dataset:
     fold_of: dict[str, str] = {}
     next_first = 0
     for name in names:
-        labels = tuple(sorted({str(record.label) for record in members[name]}))
+        labels = tuple(sorted({str(video.label) for video in members[name]}))
         if labels not in used:
             used[labels], next_first = next_first, next_first + 1
         fold = str(used[labels] % count)
         used[labels] += 1
-        fold_of.update({record.id: fold for record in members[name]})
-    records = tuple(replace(record, fold=fold_of[record.id]) for record in annotations.records)
-    return replace(annotations, records=records)
+        fold_of.update({video.id: fold for video in members[name]})
+    videos = tuple(replace(video, folds=(fold_of[video.id],)) for video in dataset.videos)
+    return replace(dataset, videos=videos)
 
 
 def seeded_split(
-    annotations: Dataset,
+    dataset: Dataset,
     *,
     group_pattern: str | None = None,
     test_fraction: float = 0.25,
@@ -85,11 +99,11 @@ def seeded_split(
 
     Parameters
     ----------
-    annotations : Dataset
+    dataset : Dataset
     group_pattern : str, optional
         Regular expression searched in the id: the captured text (or the whole match) names the
         group; a video that does not match is its own group. `r"(g\d+)_c\d+"` joins group 1 of
-        *all* classes, `r"(v_.+_g\d+)_c\d+"` only that of a class. Default: the records'
+        *all* classes, `r"(v_.+_g\d+)_c\d+"` only that of a class. Default: the videos'
         groups.
     test_fraction : float
         Share of test videos, between 0 and 1.
@@ -107,21 +121,23 @@ def seeded_split(
         raise InvalidArgument(
             f"test_fraction {test_fraction} must be between 0 and 1; 0.25 is a usual choice"
         )
-    members = _members_of_groups(annotations, group_pattern)
+    members = _members_of_groups(dataset, group_pattern)
     names = sorted(members)
     order = np.random.default_rng(seed).permutation(len(names))
     shuffled = [names[position] for position in order]
     test_groups = _choose_test_groups([members[name] for name in shuffled], test_fraction)
-    test = [record for position in test_groups for record in members[shuffled[position]]]
-    if not test:
+    test_ids = {v.id for position in test_groups for v in members[shuffled[position]]}
+    if not test_ids:
         raise AnnotationError(
-            f"{len(names)} group(s) cannot be split: every class stands in one group only; "
+            f"{len(names)} group(s) cannot be split: every class has one group only; "
             "give a group_pattern that tells more groups apart"
         )
-    return _halves(annotations, test, annotations.records)
+    train = tuple(video for video in dataset.videos if video.id not in test_ids)
+    test = tuple(video for video in dataset.videos if video.id in test_ids)
+    return replace(dataset, videos=train), replace(dataset, videos=test)
 
 
-def _members_of_groups(annotations: Dataset, group_pattern: str | None) -> dict[str, list[Video]]:
+def _members_of_groups(dataset: Dataset, group_pattern: str | None) -> dict[str, list[Video]]:
     try:
         pattern = None if group_pattern is None else re.compile(group_pattern)
     except re.error as error:
@@ -129,13 +145,13 @@ def _members_of_groups(annotations: Dataset, group_pattern: str | None) -> dict[
             f'group_pattern "{group_pattern}" must be a regular expression: {error}'
         ) from error
     members: dict[str, list[Video]] = defaultdict(list)
-    for record in annotations.records:
-        name = record.group
+    for video in dataset.videos:
+        name = video.group
         if pattern is not None:
-            found = pattern.search(record.id)
+            found = pattern.search(video.id)
             name = found and "|".join(part or "" for part in (found.groups() or (found.group(),)))
         # An id cannot hold a control character, so this prefix keeps it apart from group names.
-        members["\0" + record.id if name is None else name].append(record)
+        members["\0" + video.id if name is None else name].append(video)
     return members
 
 
@@ -144,7 +160,7 @@ def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> l
 
     The gain of a group only falls while others are taken, so a heap of old gains suffices.
     """
-    sizes = [Counter(record.label for record in group) for group in groups]
+    sizes = [Counter(video.label for video in group) for group in groups]
     left: Counter[str | None] = Counter()
     for size in sizes:
         left.update(size)
@@ -172,12 +188,3 @@ def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> l
             wanted[label] -= count
             left[label] -= count
     return chosen
-
-
-def _halves(
-    annotations: Dataset, test: Iterable[Video], records: Iterable[Video]
-) -> tuple[Dataset, Dataset]:
-    test_ids = {record.id for record in test}
-    train_half = tuple(record for record in records if record.id not in test_ids)
-    test_half = tuple(record for record in records if record.id in test_ids)
-    return replace(annotations, records=train_half), replace(annotations, records=test_half)

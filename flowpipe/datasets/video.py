@@ -13,51 +13,54 @@ SHOWN_NAMES = 5
 
 @dataclass(frozen=True)
 class Video:
-    """One video of a data set.
+    """One video.
 
     Attributes
     ----------
     id : str
         Path relative to the root, with forward slashes; the video's name in the cache.
     path : Path
-        Where the file stands.
-    label : str or None
-        Class name; None if unknown. Of several labels the first.
-    fold : str or None
-        Fold of cross-validation to which the video belongs as a *test* video.
+        Where the file is.
+    labels : tuple of str
+        Class names; none where the class is unknown.
     group : str or None
-        What must not be torn apart by a split: an actor, or the film a clip was cut from.
-    more_labels : tuple of str
-        The labels behind the first, of a video that has several.
+        What a split must keep together: an actor, or the film a clip was cut from.
+    folds : tuple of str
+        Folds of cross-validation in which it is a *test* video. In the others it trains, unless
+        the data set has a fold "train": then only the videos of that one train.
+    unused : tuple of str
+        Folds in which it neither trains nor tests.
 
     Raises
     ------
     AnnotationError
         If the id is empty, absolute, holds `..` or a control character, or a label is empty or
-        stands twice.
+        given twice.
     """
 
     id: str
     path: Path
-    label: str | None = None
-    fold: str | None = None
+    labels: tuple[str, ...] = ()
     group: str | None = None
-    more_labels: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_id(self.id)
-        labels = self.labels
-        if not all(label.strip() for label in labels) or (self.more_labels and not self.label):
-            raise AnnotationError(f'"{self.id}": label is empty; give a class name or None')
-        if len(set(labels)) < len(labels):
+        for name in ("labels", "folds", "unused"):
+            if not isinstance(value := getattr(self, name), tuple):
+                raise AnnotationError(f'"{self.id}": {name} {value!r} must be a tuple of names')
+        if not all(label.strip() for label in self.labels):
+            raise AnnotationError(f'"{self.id}": label is empty; give a class name, or none')
+        if len(set(self.labels)) < len(self.labels):
             raise AnnotationError(
-                f'"{self.id}": labels {", ".join(labels)}: one stands twice; give each once'
+                f'"{self.id}": labels {", ".join(self.labels)}: one is given twice; give each once'
             )
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """All labels; none where the class is unknown."""
-        return (() if self.label is None else (self.label,)) + self.more_labels
+    def label(self) -> str | None:
+        """The first label; None where the class is unknown."""
+        return self.labels[0] if self.labels else None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Dataset:
 
     Attributes
     ----------
-    records : tuple of Video
+    videos : tuple of Video
         In the order of the list.
     classes : tuple of str
         Class names; the position is the class number. Sorted, unless the data set comes with
@@ -75,35 +78,34 @@ class Dataset:
     Raises
     ------
     AnnotationError
-        If there is no record, an id stands twice, or a label is not among the classes.
+        If there is no video, an id is given twice, or a label is not among the classes.
     """
 
-    records: tuple[Video, ...]
+    videos: tuple[Video, ...]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if not self.records:
+        if not self.videos:
             raise AnnotationError("no video is listed; at least one is needed")
-        counts = Counter(record.id for record in self.records)
-        twice = [video_id for video_id, count in counts.items() if count > 1]
-        if twice:
+        counts = Counter(video.id for video in self.videos)
+        if twice := [video_id for video_id, count in counts.items() if count > 1]:
             raise AnnotationError(f"{some(twice)} listed more than once; keep one line for each")
-        if len(set(self.classes)) != len(self.classes):
-            raise AnnotationError("a class name stands twice; class names must differ")
         known = set(self.classes)
-        for record in self.records:
-            for label in record.labels:
+        if len(known) != len(self.classes):
+            raise AnnotationError("a class name is given twice; class names must differ")
+        for video in self.videos:
+            for label in video.labels:
                 if label not in known:
                     raise AnnotationError(
-                        f'"{record.id}": label "{label}" is not among the '
+                        f'"{video.id}": label "{label}" is not among the '
                         f"{len(known)} classes{nearest_name(label, known)}"
                     )
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.videos)
 
     def __repr__(self) -> str:
-        return f"Dataset({len(self.records)} videos, {len(self.classes)} classes)"
+        return f"Dataset({len(self.videos)} videos, {len(self.classes)} classes)"
 
 
 def check_id(video_id: str) -> None:
@@ -120,7 +122,7 @@ def check_id(video_id: str) -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """Give the first few names, quoted, and how many more there are."""
+    """Return the first few names, quoted, and how many more there are."""
     shown = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
     more = len(names) - SHOWN_NAMES
     return f"{shown} and {more} more" if more > 0 else shown

@@ -57,7 +57,7 @@ def fit_svm(
     """Fit the head "svm" to whole videos, and leave a checkpoint as a training does."""
     if load_checkpoint(out / CHECKPOINT, model, None, fingerprint) is not None:
         return
-    records = annotations.records
+    records = annotations.videos
     numbers = {label: number for number, label in enumerate(annotations.classes)}
     found = fit_linear(
         np.concatenate([features[record.id].features for record in records]),

@@ -1,26 +1,37 @@
 """The videos of an experiment: their labels, their folds, their flow."""
 
 import dataclasses
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowpipe.cache import Cache
-from flowpipe.datasets.annotations import from_csv, from_folders
-from flowpipe.datasets.official import SPLITS, TEST, TRAIN, from_kinetics, split_numbers
-from flowpipe.datasets.splits import folds, seeded_split, split_fold
+from flowpipe.datasets import (
+    Dataset,
+    Video,
+    folds,
+    from_csv,
+    from_folders,
+    from_hmdb51,
+    from_kinetics,
+    from_list,
+    from_ucf101,
+    seeded_split,
+    split_fold,
+)
+from flowpipe.datasets.splits import TRAIN
 from flowpipe.datasets.synthetic import write_videos
-from flowpipe.datasets.video import Dataset, Video
-from flowpipe.errors import ConfigError, EntryNotFound, VideoError
+from flowpipe.errors import ConfigError, VideoError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import Settings
 from flowpipe.extraction import extract
 from flowpipe.extraction.results import ExtractionResult, Progress
-from flowpipe.extraction.sources import Source
 
 WHOLE = "split"
+PLAIN_READERS: Mapping[str, Callable[[Path, Path], Dataset]] = {
+    "list": from_list,
+    "ucf101": from_ucf101,
+    "hmdb51": from_hmdb51,
+}
 
 
 def load_annotations(settings: Settings) -> Dataset:
@@ -35,13 +46,8 @@ def load_annotations(settings: Settings) -> Dataset:
         return from_folders(data.root)
     if data.annotations is None:
         raise ConfigError(f'[data] form "{form}" needs annotations, a path below the root')
-    if form in SPLITS:
-        splits = [
-            SPLITS[form](data.annotations, data.root, number)
-            for number in split_numbers(form, data.annotations)
-        ]
-        records = {record.id: record for split in splits for record in split.records}
-        return Dataset(tuple(records.values()), splits[0].classes)
+    if form in PLAIN_READERS:
+        return PLAIN_READERS[form](data.annotations, data.root)
     if form == "kinetics":
         return from_kinetics(data.annotations, data.root, skip_missing=data.skip_missing)
     return from_csv(
@@ -56,15 +62,6 @@ def load_annotations(settings: Settings) -> Dataset:
 
 def divide(settings: Settings, annotations: Dataset, fold: str | None) -> list[Fold]:
     """Give the folds asked for: one name, "all", or (None) the first; or a seeded split."""
-    data = settings.data
-    if data.form is not None and data.form in SPLITS and data.annotations is not None:
-        numbers = list(map(str, split_numbers(data.form, data.annotations)))
-        official = numbers if fold == "all" else [numbers[0] if fold is None else fold]
-        if unknown := [name for name in official if name not in numbers]:
-            raise ConfigError(f'no split "{unknown[0]}"; there are: {", ".join(numbers)}')
-        read = SPLITS[data.form]
-        splits = {name: read(data.annotations, data.root, int(name)) for name in official}
-        return [Fold(name, *split_fold(split, TEST)) for name, split in splits.items()]
     names = folds(annotations)
     if not names:
         if fold not in (None, "all", WHOLE):
@@ -76,15 +73,10 @@ def divide(settings: Settings, annotations: Dataset, fold: str | None) -> list[F
             seed=settings.train.seed,
         )
         return [Fold(WHOLE, train, test)]
-    # A column of splits ("train", "val", "test") trains on one of them, not on all others.
-    tested = [name for name in names if name != TRAIN]
-    if len(tested) < len(names) and fold in (None, "all", *tested):
-        first = TEST if TEST in tested else tested[0]
-        chosen = [first if fold in (None, "all") else str(fold)]
-        kept = tuple(r for r in annotations.records if r.fold in (TRAIN, *chosen))
-        annotations = replace(annotations, records=kept)
-    else:
-        chosen = names if fold == "all" else [names[0] if fold is None else fold]
+    # Folds beside a fold "train" share their training videos: one of them is enough for all.
+    if fold == "all" and any(TRAIN in video.folds for video in annotations.videos):
+        fold = None
+    chosen = names if fold == "all" else [names[0] if fold is None else fold]
     return [Fold(name, *split_fold(annotations, name)) for name in chosen]
 
 
@@ -96,8 +88,7 @@ def fill_cache(
 ) -> ExtractionResult:
     """Extract what is missing; a video without flow is an error, as no fold may lose it."""
     cache.parent.mkdir(parents=True, exist_ok=True)
-    sources = [Source(record.path, record.id, record.label) for record in records]
-    result = extract(sources, cache, on_progress=on_progress, **extract_arguments(settings))
+    result = extract(records, cache, on_progress=on_progress, **extract_arguments(settings))
     if result.failed:
         first = result.failures[0]
         raise VideoError(
@@ -114,23 +105,3 @@ def extract_arguments(settings: Settings) -> dict[str, Any]:
     options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
     backward = any(stream.stacking == "bidirectional" for stream in settings.streams.values())
     return {**options, "rgb": True, "backward": backward}
-
-
-class RecordCache:
-    """A cache by the ids of records: the entry of the file at a record's path."""
-
-    def __init__(self, cache: Cache, records: Sequence[Video]) -> None:
-        self._cache = cache
-        by_path = {row.path: row.name for row in cache.rows()}
-        self._names = {}
-        for record in records:
-            name = by_path.get(os.path.abspath(record.path))  # noqa: PTH100 — links are not followed
-            if name is None:
-                raise EntryNotFound(f"{record.path} is not in the cache {cache.path}")
-            self._names[record.id] = name
-
-    def __getitem__(self, record_id: str) -> Any:
-        return self._cache[self._names[record_id]]
-
-    def backward(self, record_id: str) -> Any:
-        return self._cache.backward(self._names[record_id])

@@ -9,7 +9,7 @@ import torch
 
 from flowpipe.cache import open_cache
 from flowpipe.errors import ConfigError, FlowpipeError
-from flowpipe.experiment.data import RecordCache, load_annotations
+from flowpipe.experiment.data import load_annotations
 from flowpipe.experiment.results import (
     RESULTS_FILE,
     SCORES_FOLDER,
@@ -79,10 +79,10 @@ def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = 
 def _samples(settings: Settings, out: Path) -> list[Sample]:
     """One video of each of the first classes: a frame from its middle, and the flow there."""
     annotations = load_annotations(settings)
-    first = {record.label: record for record in reversed(annotations.records)}
+    first = {record.label: record for record in reversed(annotations.videos)}
     chosen = [first[label] for label in annotations.classes[:NUM_SAMPLES] if label in first]
     try:
-        cache = RecordCache(open_cache(settings.data.cache or out / "cache"), chosen)
+        cache = open_cache(settings.data.cache or out / "cache")
         samples = []
         for record in chosen:
             entry = cache[record.id]

@@ -9,17 +9,16 @@ import numpy as np
 
 from flowpipe.cache import open_cache
 from flowpipe.cache.manifest import read_manifest
-from flowpipe.datasets.video import Video
+from flowpipe.datasets import Video, videos_of
 from flowpipe.errors import ConfigError, nearest_name
 from flowpipe.experiment.cached import refuse_new_videos
-from flowpipe.experiment.data import RecordCache, extract_arguments
+from flowpipe.experiment.data import extract_arguments
 from flowpipe.experiment.networks import trained_model
 from flowpipe.experiment.pages import load_run
 from flowpipe.experiment.run import score_records
 from flowpipe.experiment.settings import Settings
 from flowpipe.extraction import extract
 from flowpipe.extraction.results import Failure
-from flowpipe.extraction.sources import Source, find_sources
 from flowpipe.fusion import fuse
 from flowpipe.scores import Scores
 
@@ -94,7 +93,7 @@ def predict_videos(
             f'{run} has no fold "{fold}"{nearest_name(fold, folds)}; it has {", ".join(folds)}'
         )
     share = on_share or (lambda part, told: None)
-    sources, empty = find_sources(videos)
+    sources, empty = videos_of(videos)
     stored = [] if empty else _stored(settings, run, sources)
     cache_path = _own_cache(settings, run) if stored else run / PREDICT_CACHE
     done = extract(
@@ -105,16 +104,20 @@ def predict_videos(
         **extract_arguments(settings),
     )
     failed = {failure.name for failure in done.failures}
-    records = [Video(s.name, s.path) for s in sources if s.name not in failed]
+    # Scored under their names in the cache, shown under those of the sources.
+    pairs = zip(sources, stored or sources, strict=True)
+    shown = {entry.id: source.id for source, entry in pairs if entry.id not in failed}
+    records = [replace(v, labels=()) for v in stored or sources if v.id in shown]
     if not records:
         return Predictions([], done.failures)
-    cache = RecordCache(open_cache(cache_path, recipe=done.recipe), records)
+    cache = open_cache(cache_path, recipe=done.recipe)
     classes = tuple(results["classes"])
     scores = []
     for number, name in enumerate(settings.streams):
         share(0.5 + 0.5 * number / len(settings.streams), f"{name}: {len(records)} videos")
         model = trained_model(settings, name, fold or folds[0], run, len(classes))
-        scores.append(score_records(settings, name, model, records, classes, cache))
+        own = score_records(settings, name, model, records, classes, cache)
+        scores.append(replace(own, ids=tuple(shown[entry_id] for entry_id in own.ids)))
     if len(scores) > 1:
         method = settings.fuse.headline
         plain = method if method in PLAIN_FUSIONS else "logsum"
@@ -126,12 +129,14 @@ def _own_cache(settings: Settings, run: Path) -> Path:
     return settings.data.cache or run / "cache"
 
 
-def _stored(settings: Settings, run: Path, sources: Sequence[Source]) -> list[Source]:
+def _stored(settings: Settings, run: Path, sources: Sequence[Video]) -> list[Video]:
     """Give the videos by their names in the run's own cache, if it has the flow of all of them."""
     cache = _own_cache(settings, run)
     names = {row.path: row.name for row in read_manifest(cache)} if cache.is_dir() else {}
     if not all(str(source.path) in names for source in sources):
         return []
-    stored = [replace(source, name=names[str(source.path)]) for source in sources]
+    stored = [replace(source, id=names[str(source.path)]) for source in sources]
+    if len({video.id for video in stored}) < len(stored):
+        return []
     plan = extract(stored, cache, dry_run=True, **extract_arguments(settings))
     return [] if plan.to_do or plan.failed else stored

@@ -40,7 +40,7 @@ class Fold:
 
     @property
     def records(self) -> tuple[Video, ...]:
-        return (*self.train.records, *self.test.records)
+        return (*self.train.videos, *self.test.videos)
 
     def accuracies(self) -> dict[str, float]:
         """Top-1 accuracy of each stream and of each fusion."""

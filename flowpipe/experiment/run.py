@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from flowpipe.cache import open_cache
+from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.dataset import ClipDataset
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.experiment.cached import feature_records, fit_svm, needs_flow
-from flowpipe.experiment.data import RecordCache, divide, fill_cache, load_annotations
+from flowpipe.experiment.data import divide, fill_cache, load_annotations
 from flowpipe.experiment.networks import Say, describe_networks, make_model, trained_model
 from flowpipe.experiment.results import (
     RESULTS_FILE,
@@ -66,7 +66,7 @@ def run_experiment(
     out.mkdir(parents=True, exist_ok=True)
     if ranks.first:
         (out / SETTINGS_FILE).write_text(settings.to_json() + "\n", encoding="utf-8")
-    records = annotations.records
+    records = annotations.videos
     extraction: ExtractionResult | None = None
     cache: MemoryCache | None = None
     if needs_flow(settings):
@@ -80,7 +80,7 @@ def run_experiment(
             f"cache {cache_path}: {extraction.done} videos computed, {extraction.skipped} reused, "
             f"{extraction.flows_total} flows"
         )
-        stored = RecordCache(open_cache(cache_path, recipe=extraction.recipe), records)
+        stored = open_cache(cache_path, recipe=extraction.recipe)
         cache = MemoryCache(stored, settings.train.memory_mb)
     done = 0.0
     parts = len(divisions) * len(settings.streams)
@@ -119,7 +119,7 @@ def run_stream(
     model = make_model(settings, name, len(classes), load=True, say=say, feature_shape=shape)
     same = fingerprint(settings, name, division, getattr(cache, "recipes", ()))
     dataset = ClipDataset(
-        division.train.records,
+        division.train.videos,
         cache,
         [stream_input],
         classes=classes,
@@ -182,7 +182,7 @@ def score_stream(
 ) -> Scores:
     """Score videos with the clips and crops of `[test]`."""
     return score_records(
-        settings, name, model, annotations.records, annotations.classes, cache, clips=clips
+        settings, name, model, annotations.videos, annotations.classes, cache, clips=clips
     )
 
 
@@ -226,7 +226,7 @@ def fingerprint(
         "extract": extract,
         "flip": settings.data.flip,
         "fold": division.name,
-        "videos": {"count": len(division.train.records)},
+        "videos": {"count": len(division.train.videos)},
         **({"features": list(recipes)} if recipes else {}),
     }
 
@@ -250,7 +250,7 @@ def collect(
         streams,
         fused,
         settings.fuse.headline,
-        [{"fold": d.name, "videos": len(d.test.records), **d.accuracies()} for d in divisions],
+        [{"fold": d.name, "videos": len(d.test.videos), **d.accuracies()} for d in divisions],
         extraction,
         describe_networks(settings, divisions, streams),
     )
@@ -272,11 +272,11 @@ def retest(
     annotations = load_annotations(settings)
     divisions = [d for d in divide(settings, annotations, "all") if d.name in names]
     extraction: ExtractionResult | None = None
-    cache: RecordCache | None = None
+    cache: Cache | None = None
     if needs_flow(settings):
         cache_path = settings.data.cache or run / "cache"
-        extraction = fill_cache(settings, annotations.records, cache_path)
-        cache = RecordCache(open_cache(cache_path, recipe=extraction.recipe), annotations.records)
+        extraction = fill_cache(settings, annotations.videos, cache_path)
+        cache = open_cache(cache_path, recipe=extraction.recipe)
     parts = [(division, name) for division in divisions for name in settings.streams]
     for number, (division, name) in enumerate(parts):
         if on_share is not None:

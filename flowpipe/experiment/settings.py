@@ -23,13 +23,14 @@ class DataSettings:
     """`[data]`. Paths are relative to the configuration; `annotations` to `root`.
 
     `form` is "csv" where there are annotations and "folders" where there are none; for "ucf101"
-    and "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds.
+    and "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds;
+    for "list" it is a text file of paths, each with its label behind it.
     `label_separator` stands between several labels of a video. `generate` videos of the
     quickstart are made at `root` first.
     """
 
     root: Path
-    form: Literal["csv", "folders", "ucf101", "hmdb51", "kinetics"] | None = None
+    form: Literal["csv", "folders", "list", "ucf101", "hmdb51", "kinetics"] | None = None
     annotations: Path | None = None
     video_column: str | None = None
     label_column: str = "label"

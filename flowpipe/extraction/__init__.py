@@ -25,12 +25,13 @@ from flowpipe.cache.manifest import (
     read_manifest,
 )
 from flowpipe.cache.part import remove_abandoned
+from flowpipe.datasets import Dataset, Video, videos_of
+from flowpipe.datasets.paths import Given, part_of
 from flowpipe.errors import CacheError, InvalidArgument
 from flowpipe.extraction.batched import batched_method, choose_device, serving
 from flowpipe.extraction.pool import kill_workers, run_tasks
 from flowpipe.extraction.results import ExtractionResult, Failure, Progress, both_ways
 from flowpipe.extraction.scheduler import run_on_scheduler
-from flowpipe.extraction.sources import Given, Source, find_sources, part_of
 from flowpipe.extraction.split import plan
 from flowpipe.extraction.worker import (
     WHOLE,
@@ -81,8 +82,8 @@ def extract(
     Parameters
     ----------
     sources : path or sequence of paths
-        Videos, directories (class folders give labels), CSV or TXT lists, or `Source` records
-        of path, name and label.
+        Videos, directories (class folders give labels), CSV or TXT lists, `Video` records or a
+        `Dataset`; see `flowpipe.datasets.videos_of`.
     out : path
         The cache's directory; made when missing. Several runs may fill it at once.
     flow, flow_parameters
@@ -132,8 +133,7 @@ def extract(
     CacheError
         If the cache cannot be written: a full disk ends the run, with what was done kept.
     """
-    given = [sources] if isinstance(sources, str | os.PathLike | Source) else list(sources)
-    if not given:
+    if not isinstance(sources, str | os.PathLike | Video | Dataset) and not list(sources):
         raise InvalidArgument("no source given; name videos, directories or lists")
     recipe, codec = make_recipe(
         device=choose_device(flow, device)[0],
@@ -164,12 +164,12 @@ def extract(
     cache = Path(out).absolute()
     if cache.exists() and not cache.is_dir():
         raise InvalidArgument(f"{cache} is a file; a cache is a directory: give another --out")
-    found, empty = find_sources(given)
+    found, empty = videos_of(sources)
     if shard is not None:
         found, empty = part_of(found, *shard), empty if shard[0] == 1 else []
     run = _Run(cache, recipe, codec, found, retry_failed, max_pixels)
-    for source in empty:
-        run.fail(source, "", f"{source.path} holds no video; is it the right directory?")
+    for path in empty:
+        run.fail(path.name, path, "", f"{path} holds no video; is it the right directory?")
     run.skip_present(dry_run=dry_run)
     if not dry_run:
         run.compute(num_workers, on_progress, timeout_s, scheduler)
@@ -245,7 +245,7 @@ class _Run:
         cache: Path,
         recipe: FlowRecipe,
         codec: str,
-        sources: list[Source],
+        sources: list[Video],
         retry_failed: bool,
         max_pixels: int,
     ) -> None:
@@ -271,7 +271,7 @@ class _Run:
                 index,
                 index,
                 source.path,
-                source.name,
+                source.id,
                 self.cache,
                 self.recipe,
                 self.codec,
@@ -282,7 +282,7 @@ class _Run:
                 known_failures=self._failed_before,
                 import_path=tuple(sys.path) if ":" in self.recipe.flow else (),
             )
-            row = self._known.get((str(source.path), source.name))
+            row = self._known.get((str(source.path), source.id))
             outcome = None
             if row is not None and (row.size, row.mtime_ns) == _stat(source.path):
                 outcome = present_entry(task, row.digest)
@@ -337,14 +337,14 @@ class _Run:
                     split.close()
                 remove_abandoned(self.cache / self.recipe.id)
 
-    def fail(self, source: Source, digest: str, reason: str, *, earlier: bool = False) -> None:
+    def fail(
+        self, name: str, path: Path, digest: str, reason: str, *, earlier: bool = False
+    ) -> None:
         """Note a failure, in the result and, unless it stands there, in failures.jsonl."""
         self.result.failed += 1
-        self.result.failures.append(Failure(source.name, source.path, reason, earlier))
+        self.result.failures.append(Failure(name, path, reason, earlier))
         if not earlier and digest:
-            row = FailureRow(
-                source.name, str(source.path), digest, self.recipe.id, reason, time.time()
-            )
+            row = FailureRow(name, str(path), digest, self.recipe.id, reason, time.time())
             add_failure(self.cache, row)
 
     def finished(self) -> ExtractionResult:
@@ -357,12 +357,18 @@ class _Run:
         result.failures.sort(key=lambda failure: failure.name)
         return result
 
-    def _take(self, source: Source, outcome: Outcome, row: ManifestRow | None) -> None:
+    def _take(self, source: Video, outcome: Outcome, row: ManifestRow | None) -> None:
         result = self.result
         if outcome.cache_failure:
             raise CacheError(f"{self.cache}: {outcome.cache_failure}; what was done is kept")
         if outcome.failure:
-            self.fail(source, outcome.digest, outcome.failure, earlier=outcome.known_failure)
+            self.fail(
+                source.id,
+                source.path,
+                outcome.digest,
+                outcome.failure,
+                earlier=outcome.known_failure,
+            )
             return
         result.done += outcome.computed
         result.skipped += not outcome.computed
@@ -371,15 +377,15 @@ class _Run:
         result.bytes += outcome.num_bytes
         result.clipped_weight += outcome.clipped_share * outcome.flows
         if outcome.problem:
-            result.notes[source.name] = outcome.problem
+            result.notes[source.id] = outcome.problem
         for stage, seconds in outcome.seconds.items():
             result.stage_seconds[stage] = result.stage_seconds.get(stage, 0.0) + seconds
         self._note_name(source, outcome, row)
 
-    def _note_name(self, source: Source, outcome: Outcome, row: ManifestRow | None) -> None:
+    def _note_name(self, source: Video, outcome: Outcome, row: ManifestRow | None) -> None:
         size, mtime_ns = _stat(source.path)
         new = ManifestRow(
-            source.name,
+            source.id,
             source.label,
             outcome.digest,
             self.recipe.id,

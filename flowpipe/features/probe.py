@@ -82,18 +82,18 @@ def probe(
         for network in networks:
             name = network.replace("{fold}", fold)
             known = means.setdefault(name, {})
-            missing = [r for r in (*train.records, *test.records) if r.id not in known]
+            missing = [r for r in (*train.videos, *test.videos) if r.id not in known]
             found = FeatureTracks(store, [name], missing, average=True, memory_mb=0)
             for record in missing:
                 known[record.id] = found[record.id].features.reshape(-1)
             fitted = fit_linear(
-                np.stack([known[record.id] for record in train.records]),
+                np.stack([known[record.id] for record in train.videos]),
                 train_labels,
                 len(train.classes),
                 method=method,
                 seed=seed,
             )
-            values = np.stack([known[record.id] for record in test.records])
+            values = np.stack([known[record.id] for record in test.videos])
             sizes[network] = values.shape[1]
             shares.append(softmax(fitted(values)))
             tested.setdefault(network, []).append(shares[-1])
@@ -119,7 +119,7 @@ def probe(
 
 def _labels(annotations: Dataset) -> NDArray[np.int64]:
     numbers = {label: number for number, label in enumerate(annotations.classes)}
-    for record in annotations.records:
+    for record in annotations.videos:
         if record.label is None:
             raise AnnotationError(f'"{record.id}" has no label; a probe needs one for each video')
-    return np.array([numbers[str(record.label)] for record in annotations.records])
+    return np.array([numbers[str(record.label)] for record in annotations.videos])
