@@ -77,7 +77,7 @@ def predict_scores(
     """
     if workers < 0:
         raise InvalidArgument(f"workers {workers} must be ≥ 0", parameter="workers")
-    records, classes = data.records, data.classes
+    records, classes = data.videos, data.classes
     clips = TestClips(
         records,
         cache,
