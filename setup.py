@@ -19,7 +19,7 @@ setup(
     packages=[
         *find_packages(include=["flowpipe", "flowpipe.*"]),
         "flowpipe.cli",
-        "flowpipe.cli.cache",
+        *(f"flowpipe.cli.{group}" for group in find_packages(str(HERE / "cli"))),
     ],
     package_dir={"flowpipe.cli": "cli"},
     package_data={"flowpipe": ["py.typed"], "flowpipe.cache": ["FORMAT.md"]},

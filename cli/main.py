@@ -32,6 +32,8 @@ COMMANDS = {
     "test": ("test", "Test a trained run again, perhaps with other clips and crops."),
     "fuse": ("fuse", "Fuse score files of several streams."),
     "predict": ("predict", "Name the actions in new videos."),
+    "localise": ("localise", "Say when what happens in long videos, and how well."),
+    "detect": ("detect", "Say who does what, where, and how well."),
     "report": ("report", "Write the page of a run."),
     "models": ("models", "List the networks."),
     "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),

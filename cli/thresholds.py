@@ -1,0 +1,24 @@
+"""How thresholds of overlap are written on the command line, and named in JSON."""
+
+import click
+
+
+def parse_thresholds(
+    context: click.Context, option: click.Parameter, text: str | None
+) -> tuple[float, ...] | None:
+    """Read `.3,.5` or `.3:.1:.7` (start:step:last)."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            start, step, last = map(float, text.split(":"))
+            count = round((last - start) / step) + 1
+            return tuple(round(start + step * place, 6) for place in range(count))
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except (ValueError, ZeroDivisionError):
+        raise click.BadParameter(f'"{text}" must be .3,.5 or .3:.1:.7') from None
+
+
+def by_threshold(thresholds: tuple[float, ...], values: list[float]) -> dict[str, float]:
+    """Return {"0.5": value, …}."""
+    return {f"{key:g}": value for key, value in zip(thresholds, values, strict=True)}

@@ -1,0 +1,1 @@
+"""Spatio-temporal detection: who does what, where. numpy alone reads and measures."""

@@ -1,0 +1,1 @@
+"""Temporal localisation: when does what happen in a long video. numpy alone reads and measures."""
