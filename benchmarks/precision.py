@@ -15,7 +15,7 @@ import common
 import cv2
 import numpy as np
 
-from flowpipe.experiment.run import run_experiment
+from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import load_settings
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import to_8bit
@@ -70,7 +70,7 @@ def main() -> None:
             if told.epochs:
                 changes += [f"streams.temporal.epochs={told.epochs}"]
             settings = load_settings(CONFIG, changes).only("temporal")
-            result = run_experiment(settings, work / form, fold="all", say=print)
+            result = Experiment(settings, work / form, on_message=print).run("all")
             folds = np.array([fold["temporal"] for fold in result.folds])
             rows.append(
                 {

@@ -12,17 +12,22 @@ from .output import print_json, print_table, progress_line, say
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
 @click.option("--fold", help="The fold whose networks are used. [default: the run's first]")
-@click.option("--top", type=int, default=5, show_default=True, help="Classes to show.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show."
+)
 @json_option
 def predict(run: Path, videos: tuple[str, ...], fold: str | None, top: int, as_json: bool) -> None:
     """Name the actions in new videos with the networks of a finished RUN.
 
     Flow that is not in the run's cache is computed by its recipe and kept in RUN/predict.cache.
     """
-    from flowpipe.experiment.predict import predict_videos
+    from flowpipe.experiment.experiment import Experiment
 
     with progress_line("predict") as update:
-        result = predict_videos(run, videos, fold=fold, on_share=update)
+        experiment = Experiment.of_run(
+            run, on_progress=lambda stage, share, text: update(share, text)
+        )
+        result = experiment.predict(videos, fold)
     for failure in result.failures:
         say(f"{failure.name}: {failure.reason}")
     if as_json:

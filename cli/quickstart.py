@@ -23,12 +23,12 @@ def quickstart(out: Path, as_json: bool) -> None:
     from flowpipe.experiment.quickstart import quickstart as run
 
     with progress_line("quickstart") as update:
-        result = run(out, say=say, on_share=update)
+        result = run(out, on_message=say, on_progress=update)
     if as_json:
         print_json(result.as_record())
         return
     record = result.as_record()
-    own = list(result.factors.values())
+    own = list(result.run.factors.values())
     rows = [
         ("spatial (frames)", f"{record['accuracy']['spatial']:.1%}", f"{own[0]:.1%} of textures"),
         ("temporal (flow)", f"{record['accuracy']['temporal']:.1%}", f"{own[1]:.1%} of motions"),

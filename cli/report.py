@@ -12,6 +12,6 @@ from .options import out_option
 @out_option("The page. [default: RUN/report.html]")
 def report(run: Path, out: Path | None) -> None:
     """Write the page of a finished RUN: one HTML file that needs nothing else."""
-    from flowpipe.experiment.pages import report_run
+    from flowpipe.experiment.experiment import Experiment
 
-    click.echo(str(report_run(run, path=out)))
+    click.echo(str(Experiment.of_run(run).report(out)))

@@ -2,36 +2,35 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .options import json_option, out_option
+from flowpipe.training import TestOptions
+
+from .options import json_option, out_option, record_options
 from .output import print_json, progress_line, say
 from .train import print_results
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--clips", type=int, help="Clips per video. [default: as in the run]")
-@click.option("--crops", type=click.Choice(["center", "three", "five", "ten"]), help="Crops.")
-@out_option("Write scores here too.")
+@record_options(TestOptions, only=["clips", "crops"], defaults=False)
+@out_option("Where scores go. [default: RUN/test]")
 @json_option
-def test(run: Path, clips: int | None, crops: str | None, out: Path | None, as_json: bool) -> None:
-    """Test the streams of a finished RUN on its test videos again, and fuse."""
-    from flowpipe.experiment.pages import load_run
-    from flowpipe.experiment.run import retest
+def test(run: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Test the streams of a finished RUN on its test videos again, and fuse.
 
-    settings, results = load_run(run)
-    changed = replace(
-        settings.test,
-        clips=clips or settings.test.clips,
-        crops=crops or settings.test.crops,  # type: ignore[arg-type]
-    )
-    names = [str(fold["fold"]) for fold in results["folds"]]
+    What is not given is as in the run.
+    """
+    from flowpipe.experiment.experiment import Experiment
+
     with progress_line("test") as update:
-        result = retest(
-            replace(settings, test=changed), run, names, out=out or run / "test", on_share=update
+        experiment = Experiment.of_run(
+            run, on_progress=lambda stage, share, text: update(share * (stage == "test"), text)
         )
+        given = {name: value for name, value in options.items() if value is not None}
+        result = experiment.test(replace(experiment.settings.test, **given), out)
     if as_json:
         print_json(result.as_record())
     else:

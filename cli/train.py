@@ -45,27 +45,23 @@ def train(
     the same command, and ends with the same numbers. On several GPUs, or processes:
     torchrun --nproc-per-node 2 -m flowpipe train CONFIG
     """
-    from flowpipe.experiment.pages import report_run
-    from flowpipe.experiment.run import run_experiment
+    from flowpipe.experiment.experiment import Experiment
     from flowpipe.experiment.settings import load_settings
     from flowpipe.training.ranks import join
 
     settings = start_from(load_settings(config, overrides).only(stream), weights)
     out = out or Path("runs") / config.stem
     with progress_line("train") as update:
-        result = run_experiment(
+        experiment = Experiment(
             settings,
             out,
-            fold=fold,
-            say=say,
-            on_extract=lambda p: update(
-                0.0, f"extracting: {p.finished}/{p.videos} videos, {p.flows} flows"
-            ),
-            on_share=update,
+            on_message=say,
+            on_progress=lambda stage, share, text: update(share * (stage == "train"), text),
         )
+        result = experiment.run(fold)
     if not join().first:
         return
-    page = report_run(out)
+    page = experiment.report()
     if as_json:
         print_json({**result.as_record(), "report": str(page)})
     else:

@@ -117,7 +117,7 @@ def test_train_prints_a_table_and_goes_to_runs_by_default(folder, tmp_path, monk
         (["--set", "train.epoch=1"], 'unknown key "epoch" (did you mean "epochs"?)'),
         (["--set", "train.epochs"], "train.epochs"),
         (["--stream", "temporl"], 'no stream "temporl" (did you mean "temporal"?)'),
-        (["--fold", "first"], 'fold "first" must be one of: test, train'),
+        (["--fold", "first"], 'fold "first" must be one of: test'),
         (["--set", "streams.spatial.model=small-cmm"], "small-cnn"),
         (["--set", "data.root=nowhere"], "nowhere is not a directory"),
         (["--set", "data.annotations=none.csv"], "none.csv"),

@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
-from flowpipe.experiment.data import divide, load_annotations
-from flowpipe.experiment.pages import load_run, report_run
-from flowpipe.experiment.predict import PREDICT_CACHE, predict_videos
+from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
+from flowpipe.experiment.experiment import PREDICT_CACHE, Experiment
 from flowpipe.experiment.results import RESULTS_FILE, SCORES_FOLDER, read_history
-from flowpipe.experiment.run import retest, run_experiment
 from flowpipe.experiment.settings import Settings, load_settings
 from flowpipe.scores import load_scores
 from flowpipe.training.checkpoint import CHECKPOINT
@@ -97,7 +95,7 @@ def settings_of(data: Path, *overrides: str) -> Settings:
 def whole_run(data, tmp_path_factory):
     """All three folds, trained once."""
     out = tmp_path_factory.mktemp("run")
-    return run_experiment(settings_of(data), out, fold="all")
+    return Experiment(settings_of(data), out).run("all")
 
 
 def test_all_folds_test_each_video_once_and_give_their_mean(whole_run):
@@ -122,7 +120,7 @@ def test_all_folds_test_each_video_once_and_give_their_mean(whole_run):
 def test_flow_tells_left_from_right_where_no_mirror_mixes_them(whole_run, data, tmp_path):
     assert whole_run.as_record()["accuracy"]["temporal"] == 1.0
     mirrored = settings_of(data, "data.flip=true").only("temporal")
-    run_experiment(mirrored, tmp_path, fold="ann")
+    Experiment(mirrored, tmp_path).run("ann")
     (last, *_) = reversed(read_history(tmp_path, "ann", "temporal"))
     # Half of the training clips wear the other class's motion.
     assert last["accuracy"] < 0.8
@@ -132,7 +130,9 @@ def test_flow_tells_left_from_right_where_no_mirror_mixes_them(whole_run, data, 
 
 def test_the_test_fold_is_not_trained_on(data):
     settings = settings_of(data)
-    for division in divide(settings, load_annotations(settings), "all"):
+    dataset = read_dataset(settings.data)
+    for name in choose_folds(dataset, "all"):
+        division = make_fold(settings.data, dataset, name, seed=0)
         train = {record.id for record in division.train.videos}
         test = {record.id for record in division.test.videos}
         assert len(train) == 8
@@ -151,14 +151,14 @@ def test_a_run_ended_anywhere_goes_on_to_the_same_numbers(data, whole_run, tmp_p
         out = tmp_path / str(stop_at)
         told = []
 
-        def on_share(share, text, told=told, stop_at=stop_at):
+        def on_progress(stage, share, text, told=told, stop_at=stop_at):
             told.append(text)
             if sum("epoch" in line for line in told) == stop_at:
                 raise Killed
 
         with pytest.raises(Killed):
-            run_experiment(settings_of(data), out, fold="ann", on_share=on_share)
-        again = run_experiment(settings_of(data), out, fold="ann")
+            Experiment(settings_of(data), out, on_progress=on_progress).run("ann")
+        again = Experiment(settings_of(data), out).run("ann")
         assert again.as_record()["folds"][0] == whole
         for name in ("spatial", "temporal"):
             mine = load_scores(out / SCORES_FOLDER / f"{name}.npz")
@@ -170,12 +170,11 @@ def test_a_finished_run_is_not_trained_again(whole_run, data):
     before = {path: path.stat().st_mtime_ns for path in whole_run.out.rglob(CHECKPOINT)}
     assert len(before) == 6
     texts = []
-    again = run_experiment(
+    again = Experiment(
         settings_of(data),
         whole_run.out,
-        fold="all",
-        on_share=lambda share, text: texts.append(text),
-    )
+        on_progress=lambda stage, share, text: texts.append(text),
+    ).run("all")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert not any("epoch" in text for text in texts)
     assert again.as_record()["folds"] == whole_run.as_record()["folds"]
@@ -185,21 +184,21 @@ def test_a_finished_run_is_not_trained_again(whole_run, data):
 
 def test_other_settings_do_not_go_on_with_a_run(whole_run, data):
     with pytest.raises(WeightsError, match=r"trained with other settings .*learning_rate 0.02 → 0"):
-        run_experiment(settings_of(data, "train.learning_rate=0.01"), whole_run.out, fold="ann")
+        Experiment(settings_of(data, "train.learning_rate=0.01"), whole_run.out).run("ann")
     # What only says where and how fast is no other setting.
-    run_experiment(settings_of(data, "train.memory_mb=0"), whole_run.out, fold="ann")
-    run_experiment(settings_of(data), whole_run.out, fold="all")
+    Experiment(settings_of(data, "train.memory_mb=0"), whole_run.out).run("ann")
+    Experiment(settings_of(data), whole_run.out).run("all")
 
 
 def test_testing_again_gives_the_same_numbers(whole_run, tmp_path):
-    settings, results = load_run(whole_run.out)
-    again = retest(settings, whole_run.out, ACTORS, out=tmp_path)
-    assert again.as_record()["folds"] == results["folds"]
-    more = dataclasses.replace(settings, test=dataclasses.replace(settings.test, crops="ten"))
-    tested = retest(more, whole_run.out, ["ben"], out=tmp_path / "ten")
-    protocol = load_scores(tmp_path / "ten" / SCORES_FOLDER / "temporal.npz").protocol
-    assert (protocol["clips"], protocol["crops"], protocol["views"]) == (2, "ten", 10)
-    assert [fold["fold"] for fold in tested.as_record()["folds"]] == ["ben"]
+    experiment = Experiment.of_run(whole_run.out)
+    again = experiment.test(out=tmp_path)
+    assert again.as_record()["folds"] == experiment.results["folds"]
+    more = dataclasses.replace(experiment.settings.test, crops="five")
+    tested = experiment.test(more, tmp_path / "five")
+    protocol = load_scores(tmp_path / "five" / SCORES_FOLDER / "temporal.npz").protocol
+    assert (protocol["clips"], protocol["crops"], protocol["views"]) == (2, "five", 5)
+    assert [fold["fold"] for fold in tested.as_record()["folds"]] == list(ACTORS)
 
 
 def test_another_data_set_needs_three_keys(data, tmp_path):
@@ -214,7 +213,7 @@ def test_another_data_set_needs_three_keys(data, tmp_path):
             f"data.cache={tmp_path / 'cache'}",
         ],
     )
-    result = run_experiment(settings.only("spatial"), tmp_path / "run")
+    result = Experiment(settings.only("spatial"), tmp_path / "run").run()
     # A column of "train" and "test" has one division.
     assert [fold["fold"] for fold in result.as_record()["folds"]] == ["test"]
     assert {Path(video).stem[:3] for video in result.streams["spatial"].ids} == {"cid"}
@@ -226,25 +225,23 @@ def test_class_folders_are_split_by_the_pattern_of_a_group(data):
     table = {"annotations": None, "fold_column": None, "group_pattern": r"(\w+)_\d"}
     settings = settings_of(data)
     settings = dataclasses.replace(settings, data=dataclasses.replace(settings.data, **table))
-    annotations = load_annotations(settings)
-    assert annotations.classes == ("left", "right")
-    (division,) = divide(settings, annotations, None)
+    dataset = read_dataset(settings.data)
+    assert dataset.classes == ("left", "right")
+    assert choose_folds(dataset, None) == choose_folds(dataset, "all") == ["split"]
+    division = make_fold(settings.data, dataset, "split", seed=0)
     halves = [
-        {Path(record.id).stem[:3] for record in half.videos}
+        {Path(video.id).stem[:3] for video in half.videos}
         for half in (division.train, division.test)
     ]
     assert halves[0] | halves[1] == set(ACTORS)
     assert not halves[0] & halves[1]
-    (again,) = divide(settings, annotations, "all")
-    assert again.test.videos == division.test.videos
     with pytest.raises(ConfigError, match=r'fold "ann": the data has no folds; set .*fold_column'):
-        divide(settings, annotations, "ann")
+        choose_folds(dataset, "ann")
 
 
-def test_an_unknown_fold_is_refused_with_the_known(data):
-    settings = settings_of(data)
+def test_an_unknown_fold_is_refused_with_the_known(data, tmp_path):
     with pytest.raises(AnnotationError, match='fold "dan" must be one of: ann, ben, cid'):
-        divide(settings, load_annotations(settings), "dan")
+        Experiment(settings_of(data), tmp_path).run("dan")
 
 
 def test_a_video_without_flow_stops_the_experiment_by_name(data, tmp_path):
@@ -254,7 +251,7 @@ def test_a_video_without_flow_stops_the_experiment_by_name(data, tmp_path):
         data / "config.toml", [f"data.root={videos}", f"data.cache={tmp_path / 'cache'}"]
     )
     with pytest.raises(VideoError, match=r"1 videos? ha.* no flow.*ann_0\.mp4.*an empty fold"):
-        run_experiment(settings, tmp_path / "run")
+        Experiment(settings, tmp_path / "run").run()
 
 
 def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_path, write_video):
@@ -262,7 +259,7 @@ def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_pa
     write_video(new, draw_square("left", seed=99))
     text = tmp_path / "text.mp4"
     text.write_text("no video\n")
-    found = predict_videos(whole_run.out, [new, text])
+    found = Experiment.of_run(whole_run.out).predict([new, text])
     assert found.names[:2] == ["spatial", "temporal"]
     record = found.as_record(top=5)
     (streams,) = record["videos"].values()
@@ -276,13 +273,13 @@ def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_pa
     assert "text.mp4" in record["failures"][0]["name"]
     assert (whole_run.out / PREDICT_CACHE).is_dir()
     with pytest.raises(ConfigError, match=r'has no fold "bem" \(did you mean "?ben"?\?\)'):
-        predict_videos(whole_run.out, [new], fold="bem")
+        Experiment.of_run(whole_run.out).predict([new], "bem")
 
 
 def test_predicting_a_video_of_the_cache_computes_no_flow(data, whole_run, tmp_path):
     run = shutil.copytree(whole_run.out, tmp_path / "run")
     shutil.rmtree(run / PREDICT_CACHE, ignore_errors=True)
-    found = predict_videos(run, [data / "videos" / "right"], fold="ann")
+    found = Experiment.of_run(run).predict([data / "videos" / "right"], "ann")
     assert not (run / PREDICT_CACHE).exists()
     (temporal,) = [scores for scores in found.scores if scores.stream == "temporal"]
     tested = load_scores(run / "fold-ann" / "temporal" / "scores.npz")
@@ -293,7 +290,7 @@ def test_predicting_a_video_of_the_cache_computes_no_flow(data, whole_run, tmp_p
 
 
 def test_the_report_needs_nothing_else_and_has_all_parts(whole_run):
-    page = report_run(whole_run.out).read_text()
+    page = Experiment.of_run(whole_run.out).report().read_text()
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     for heading in (
@@ -314,11 +311,11 @@ def test_the_report_needs_nothing_else_and_has_all_parts(whole_run):
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigError, match=r"no finished run at .*; flowpipe train makes one"):
-        load_run(tmp_path)
+        Experiment.of_run(tmp_path)
     (tmp_path / "settings.json").write_text("{")
     (tmp_path / RESULTS_FILE).write_text("{}")
     with pytest.raises(ConfigError, match="is damaged"):
-        load_run(tmp_path)
+        Experiment.of_run(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -356,4 +353,4 @@ def test_one_stream_is_chosen_by_name(data):
 def test_a_clip_that_asks_for_nonsense_is_refused_before_training(data, tmp_path):
     settings = settings_of(data, "streams.temporal.frames=0")
     with pytest.raises(InvalidArgument, match="frames 0 and frame_step 1 must be ≥ 1"):
-        run_experiment(settings, tmp_path)
+        Experiment(settings, tmp_path).run()

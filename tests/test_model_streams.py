@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from flowpipe.datasets.synthetic import write_videos
-from flowpipe.experiment.networks import make_model
-from flowpipe.experiment.run import run_experiment
+from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import Settings, load_settings, settings_from
 from flowpipe.models import TABLE
 from flowpipe.scores import load_scores
@@ -63,7 +62,7 @@ def settings(folder: Path, model: str) -> Settings:
 def test_a_row_is_trained_on_rgb_and_flow_and_fused(
     folder: Path, tmp_path: Path, model: str
 ) -> None:
-    result = run_experiment(settings(folder, model), tmp_path)
+    result = Experiment(settings(folder, model), tmp_path).run()
     assert result.streams.keys() == {"spatial", "temporal"}
     rgb, flow = result.streams["spatial"], result.streams["temporal"]
     assert np.isfinite(rgb.logits_NK).all()
@@ -85,7 +84,7 @@ def test_a_row_is_trained_on_rgb_and_flow_and_fused(
 def test_the_network_decides_the_layout_of_its_clips(
     tmp_path: Path, model: str, layout: str, shape: tuple[int, ...]
 ) -> None:
-    stream = settings(tmp_path, model).stream_input("spatial")
+    stream = settings(tmp_path, model).streams["spatial"].clip_input("spatial")
     assert stream.layout == layout
     assert stream.input_shape == shape
 
@@ -96,7 +95,7 @@ def test_slowfast_is_trained_on_frames_and_flow_of_one_clip(folder: Path, tmp_pa
     stream = replace(
         plain.streams["temporal"], input="rgb+flow", model_parameters={"fast_channels": 2}
     )
-    result = run_experiment(replace(plain, streams={"both": stream}), tmp_path)
+    result = Experiment(replace(plain, streams={"both": stream}), tmp_path).run()
     assert np.isfinite(result.streams["both"].logits_NK).all()
 
 
@@ -108,7 +107,7 @@ def test_a_score_per_frame_is_trained_and_averaged_in_testing(
 ) -> None:
     plain = settings(folder, "cnn-lstm-tiny")
     stream = replace(plain.streams["spatial"], model_parameters={"output": output})
-    result = run_experiment(replace(plain, streams={"spatial": stream}), tmp_path)
+    result = Experiment(replace(plain, streams={"spatial": stream}), tmp_path).run()
     probabilities = result.streams["spatial"].probabilities_NK
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-6)
 
@@ -118,7 +117,7 @@ def test_a_score_per_frame_is_trained_and_averaged_in_testing(
 def test_temporal_variants_are_trained(folder: Path, tmp_path: Path, stacking: str) -> None:
     plain = settings(folder, "early-fusion-tiny")
     stream = replace(plain.streams["temporal"], stacking=stacking)
-    result = run_experiment(replace(plain, streams={"temporal": stream}), tmp_path)
+    result = Experiment(replace(plain, streams={"temporal": stream}), tmp_path).run()
     assert np.isfinite(result.streams["temporal"].logits_NK).all()
 
 
@@ -127,6 +126,6 @@ def test_configurations_can_be_read_and_their_networks_built(path: Path) -> None
     loaded = load_settings(path)
     for name, stream in loaded.streams.items():
         with torch.device("meta"):
-            network = make_model(loaded, name, 101, load=False)
-            clip = torch.empty(1, *loaded.stream_input(name).input_shape)
+            made = Experiment(loaded, Path("unused")).stream(name, "1")
+            network, clip = made.network(101), torch.empty(1, *made.input.input_shape)
             assert network.eval()(clip).shape == (1, 101), stream

@@ -179,7 +179,7 @@ def test_every_label_must_be_a_class(tmp_path):
 
 
 def test_only_the_training_split_trains(tmp_path):
-    from flowpipe.experiment.data import divide, load_annotations
+    from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
     from flowpipe.experiment.settings import settings_from
 
     rows = ["video,label,split"]
@@ -192,12 +192,13 @@ def test_only_the_training_split_trains(tmp_path):
     table = {"data": data, "streams": {"spatial": {"input": "rgb"}}}
     settings = settings_from(table, where="test", folder=tmp_path)
     for fold, name in ((None, "test"), ("all", "test"), ("val", "val")):
-        (division,) = divide(settings, load_annotations(settings), fold)
-        assert division.name == name
+        dataset = read_dataset(settings.data)
+        assert choose_folds(dataset, fold) == [name]
+        division = make_fold(settings.data, dataset, name, seed=0)
         assert {video.folds for video in division.train.videos} == {("train",)}
         assert {video.folds for video in division.test.videos} == {(name,)}
     with pytest.raises(AnnotationError, match='fold "first" must be one of'):
-        divide(settings, load_annotations(settings), "first")
+        make_fold(settings.data, dataset, "first", seed=0)
 
     data = {"root": "videos", "annotations": "../lists", "form": "hmdb51"}
     for label in ("run", "jump"):
@@ -206,10 +207,11 @@ def test_only_the_training_split_trains(tmp_path):
         for name in "abc":
             write(tmp_path / "videos" / label / f"{name}.avi", "")
     settings = settings_from({**table, "data": data}, where="test", folder=tmp_path)
-    annotations = load_annotations(settings)
-    assert len(annotations) == 6  # extraction needs what any split uses
-    one, two = divide(settings, annotations, "all")
+    dataset = read_dataset(settings.data)
+    assert len(dataset) == 6  # extraction needs what any split uses
+    names = choose_folds(dataset, "all")
+    one, two = (make_fold(settings.data, dataset, name, seed=0) for name in names)
     assert [video.id for video in one.test.videos] == ["jump/b.avi", "run/b.avi"]
     assert [video.id for video in two.train.videos] == ["jump/c.avi", "run/c.avi"]
     with pytest.raises(AnnotationError, match='fold "3" must be one of: 1, 2'):
-        divide(settings, annotations, "3")
+        make_fold(settings.data, dataset, "3", seed=0)

@@ -296,12 +296,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_from_the_list_to_the_report(folder, tmp_path, loss):
-    from flowpipe.experiment.pages import report_run
-    from flowpipe.experiment.run import retest, run_experiment
+    from flowpipe.experiment.experiment import Experiment
     from flowpipe.experiment.settings import load_settings
 
     settings = load_settings(folder / f"{loss}.toml")
-    result = run_experiment(settings, tmp_path / "run")
+    result = Experiment(settings, tmp_path / "run").run()
     record = result.as_record()
     assert record["classes"] == ["blobs", "checks", "rotate", "stripes", "translate", "zoom"]
     scores = load_scores(tmp_path / "run" / "scores" / "spatial.npz")
@@ -317,8 +316,8 @@ def test_from_the_list_to_the_report(folder, tmp_path, loss):
     assert set(record["fusions"]) == {"logsum", "average", "weighted", "temporal + spatial"}
     # The order of two streams does not matter to their product.
     assert record["fusions"]["temporal + spatial"] == record["fusions"]["logsum"]
-    assert "hit@1" in report_run(tmp_path / "run").read_text(encoding="utf-8")
-    again = retest(settings, tmp_path / "run", ["test"], out=tmp_path / "again")
+    assert "hit@1" in Experiment.of_run(tmp_path / "run").report().read_text(encoding="utf-8")
+    again = Experiment.of_run(tmp_path / "run").test(out=tmp_path / "again")
     assert again.as_record()["accuracy"] == record["accuracy"]
     assert again.networks["spatial"]["seconds"] is None
     lines = (tmp_path / "run" / "fold-test" / "spatial" / METRICS).read_text().splitlines()

@@ -1,13 +1,10 @@
-"""The videos of an experiment: their labels, their folds, their flow."""
+"""The labelled videos of `[data]`, and their folds."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from flowpipe.datasets import (
     Dataset,
-    Video,
     folds,
     from_csv,
     from_folders,
@@ -19,13 +16,11 @@ from flowpipe.datasets import (
     split_fold,
 )
 from flowpipe.datasets.splits import TRAIN
-from flowpipe.datasets.synthetic import write_videos
-from flowpipe.errors import ConfigError, VideoError
+from flowpipe.errors import ConfigError
 from flowpipe.experiment.results import Fold
-from flowpipe.experiment.settings import Settings
-from flowpipe.extraction import extract
-from flowpipe.extraction.results import ExtractionResult, Progress
+from flowpipe.experiment.settings import DataSettings
 
+# The only fold of a data set without folds: a random split.
 WHOLE = "split"
 PLAIN_READERS: Mapping[str, Callable[[Path, Path], Dataset]] = {
     "list": from_list,
@@ -34,11 +29,8 @@ PLAIN_READERS: Mapping[str, Callable[[Path, Path], Dataset]] = {
 }
 
 
-def load_annotations(settings: Settings) -> Dataset:
-    """Give all labelled videos of `[data]`."""
-    data = settings.data
-    if data.generate is not None:
-        write_videos(data.root, clips=data.generate)
+def read_dataset(data: DataSettings) -> Dataset:
+    """Return all labelled videos of `[data]`."""
     if not data.root.is_dir():
         raise ConfigError(f"[data] root {data.root} is not a directory")
     form = data.form or ("folders" if data.annotations is None else "csv")
@@ -60,48 +52,29 @@ def load_annotations(settings: Settings) -> Dataset:
     )
 
 
-def divide(settings: Settings, annotations: Dataset, fold: str | None) -> list[Fold]:
-    """Give the folds asked for: one name, "all", or (None) the first; or a seeded split."""
-    names = folds(annotations)
+def choose_folds(dataset: Dataset, fold: str | None) -> list[str]:
+    """Return the names of the folds asked for: one, "all", or (None) the first."""
+    names = folds(dataset)
     if not names:
         if fold not in (None, "all", WHOLE):
             raise ConfigError(f'fold "{fold}": the data has no folds; set [data] fold_column')
-        train, test = seeded_split(
-            annotations,
-            group_pattern=settings.data.group_pattern,
-            test_fraction=settings.data.test_fraction,
-            seed=settings.train.seed,
-        )
-        return [Fold(WHOLE, train, test)]
+        return [WHOLE]
     # Folds beside a fold "train" share their training videos: one of them is enough for all.
-    if fold == "all" and any(TRAIN in video.folds for video in annotations.videos):
+    if fold == "all" and any(TRAIN in video.folds for video in dataset.videos):
         fold = None
-    chosen = names if fold == "all" else [names[0] if fold is None else fold]
-    return [Fold(name, *split_fold(annotations, name)) for name in chosen]
+    return names if fold == "all" else [names[0] if fold is None else fold]
 
 
-def fill_cache(
-    settings: Settings,
-    records: Sequence[Video],
-    cache: Path,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> ExtractionResult:
-    """Extract what is missing; a video without flow is an error, as no fold may lose it."""
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    result = extract(records, cache, on_progress=on_progress, **extract_arguments(settings))
-    if result.failed:
-        first = result.failures[0]
-        raise VideoError(
-            f"{result.failed} videos have no flow, the first: {first.reason}; take them off the "
-            "annotations (an empty fold leaves a row out)"
-        )
-    return result
-
-
-def extract_arguments(settings: Settings) -> dict[str, Any]:
-    """Give the keyword arguments of `extract` that `[extract]` stands for."""
-    wanted = settings.extract
-    options = {f.name: getattr(wanted, f.name) for f in dataclasses.fields(wanted)}
-    options["size"] = None if wanted.size is None else (wanted.size[0], wanted.size[-1])
-    backward = any(stream.stacking == "bidirectional" for stream in settings.streams.values())
-    return {**options, "rgb": True, "backward": backward}
+def make_fold(data: DataSettings, dataset: Dataset, name: str, *, seed: int) -> Fold:
+    """Return a fold by its name: its training and its test videos."""
+    if folds(dataset):
+        return Fold(name, *split_fold(dataset, name))
+    return Fold(
+        name,
+        *seeded_split(
+            dataset,
+            group_pattern=data.group_pattern,
+            test_fraction=data.test_fraction,
+            seed=seed,
+        ),
+    )

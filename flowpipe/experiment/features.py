@@ -10,8 +10,7 @@ import torch
 from flowpipe.cache import Cache, FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import ConfigError, InvalidArgument, UnknownName, nearest_name
-from flowpipe.experiment.networks import trained_model
-from flowpipe.experiment.pages import load_run
+from flowpipe.experiment.experiment import Experiment
 from flowpipe.features.extractor import FeatureExtractor
 from flowpipe.features.presets import PRESETS
 from flowpipe.models import TABLE, build_for_clip, input_layout
@@ -91,7 +90,8 @@ def _of_run(
     crop_scale: float | None,
     common: Mapping[str, Any],
 ) -> Iterator[tuple[str, str, FeatureExtractor]]:
-    settings, results = load_run(run)
+    experiment = Experiment.of_run(run)
+    settings, results = experiment.settings, experiment.results
     usable = [name for name, s in settings.streams.items() if s.input != "features"]
     if stream is None and len(usable) != 1:
         raise InvalidArgument(f"{run} has the streams {', '.join(usable)}; choose with --stream")
@@ -106,13 +106,13 @@ def _of_run(
         raise ConfigError(
             f'{run} has no fold "{fold}"{nearest_name(str(fold), folds)}; it has {", ".join(folds)}'
         )
-    wanted = settings.stream_input(name)
+    wanted = settings.streams[name].clip_input(name)
     if changes["fps"] is not None:
         wanted = replace(wanted, fps=changes["fps"], frame_step=1)
     if changes["crop_size"] is not None:
         wanted = replace(wanted, crop_size=changes["crop_size"])
     for chosen in folds if fold == "all" else [fold or folds[0]]:
-        model = trained_model(settings, name, chosen, run, len(results["classes"]))
+        model = experiment.trained(experiment.stream(name, chosen), chosen, len(results["classes"]))
         yield (
             name,
             f"-{chosen}" if fold == "all" else "",

@@ -1,6 +1,7 @@
 """The report of a run: tables, curves, sample frames beside their flow, versions."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,46 +9,32 @@ import numpy as np
 import torch
 
 from flowpipe.cache import open_cache
-from flowpipe.errors import ConfigError, FlowpipeError
-from flowpipe.experiment.data import load_annotations
-from flowpipe.experiment.results import (
-    RESULTS_FILE,
-    SCORES_FOLDER,
-    SETTINGS_FILE,
-    fused_file,
-    read_history,
-)
-from flowpipe.experiment.settings import Settings, settings_from
+from flowpipe.errors import FlowpipeError
+from flowpipe.experiment.results import SCORES_FOLDER, fused_file, read_history
+from flowpipe.experiment.settings import Settings
 from flowpipe.extraction.worker import software_versions
 from flowpipe.flow.color import flow_to_color
 from flowpipe.report import Sample, write_report
-from flowpipe.scores import load_scores
+from flowpipe.scores import Scores, load_scores
 
 REPORT_FILE = "report.html"
 NUM_SAMPLES = 6
 
 
-def load_run(out: Path) -> tuple[Settings, dict[str, Any]]:
-    """Give the settings and the results of a run.
+def write_page(
+    settings: Settings,
+    results: Mapping[str, Any],
+    out: Path,
+    cache: Path,
+    *,
+    path: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write the page of the run in `out` and return its path.
 
-    Raises
-    ------
-    ConfigError
-        If there is no finished run at `out`.
+    Read are its settings, results and scores, and of the cache the flow of a few videos; no video
+    is touched.
     """
-    try:
-        table = json.loads((out / SETTINGS_FILE).read_text(encoding="utf-8"))
-        results = json.loads((out / RESULTS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ConfigError(f"no finished run at {out}; flowpipe train makes one") from error
-    except ValueError as error:
-        raise ConfigError(f"the run at {out} is damaged ({error}); train again") from error
-    return settings_from(_without_none(table), where=str(out / SETTINGS_FILE), folder=out), results
-
-
-def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = ()) -> Path:
-    """Write report.html of a finished run and give its path."""
-    settings, results = load_run(out)
     folder = out / SCORES_FOLDER
     streams = [load_scores(folder / f"{name}.npz") for name in settings.streams]
     fused = {name: load_scores(fused_file(out, name)) for name in results["fusions"]}
@@ -68,7 +55,7 @@ def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = 
         },
         protocol=json.loads(settings.to_json()),
         versions={**software_versions(), "torch": torch.__version__},
-        samples=_samples(settings, out),
+        samples=_samples(streams[0], cache),
         folds=results["folds"] if several else None,
         notes=notes,
         factors=results.get("factors"),
@@ -76,34 +63,28 @@ def report_run(out: Path, *, path: Path | None = None, notes: tuple[str, ...] = 
     )
 
 
-def _samples(settings: Settings, out: Path) -> list[Sample]:
-    """One video of each of the first classes: a frame from its middle, and the flow there."""
-    annotations = load_annotations(settings)
-    first = {record.label: record for record in reversed(annotations.videos)}
-    chosen = [first[label] for label in annotations.classes[:NUM_SAMPLES] if label in first]
+def _samples(scores: Scores, path: Path) -> list[Sample]:
+    """One tested video of each of the first classes: its middle frame, and the flow there."""
+    labelled = [(i, label) for i, label in zip(scores.ids, scores.labels_N, strict=True)]
+    first = {int(label): video for video, label in reversed(labelled)}
     try:
-        cache = open_cache(settings.data.cache or out / "cache")
-        samples = []
-        for record in chosen:
-            entry = cache[record.id]
-            middle = entry.num_flows // 2
-            uv_HWC = entry.flow[middle]
-            scale_px = max(1.0, float(np.percentile(np.hypot(*uv_HWC.transpose(2, 0, 1)), 99)))
-            samples.append(
-                Sample(
-                    title=str(record.label),
-                    rgb_HWC=entry.rgb[middle],
-                    flow_rgb_HWC=flow_to_color(uv_HWC, scale_px),
-                    caption=f"{record.id}, frame {middle}; full colour at {scale_px:.1f} px",
-                )
-            )
+        cache = open_cache(path)
+        return [
+            _sample(scores.classes[k], first[k], cache[first[k]])
+            for k in range(min(NUM_SAMPLES, len(scores.classes)))
+            if k in first
+        ]
     except FlowpipeError:
         return []  # the cache has gone since; the numbers still make a report
-    return samples
 
 
-def _without_none(table: Any) -> Any:
-    """TOML has no null: a key that is absent stands for None."""
-    if isinstance(table, dict):
-        return {key: _without_none(value) for key, value in table.items() if value is not None}
-    return table
+def _sample(label: str, video: str, entry: Any) -> Sample:
+    middle = entry.num_flows // 2
+    uv_HWC = entry.flow[middle]
+    scale_px = max(1.0, float(np.percentile(np.hypot(*uv_HWC.transpose(2, 0, 1)), 99)))
+    return Sample(
+        title=label,
+        rgb_HWC=entry.rgb[middle],
+        flow_rgb_HWC=flow_to_color(uv_HWC, scale_px),
+        caption=f"{video}, frame {middle}; full color at {scale_px:.1f} px",
+    )

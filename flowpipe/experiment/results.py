@@ -1,4 +1,4 @@
-"""What an experiment gives, and where it lies.
+"""What an experiment results in, and where it is kept.
 
 ::
 
@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowpipe.datasets.video import Dataset, Video
-from flowpipe.extraction.results import ExtractionResult
+from flowpipe.atomic import write_aside
+from flowpipe.datasets import Dataset, Video
+from flowpipe.errors import ConfigError
+from flowpipe.extraction.results import ExtractionResult, Failure
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
 from flowpipe.training.checkpoint import METRICS
@@ -29,7 +31,7 @@ SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "s
 
 @dataclass
 class Fold:
-    """One division of the videos, by name, and the scores it gave."""
+    """Training and test videos of one fold, and what came of them."""
 
     name: str
     train: Dataset
@@ -39,7 +41,7 @@ class Fold:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
-    def records(self) -> tuple[Video, ...]:
+    def videos(self) -> tuple[Video, ...]:
         return (*self.train.videos, *self.test.videos)
 
     def accuracies(self) -> dict[str, float]:
@@ -50,7 +52,7 @@ class Fold:
 
 @dataclass
 class RunResult:
-    """What an experiment gave: scores of all tested videos, and the accuracy of each fold."""
+    """Scores of all tested videos, and the accuracy of each fold."""
 
     out: Path
     classes: tuple[str, ...]
@@ -60,9 +62,10 @@ class RunResult:
     folds: list[dict[str, Any]]
     extraction: ExtractionResult | None = None
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, Any]:
-        """Give what `--json` prints: means over folds, which `folds` has one by one."""
+        """Return what `--json` prints: means over folds, which `folds` has one by one."""
         names = [name for name in self.folds[0] if name not in ("fold", "videos")]
         means = {name: float(np.mean([fold[name] for fold in self.folds])) for name in names}
         own = {name: means[name] for name in self.streams}
@@ -82,7 +85,50 @@ class RunResult:
             "videos": len(next(iter(self.streams.values())).ids),
             "folds": self.folds,
             "out": str(self.out),
+            **({"factors": self.factors} if self.factors else {}),
         }
+
+    def save(self) -> None:
+        """Write results.json."""
+        with write_aside(self.out / RESULTS_FILE, "w") as file:
+            file.write(json.dumps(self.as_record(), indent=2) + "\n")
+
+
+@dataclass
+class Predictions:
+    """Scores of each stream and fused, and the videos that could not be read."""
+
+    scores: list[Scores]
+    failures: list[Failure]
+
+    @property
+    def names(self) -> list[str]:
+        return [scores.stream for scores in self.scores]
+
+    def best(self, scores: Scores, row: int, top: int) -> list[tuple[str, float]]:
+        """Return the `top` likeliest classes of a video with their probabilities."""
+        order = np.argsort(-scores.probabilities_NK[row], kind="stable")[:top]
+        return [(scores.classes[k], float(scores.probabilities_NK[row, k])) for k in order]
+
+    def as_record(self, top: int) -> dict[str, Any]:
+        """Return what `--json` prints: video → stream → [[class, probability], …]."""
+        found: dict[str, Any] = {"videos": {}, "failed": len(self.failures)}
+        for row, video in enumerate(self.scores[0].ids if self.scores else ()):
+            found["videos"][video] = {s.stream: self.best(s, row, top) for s in self.scores}
+        found["failures"] = [{"name": f.name, "reason": f.reason} for f in self.failures]
+        return found
+
+    def tables(self, top: int) -> dict[str, list[list[str]]]:
+        """Return rows of (rank, class and probability of each stream) for each video."""
+        found = {}
+        for row, video in enumerate(self.scores[0].ids if self.scores else ()):
+            columns = [self.best(scores, row, top) for scores in self.scores]
+            ranks = zip(*columns, strict=True)
+            found[video] = [
+                [str(rank), *(f"{name} {share:.1%}" for name, share in cells)]
+                for rank, cells in enumerate(ranks, start=1)
+            ]
+        return found
 
 
 def accuracy(scores: Scores) -> float:
@@ -123,12 +169,36 @@ def stream_folder(out: Path, fold: str, stream: str) -> Path:
 
 
 def fused_file(out: Path, name: str) -> Path:
-    """Give the score file of a fusion, by its method or its streams."""
+    """Return the score file of a fusion, by its method or its streams."""
     return out / SCORES_FOLDER / f"fused-{name.replace(' ', '')}.npz"
 
 
+def read_results(out: Path) -> dict[str, Any]:
+    """Return what results.json of a run holds.
+
+    Raises
+    ------
+    ConfigError
+        If there is no finished run in the folder.
+    """
+    return read_run_file(out, RESULTS_FILE)
+
+
+def read_run_file(out: Path, name: str) -> dict[str, Any]:
+    """Return the table in a JSON file of a run."""
+    try:
+        table = json.loads((out / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no finished run at {out}; flowpipe train makes one") from error
+    except ValueError as error:
+        raise ConfigError(f"the run at {out} is damaged ({error}); train again") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"the run at {out} is damaged ({name} holds no table); train again")
+    return table
+
+
 def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
-    """Give the records of training of one stream on one fold."""
+    """Return the records of training of one stream on one fold."""
     path = stream_folder(out, fold, stream) / METRICS
     if not path.is_file():
         return []

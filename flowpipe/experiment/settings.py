@@ -1,14 +1,16 @@
 """A TOML configuration as frozen dataclasses; unknown keys are refused with the nearest name."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from flowpipe.clips.streams import FeatureInput, StreamInput
+from flowpipe.clips.streams import StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.experiment.results import SETTINGS_FILE, read_run_file
 from flowpipe.models import input_layout
 from flowpipe.training import TestOptions, TrainOptions
 
@@ -61,6 +63,11 @@ class ExtractSettings:
     rgb_quality: int = 95
     workers: int | None = None
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `extract`."""
+        named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**named, "size": None if self.size is None else (self.size[0], self.size[-1])}
+
 
 @dataclass(frozen=True)
 class StreamSettings:
@@ -82,6 +89,22 @@ class StreamSettings:
     epochs: int | None = None
     learning_rate: float | None = None
     clips_per_video: int | None = None
+
+    def clip_input(self, name: str) -> StreamInput:
+        """Return what the network looks at, of a stream on frames or flow."""
+        return StreamInput(
+            name,
+            self.input,  # type: ignore[arg-type]
+            self.frames,
+            frame_step=self.stride,
+            crop_size=(self.crop_size[0], self.crop_size[-1]),
+            layout=input_layout(self.model, **self.model_parameters),
+            stacking=self.stacking,
+            mean_subtraction=self.mean_subtraction,
+            fps=self.fps,
+            flow_scale_px=self.flow_scale_px,
+            rgb_range=self.rgb_range,
+        )
 
 
 @dataclass(frozen=True)
@@ -140,7 +163,7 @@ class Settings:
             )
 
     def to_json(self) -> str:
-        """Give the settings as JSON, to stand beside a run."""
+        """Return the settings as JSON, to stand beside a run."""
         return json.dumps(asdict(self), default=str, indent=2)
 
     def train_options(self, name: str) -> TrainOptions:
@@ -149,29 +172,15 @@ class Settings:
         given = {key: value for key, value in own.items() if value is not None}
         return replace(self.train, **given)
 
-    def stream_input(self, name: str, feature_shape: tuple[int, ...] = ()) -> Any:
-        """Give what the network of a stream looks at; the shape is that of cached features."""
-        stream = self.streams[name]
-        if stream.input == "features":
-            return FeatureInput(
-                name,
-                1 if stream.model == SVM else stream.frames,
-                feature_shape,
-                frame_step=stream.stride,
-            )
-        return StreamInput(
-            name,
-            stream.input,
-            stream.frames,
-            frame_step=stream.stride,
-            crop_size=(stream.crop_size[0], stream.crop_size[-1]),
-            layout=input_layout(stream.model, **stream.model_parameters),
-            stacking=stream.stacking,
-            mean_subtraction=stream.mean_subtraction,
-            fps=stream.fps,
-            flow_scale_px=stream.flow_scale_px,
-            rgb_range=stream.rgb_range,
-        )
+    @property
+    def needs_flow(self) -> bool:
+        """Whether any stream reads the cache of flow and frames."""
+        return any(stream.input != "features" for stream in self.streams.values())
+
+    def extract_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `extract`."""
+        backward = any(stream.stacking == "bidirectional" for stream in self.streams.values())
+        return {**self.extract.arguments(), "rgb": True, "backward": backward}
 
     def only(self, stream: str | None) -> "Settings":
         """Keep one stream."""
@@ -198,6 +207,25 @@ def load_settings(path: Path, overrides: Sequence[str] = ()) -> Settings:
     table = read_toml(path)
     apply_overrides(table, overrides)
     return settings_from(table, where=path.name, folder=path.parent)
+
+
+def read_run_settings(out: Path) -> Settings:
+    """Return the settings of a run.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run in the folder.
+    """
+    table = _without_none(read_run_file(out, SETTINGS_FILE))
+    return settings_from(table, where=str(out / SETTINGS_FILE), folder=out)
+
+
+def _without_none(table: Any) -> Any:
+    """TOML has no null: a key that is absent stands for None."""
+    if isinstance(table, dict):
+        return {key: _without_none(value) for key, value in table.items() if value is not None}
+    return table
 
 
 def settings_from(table: Mapping[str, Any], *, where: str, folder: Path) -> Settings:

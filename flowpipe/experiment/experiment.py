@@ -1,0 +1,459 @@
+"""A configuration from its videos to a report: extract, train, test, fuse, predict."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from flowpipe.atomic import write_aside
+from flowpipe.cache import Cache, open_cache
+from flowpipe.clips.memory import MemoryCache
+from flowpipe.datasets import Dataset, Video, videos_of
+from flowpipe.datasets.synthetic import write_videos
+from flowpipe.errors import ConfigError, VideoError, nearest_name
+from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
+from flowpipe.experiment.pages import write_page
+from flowpipe.experiment.results import (
+    SCORES_FOLDER,
+    SETTINGS_FILE,
+    Fold,
+    Predictions,
+    RunResult,
+    accuracy,
+    concatenate,
+    fused_file,
+    read_results,
+    stream_folder,
+)
+from flowpipe.experiment.settings import Settings, read_run_settings
+from flowpipe.experiment.streams import ClipStream, FeatureStream
+from flowpipe.extraction import extract
+from flowpipe.extraction.results import ExtractionResult
+from flowpipe.fusion import fuse
+from flowpipe.models.weights import load_weights
+from flowpipe.scores import Scores, load_scores
+from flowpipe.training import TestOptions
+from flowpipe.training.checkpoint import CHECKPOINT, check_same, read_model, read_settings
+from flowpipe.training.ranks import join
+
+PREDICT_CACHE = "predict.cache"
+
+OnMessage = Callable[[str], None]
+# Stage ("extract", "train", "test" or "predict"), share of it that is done, text.
+OnProgress = Callable[[str, float, str], None]
+
+
+class Experiment:
+    """A configuration and the folder of its run.
+
+    Parameters
+    ----------
+    settings : Settings
+    out : Path
+        Folder of the run.
+    on_message, on_progress : callable, optional
+        Called with a sentence; with (stage, share done, text).
+
+    Attributes
+    ----------
+    dataset : Dataset
+        The labelled videos; read when first used, and nothing is written by that.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        out: Path,
+        *,
+        on_message: OnMessage | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.settings, self.out = settings, out
+        speaks = join().first
+        self._message = on_message if on_message and speaks else lambda text: None
+        self._progress = on_progress if on_progress and speaks else lambda stage, share, text: None
+        self._cache: Cache | None = None
+        self._memory: MemoryCache | None = None
+
+    @classmethod
+    def of_run(cls, run: Path, **callbacks: Any) -> "Experiment":
+        """Return the experiment of a finished run.
+
+        Raises
+        ------
+        ConfigError
+            If there is no finished run in the folder.
+        """
+        experiment = cls(read_run_settings(run), run, **callbacks)
+        assert experiment.results
+        return experiment
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return read_dataset(self.settings.data)
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """What results.json holds; ConfigError where the run is not finished."""
+        return read_results(self.out)
+
+    @property
+    def cache_path(self) -> Path:
+        """Where the flow and frames are."""
+        return self.settings.data.cache or self.out / "cache"
+
+    def run(self, fold: str | None = None) -> RunResult:
+        """Extract, train, test and fuse. What a killed run has done is kept and gone on with.
+
+        Under torchrun all processes call it: they train together, and the first does the rest.
+
+        Parameters
+        ----------
+        fold : str, optional
+            A fold's name, "all", or None for the first.
+        """
+        ranks = join()
+        self.prepare()
+        folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
+        extraction = self.extract()
+        self._check_checkpoints(folds)
+        ranks.barrier()
+        if ranks.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with write_aside(self.out / SETTINGS_FILE, "w") as file:
+                file.write(self.settings.to_json() + "\n")
+        parts = len(folds) * len(self.settings.streams)
+        for number, each in enumerate(folds):
+            for place, name in enumerate(self.settings.streams):
+                before = number * len(self.settings.streams) + place
+
+                def report(part: float, text: str, before: int = before) -> None:
+                    self._progress("train", (before + part) / parts, text)
+
+                self._train(each, name, report)
+            self._fuse_fold(each)
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in each.accuracies().items())
+            self._message(f"fold {each.name}: {shown}")
+        return self._collect(folds, self.out, extraction)
+
+    def prepare(self) -> None:
+        """Make the generated videos, of a configuration that has them."""
+        ranks, data = join(), self.settings.data
+        if data.generate is not None and ranks.first:
+            write_videos(data.root, clips=data.generate)
+        ranks.barrier()
+
+    def extract(self) -> ExtractionResult | None:
+        """Extract what is missing in the cache; None if no stream needs flow or frames."""
+        if not self.settings.needs_flow:
+            return None
+        ranks = join()
+        if not ranks.first:
+            ranks.barrier()  # then all is there, and nothing is left to compute
+        result = self._extract()
+        if ranks.first:
+            ranks.barrier()
+        return result
+
+    def _extract(self) -> ExtractionResult:
+        path, videos = self.cache_path, self.dataset.videos
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = extract(
+            list(videos),
+            path,
+            on_progress=lambda p: self._progress(
+                "extract",
+                p.finished / max(1, p.videos),
+                f"extracting flow: {p.finished}/{p.videos} videos, {p.flows} flows",
+            ),
+            **self.settings.extract_arguments(),
+        )
+        if result.failed:  # no fold may lose a video
+            raise VideoError(
+                f"{result.failed} videos have no flow, the first: {result.failures[0].reason}; "
+                "take them off the annotations (an empty fold leaves a row out)"
+            )
+        self._message(
+            f"cache {path}: {result.done} videos computed, {result.skipped} reused, "
+            f"{result.flows_total} flows"
+        )
+        self._open(path, result.recipe)
+        return result
+
+    def _open(self, path: Path, recipe: str) -> None:
+        self._cache = open_cache(path, recipe=recipe)
+        self._memory = MemoryCache(self._cache, self.settings.train.memory_mb)
+
+    def _fold(self, name: str) -> Fold:
+        return make_fold(self.settings.data, self.dataset, name, seed=self.settings.train.seed)
+
+    def stream(self, name: str, fold: str, videos: Iterable[Video] = ()) -> ClipStream:
+        """Return a stream; one on features needs features of these videos."""
+        settings, options = self.settings.streams[name], self.settings.train_options(name)
+        if settings.input != "features":
+            flip = self.settings.data.flip
+            return ClipStream(name, settings, options, self._cache, memory=self._memory, flip=flip)
+        features = self.settings.data.features
+        assert features is not None
+        return FeatureStream(
+            name, settings, options, open_cache(features), fold=fold, videos=videos
+        )
+
+    def trained(self, stream: ClipStream, fold: str, num_classes: int) -> nn.Module:
+        """Return the network of a stream with the weights that the run gave it."""
+        model = stream.network(num_classes)
+        read_model(stream_folder(self.out, fold, stream.name) / CHECKPOINT, model)
+        return model
+
+    def _train(self, fold: Fold, name: str, report: Callable[[float, str], None]) -> None:
+        """Train and test one stream on one fold."""
+        ranks = join()
+        stream = self.stream(name, fold.name, fold.videos)
+        folder = stream_folder(self.out, fold.name, name)
+        model = stream.network(len(fold.train.classes))
+        if stream.settings.weights is not None:
+            self._message(f"{name}: {load_weights(model, stream.settings.weights)}")
+        epochs = stream.options.epochs
+
+        def on_epoch(record: dict[str, Any]) -> None:
+            report(
+                0.9 * record["epoch"] / epochs,
+                f"fold {fold.name}, {name}: epoch {record['epoch']}/{epochs}, "
+                f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s",
+            )
+
+        history = stream.train(
+            model,
+            fold.train,
+            folder,
+            fingerprint=self.fingerprint(stream, fold),
+            on_epoch=on_epoch,
+        )
+        if not ranks.first:
+            ranks.barrier()
+            fold.scores[name] = load_scores(folder / "scores.npz")
+            return
+        report(0.9, f"fold {fold.name}, {name}: testing")
+        started = time.perf_counter()
+        test, clips = self.settings.test, self.settings.fuse.training_clips
+        if len(self.settings.streams) > 1 and clips > 0:
+            fitted = stream.predict(model, fold.train, replace(test, clips=clips))
+            fitted.save(folder / "training_scores.npz")
+        fold.scores[name] = stream.predict(model, fold.test, test)
+        fold.scores[name].save(folder / "scores.npz")
+        trained_s = sum(record["seconds"] for record in history)
+        fold.seconds[name] = trained_s + time.perf_counter() - started
+        ranks.barrier()
+
+    def fingerprint(self, stream: ClipStream, fold: Fold) -> dict[str, Any]:
+        """Return what determines what a stream learns on a fold, beside its options of training."""
+        videos = fold.train.videos
+        contents = stream.digests([video.id for video in videos])
+        listed = [[v.id, v.labels, content] for v, content in zip(videos, contents, strict=True)]
+        weights = stream.settings.weights
+        return {
+            **stream.facts(),
+            "fold": fold.name,
+            "classes": list(fold.train.classes),
+            "videos": {"count": len(videos), "digest": _digest(json.dumps(listed).encode())},
+            "weights": None if weights is None else _file_digest(weights),
+        }
+
+    def _check_checkpoints(self, folds: Sequence[Fold]) -> None:
+        """Refuse checkpoints of other settings before anything is written."""
+        for fold in folds:
+            for name in self.settings.streams:
+                path = stream_folder(self.out, fold.name, name) / CHECKPOINT
+                saved = read_settings(path)
+                if saved is not None:
+                    stream = self.stream(name, fold.name, fold.videos)
+                    wanted = stream.learnt() | self.fingerprint(stream, fold)
+                    check_same(path, saved, wanted)
+
+    def _fuse(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
+        """Fuse streams; weights and SVM see scores of the fold's training videos only."""
+        training = None
+        if method in ("svm", "weighted"):
+            folders = [stream_folder(self.out, fold, each.stream) for each in scores]
+            training = [load_scores(folder / "training_scores.npz") for folder in folders]
+        return fuse(
+            scores,
+            method,  # type: ignore[arg-type]
+            training=training,
+            seed=self.settings.train.seed,
+        )
+
+    def _fuse_fold(self, fold: Fold) -> None:
+        if len(self.settings.streams) < 2:
+            return
+        wanted, scores = self.settings.fuse, list(fold.scores.values())
+        for method in dict.fromkeys((wanted.headline, *wanted.methods)):
+            fold.fused[method] = self._fuse(scores, fold.name, method)
+        for group in wanted.groups:
+            members = [fold.scores[name] for name in group]
+            fold.fused[" + ".join(group)] = self._fuse(members, fold.name, wanted.headline)
+
+    def _collect(
+        self, folds: Sequence[Fold], out: Path, extraction: ExtractionResult | None
+    ) -> RunResult:
+        """Join the scores of the folds and write results.json."""
+        streams = {n: concatenate([f.scores[n] for f in folds]) for n in self.settings.streams}
+        fused = {n: concatenate([f.fused[n] for f in folds]) for n in folds[0].fused}
+        for name, scores in streams.items():
+            scores.save(out / SCORES_FOLDER / f"{name}.npz")
+        for name, scores in fused.items():
+            scores.save(fused_file(out, name))
+        result = RunResult(
+            out,
+            folds[0].train.classes,
+            streams,
+            fused,
+            self.settings.fuse.headline,
+            [{"fold": f.name, "videos": len(f.test), **f.accuracies()} for f in folds],
+            extraction,
+            {name: self._network_row(name, folds) for name in self.settings.streams},
+        )
+        result.save()
+        return result
+
+    def _network_row(self, name: str, folds: Sequence[Fold]) -> dict[str, Any]:
+        """Return what a stream's network is, what it cost and what it reached."""
+        tested = [fold.scores[name] for fold in folds]
+        # A test of a finished run trained nothing.
+        spent = [fold.seconds[name] for fold in folds if name in fold.seconds]
+        return {
+            **self.stream(name, folds[0].name).cost(len(folds[0].train.classes)),
+            "clip_accuracy": float(np.mean([s.protocol["clip_accuracy"] for s in tested])),
+            "video_accuracy": float(np.mean([accuracy(scores) for scores in tested])),
+            "seconds": round(sum(spent), 1) if spent else None,
+        }
+
+    def test(self, options: TestOptions | None = None, out: Path | None = None) -> RunResult:
+        """Test the networks of a finished run again, on the folds that were trained.
+
+        Parameters
+        ----------
+        options : TestOptions, optional
+            By default those of the run.
+        out : Path, optional
+            Where scores and results go; by default the folder "test" of the run.
+        """
+        options, out = options or self.settings.test, out or self.out / "test"
+        self.prepare()
+        extraction = self.extract()
+        folds = [self._fold(str(row["fold"])) for row in self.results["folds"]]
+        parts = [(fold, name) for fold in folds for name in self.settings.streams]
+        for number, (fold, name) in enumerate(parts):
+            self._progress("test", number / len(parts), f"fold {fold.name}, {name}")
+            stream = self.stream(name, fold.name, fold.videos)
+            model = self.trained(stream, fold.name, len(fold.train.classes))
+            fold.scores[name] = stream.predict(model, fold.test, options)
+        for fold in folds:
+            self._fuse_fold(fold)
+        return self._collect(folds, out, extraction)
+
+    def fold_name(self, fold: str | None) -> str:
+        """Return the name of a trained fold; None is the first."""
+        folds = [str(row["fold"]) for row in self.results["folds"]]
+        if fold is None:
+            return folds[0]
+        if fold not in folds:
+            raise ConfigError(
+                f'{self.out} has no fold "{fold}"{nearest_name(fold, folds)}; it has '
+                f"{', '.join(folds)}",
+                parameter="fold",
+            )
+        return fold
+
+    def predict(self, videos: Sequence[str | Path], fold: str | None = None) -> Predictions:
+        """Score videos with the networks of a finished run.
+
+        Flow comes from the run's own cache if it has all of the videos; else it is computed by
+        the run's recipe and kept in the run's predict.cache.
+
+        Parameters
+        ----------
+        videos : sequence of paths
+            Videos, directories or lists.
+        fold : str, optional
+            Whose networks; the run's first by default.
+        """
+        settings, fold = self.settings, self.fold_name(fold)
+        self._refuse_features()
+        given, empty = videos_of(videos)
+        stored = [] if empty else self._stored(given)
+        path = self.cache_path if stored else self.out / PREDICT_CACHE
+        done = extract(
+            stored or videos,
+            path,
+            retry_failed=True,
+            on_progress=lambda p: self._progress(
+                "predict", 0.5 * p.finished / max(1, p.videos), f"{p.flows} flows"
+            ),
+            **settings.extract_arguments(),
+        )
+        failed = {failure.name for failure in done.failures}
+        # Scored under their names in the cache, shown under those of the sources.
+        pairs = zip(given, stored or given, strict=True)
+        shown = {entry.id: video.id for video, entry in pairs if entry.id not in failed}
+        chosen = tuple(replace(v, labels=()) for v in stored or given if v.id in shown)
+        if not chosen:
+            return Predictions([], done.failures)
+        self._open(path, done.recipe)
+        data = Dataset(chosen, tuple(self.results["classes"]))
+        scores = []
+        for number, name in enumerate(settings.streams):
+            share = 0.5 + 0.5 * number / len(settings.streams)
+            self._progress("predict", share, f"{name}: {len(chosen)} videos")
+            stream = self.stream(name, fold)
+            model = self.trained(stream, fold, len(data.classes))
+            own = stream.predict(model, data, settings.test)
+            scores.append(replace(own, ids=tuple(shown[each] for each in own.ids)))
+        if len(scores) > 1:
+            scores.append(self._fuse(scores, fold, settings.fuse.headline))
+        return Predictions(scores, done.failures)
+
+    def _refuse_features(self) -> None:
+        """New videos have no cached features."""
+        cached = [n for n, stream in self.settings.streams.items() if stream.input == "features"]
+        if cached:
+            raise ConfigError(
+                f"streams {', '.join(cached)} look at cached features, which new videos have not; "
+                "compute them with flowpipe features into the store, list the videos in the "
+                "annotations, and give flowpipe test"
+            )
+
+    def _stored(self, videos: Sequence[Video]) -> list[Video]:
+        """Return the videos by their names in the run's cache, if it has the flow of them all."""
+        path = self.cache_path
+        names = {row.path: row.name for row in open_cache(path).rows()} if path.is_dir() else {}
+        if not all(str(video.path) in names for video in videos):
+            return []
+        stored = [replace(video, id=names[str(video.path)]) for video in videos]
+        if len({video.id for video in stored}) < len(stored):
+            return []
+        plan = extract(stored, path, dry_run=True, **self.settings.extract_arguments())
+        return [] if plan.to_do or plan.failed else stored
+
+    def report(self, path: Path | None = None, *, notes: Sequence[str] = ()) -> Path:
+        """Write the page of a finished run and return its path; no video is touched."""
+        return write_page(
+            self.settings, self.results, self.out, self.cache_path, path=path, notes=notes
+        )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
