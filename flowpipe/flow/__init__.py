@@ -13,6 +13,7 @@ FLOWS = {
     "opencv-tvl1": "flowpipe.flow.opencv_tvl1:build",
     "farneback": "flowpipe.flow.farneback:build",
     "dis": "flowpipe.flow.dis:build",
+    "dis+tvl1": "flowpipe.flow.refined:dis",
 }
 
 # Methods that compute many pairs at once on a GPU, by the same names; they need PyTorch.
@@ -29,15 +30,15 @@ def create(name: str, /, **parameters: Any) -> FlowMethod:
     Parameters
     ----------
     name : str
-        A name of `FLOWS`, or your own as `package.module:callable`: a function of two frames, or
-        a factory of FlowMethod objects.
+        A name of `FLOWS`; NAME+tvl1, the flow of any of them refined by TV-L1; or your own as
+        `package.module:callable`: a function of two frames, or a factory of FlowMethod objects.
     **parameters
         Of the method; what is left out has the published value.
 
     Returns
     -------
     FlowMethod
-        Takes two grey uint8 H×W frames, gives float32 H×W×2 px.
+        Takes two grey uint8 H×W frames (or what its `takes` says), returns float32 H×W×2 px.
 
     Raises
     ------
@@ -53,6 +54,10 @@ def create(name: str, /, **parameters: Any) -> FlowMethod:
     >>> create("dis", preset="fast")(frame, frame).shape
     (64, 64, 2)
     """
+    if name.endswith("+tvl1") and name not in FLOWS:
+        from flowpipe.flow import refined
+
+        return refined.build(name.removesuffix(refined.SUFFIX), **parameters)
     if ":" in name:
         from flowpipe.flow.plugin import make_plugin
 

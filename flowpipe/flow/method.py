@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import FlowError, InvalidArgument
+from flowpipe.video.reader import Frame
 
 Made = TypeVar("Made")
 
 
 @runtime_checkable
 class FlowMethod(Protocol):
-    """Two grey frames → dense flow.
+    """Two frames → dense flow.
 
     Attributes
     ----------
@@ -30,6 +31,8 @@ class FlowMethod(Protocol):
         Plain JSON values that, with name, version and libraries, determine the output.
     libraries : dict
         Versions of the libraries that compute, such as {"opencv": "5.0.0"}.
+    takes : str, optional
+        "grey" (the default), "rgb" for uint8 H×W×3, or "frame" for `flowpipe.video.Frame`.
     """
 
     name: str
@@ -65,6 +68,28 @@ class BatchFlowMethod(FlowMethod, Protocol):
     def on(self, device: str) -> "BatchFlowMethod":
         """Return the same method on a device of PyTorch, such as "cuda"."""
         ...
+
+
+def takes(method: FlowMethod) -> str:
+    """Return what a method is called with: "grey" (H×W), "rgb" (H×W×3), or "frame" (`Frame`)."""
+    return str(getattr(method, "takes", "grey"))
+
+
+def input_of(method: FlowMethod, frame: Frame) -> Any:
+    """Return what a method is called with for a frame of a video."""
+    kind = takes(method)
+    if kind == "frame":
+        return frame
+    return frame.grey_HW if kind == "grey" else frame.rgb_HWC
+
+
+def grey_of(picture: Any) -> NDArray[np.uint8]:
+    """Return the grey H×W of what a method is called with."""
+    if isinstance(picture, Frame):
+        return picture.grey_HW
+    if getattr(picture, "ndim", 0) == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return picture  # type: ignore[no-any-return]
 
 
 class RecordMethod:

@@ -109,18 +109,33 @@ class Workspace:
             self.first.fill(prev_HW, self.scale_step)
         self.second.fill(next_HW, self.scale_step)
 
+    def begin(self, start_HWC: NDArray[np.float32] | None) -> None:
+        """Put the flow to begin with on the grid of the coarsest level."""
+        if start_HWC is None:
+            self.u[-1][:] = 0.0
+            return
+        finest = self.levels[0]
+        rows = self.u[0].reshape(finest.height + 1, 2, finest.pitch)
+        rows[:] = 0.0
+        rows[1:, :, LANES : LANES + finest.width] = start_HWC.transpose(0, 2, 1)
+        for number in range(1, len(self.levels)):
+            self._resize(self.u[number - 1], number - 1, number, self.scale_step)
+
     def enlarge(self, u: Floats, number: int) -> Floats:
         """Bring the flow of the level above to the grid of a level, in its px."""
-        above, level = self.levels[number + 1], self.levels[number]
+        self._resize(u, number + 1, number, 1 / self.scale_step)
+        return self.u[number]
+
+    def _resize(self, u: Floats, number: int, to: int, gain: float) -> None:
+        source, target = self.levels[number], self.levels[to]
         for component in range(2):
             resize(
-                *(u, above.first(component), 2 * above.pitch, above.height, above.width),
-                *(self.u[number], level.first(component), 2 * level.pitch),
-                *(level.height, level.width),
-                *(above.height / level.height, above.width / level.width),
-                np.float32(1 / self.scale_step),
+                *(u, source.first(component), 2 * source.pitch, source.height, source.width),
+                *(self.u[to], target.first(component), 2 * target.pitch),
+                *(target.height, target.width),
+                *(source.height / target.height, source.width / target.width),
+                np.float32(gain),
             )
-        return self.u[number]
 
 
 class TVL1(RecordMethod):
@@ -150,19 +165,26 @@ class TVL1(RecordMethod):
         return self.solve(prev_HW, next_HW)[0]
 
     def solve(
-        self, prev_HW: NDArray[np.uint8], next_HW: NDArray[np.uint8]
+        self,
+        prev_HW: NDArray[np.uint8],
+        next_HW: NDArray[np.uint8],
+        start_HWC: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], list[int]]:
-        """Compute the flow, and the number of iterations on each level from the finest up."""
+        """Compute the flow, and the number of iterations on each level from the finest up.
+
+        `start_HWC` is the flow in px to begin with, on the grid of the earlier frame; zero when
+        absent.
+        """
         prev_HW, next_HW = checked_pair(prev_HW, next_HW, LEAST_SIDE_PX, self.name)
         space = self._workspace(prev_HW.shape)
         space.take(prev_HW, next_HW)
+        space.begin(start_HWC)
         iterations = [0] * len(space.levels)
 
         def solve(u: Floats, number: int) -> Floats:
             iterations[number] = self._solve_level(space, number)
             return u
 
-        space.u[-1][:] = 0.0
         u = coarse_to_fine(space.levels, space.u[-1], space.enlarge, solve)
         finest = space.levels[0]
         uv = np.empty(finest.height * finest.width * 2, np.float32)
