@@ -1,0 +1,135 @@
+"""Whole-clip histograms: rates, mirrors, what is chosen, and that validation keeps groups whole."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from flowpipe.errors import InvalidArgument
+from flowpipe.features.whole_clip import (
+    Description,
+    WholeClipClassifier,
+    clip_grids,
+    describe,
+    in_steps,
+)
+
+PARTS_OF_ALL = ("fixed", "moving", "both")
+
+
+def entry(
+    path_px: np.ndarray, *, fps: float = 25.0, at: tuple[int, int] = (24, 40), side: int = 16
+) -> SimpleNamespace:
+    """A square in front of stillness, whose flow at each field is one row of `path_px` (x, y)."""
+    flow = np.zeros((len(path_px), 64, 96, 2), np.float32)
+    top, left = at
+    flow[:, top : top + side, left : left + side] = np.asarray(path_px)[:, None, None]
+    times = np.arange(len(path_px) + 1) / fps
+    return SimpleNamespace(num_flows=len(path_px), pts_s=times, height=64, width=96, flow=flow)
+
+
+def clips(kinds: list[np.ndarray], count: int, seed: int = 0):
+    """`count` noisy clips of each kind: (grids, labels)."""
+    rng = np.random.default_rng(seed)
+    grids, labels = [], []
+    for label, path in enumerate(kinds):
+        for _ in range(count):
+            noisy = path * rng.uniform(0.7, 1.3) + rng.normal(0, 0.1, path.shape)
+            place = int(rng.integers(8, 40)), int(rng.integers(8, 72))
+            grids.append(clip_grids(entry(noisy, at=place)))
+            labels.append(label)
+    return grids, np.array(labels)
+
+
+RIGHT, DOWN = np.tile([2.0, 0.0], (20, 1)), np.tile([0.0, 2.0], (20, 1))
+
+
+@pytest.mark.parametrize("grids", PARTS_OF_ALL)
+def test_a_clip_is_described_alike_at_every_frame_rate_and_size(grids):
+    how = Description(grids=grids, parts=4)
+    # The same motion in the world: twice the rate, half the displacement per frame.
+    slow = describe(clip_grids(entry(np.concatenate([RIGHT, DOWN]), fps=25)), how)
+    fast = describe(
+        clip_grids(entry(np.concatenate([RIGHT, DOWN]).repeat(2, axis=0) / 2, fps=50)), how
+    )
+    np.testing.assert_allclose(slow, fast, atol=0.02)
+    assert np.linalg.norm(slow) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_mirrored_clip_is_described_as_the_mirror_of_its_grids():
+    how = Description(grids="both", parts=2)
+    right = clip_grids(entry(RIGHT, at=(24, 8)))
+    left = clip_grids(entry(-RIGHT, at=(24, 96 - 8 - 16)))
+    np.testing.assert_allclose(describe(right.mirrored(), how), describe(left, how), atol=1e-3)
+    assert np.abs(describe(right, how) - describe(left, how)).max() > 0.1
+
+
+def test_steps_weigh_fields_by_their_time():
+    cells = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
+    means = in_steps(cells, np.array([0.04, 0.04, 0.08]))
+    assert means[:, 0, 0, 0].tolist() == pytest.approx([0.5, 2.0])
+
+
+def test_the_order_of_two_motions_is_seen_in_parts_only():
+    grids, labels = clips([np.concatenate([RIGHT, DOWN]), np.concatenate([DOWN, RIGHT])], 12)
+    found = WholeClipClassifier.fit(grids, labels, 2)
+    assert found.validation_accuracy == 1.0
+    assert found.description.parts > 1
+    without = WholeClipClassifier.fit(grids, labels, 2, choices=[Description(parts=1)])
+    assert without.validation_accuracy < 0.8
+
+
+def test_what_says_the_class_in_a_place_chooses_the_fixed_grid():
+    paths = [entry(RIGHT, at=(8, 8 + 5 * k)) for k in range(14)]
+    low = [entry(RIGHT, at=(40, 8 + 5 * k)) for k in range(14)]
+    grids = [clip_grids(e) for e in (*paths, *low)]
+    labels = np.repeat([0, 1], 14)
+    found = WholeClipClassifier.fit(grids, labels, 2)
+    assert found.validation_accuracy == 1.0
+    assert found.description.grids != "moving"
+
+
+def test_mirrored_training_teaches_the_other_side():
+    grids, labels = clips([RIGHT, DOWN], 8)
+    mirror = WholeClipClassifier.fit(
+        grids, labels, 2, choices=[Description(mirror=True)], mirror=True
+    )
+    turned = [clip.mirrored() for clip in grids]
+    assert (mirror.logits(turned).argmax(1) == labels).all()
+
+
+def test_a_restored_classifier_gives_the_same_logits():
+    grids, labels = clips([RIGHT, DOWN, -RIGHT], 6)
+    found = WholeClipClassifier.fit(grids, labels, 4)  # a class without a clip
+    again = WholeClipClassifier.from_state(found.state())
+    np.testing.assert_allclose(again.logits(grids), found.logits(grids), rtol=1e-9)
+    assert again.description == found.description
+    assert found.logits(grids)[:, 3].max() < found.logits(grids)[:, :3].min()
+
+
+def test_groups_are_never_on_both_sides_of_the_validation():
+    # Each group has a look of its own and random labels: only a torn group could be guessed.
+    rng = np.random.default_rng(1)
+    grids, labels, groups = [], [], []
+    for group in range(12):
+        path = rng.normal(0, 2, (20, 2))
+        for _ in range(4):
+            grids.append(clip_grids(entry(path + rng.normal(0, 0.01, path.shape))))
+            labels.append(group % 2)
+            groups.append(f"g{group}")
+    labels_N = np.array(labels)
+    whole = WholeClipClassifier.fit(grids, labels_N, 2, groups=groups)
+    torn = WholeClipClassifier.fit(grids, labels_N, 2)
+    assert torn.validation_accuracy > 0.95
+    assert whole.validation_accuracy < 0.85
+
+
+def test_one_class_is_refused():
+    grids, _ = clips([RIGHT], 3)
+    with pytest.raises(InvalidArgument, match="of one class only"):
+        WholeClipClassifier.fit(grids, np.zeros(3, np.int64), 2)
+
+
+def test_a_range_without_fields_is_refused():
+    with pytest.raises(InvalidArgument, match=r"fields \[5, 5\) of 20"):
+        clip_grids(entry(RIGHT), 5, 5)
