@@ -136,8 +136,8 @@ def _pooled(grid: Cells, parts: int) -> NDArray[np.float32]:
     means = [grid[a:b].mean(0) for a, b in zip(firsts, stops, strict=True)]
     change = np.abs(np.diff(grid, axis=0)).mean(0) if len(grid) > 1 else np.zeros_like(grid[0])
     numbers = np.sqrt(np.concatenate([part.ravel() for part in (*means, change)]))
-    described: NDArray[np.float32] = numbers / np.float32(max(1e-6, np.linalg.norm(numbers)))
-    return described
+    length = max(1e-6, float(np.linalg.norm(numbers)))
+    return np.asarray(numbers / length, np.float32)
 
 
 class WholeClipClassifier:
