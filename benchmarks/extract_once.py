@@ -5,8 +5,6 @@ import resource
 import sys
 from typing import Any
 
-from joblib.externals.loky import get_reusable_executor
-
 import flowpipe
 
 
@@ -15,8 +13,6 @@ def main() -> None:
     result = flowpipe.extract(options.pop("sources"), options.pop("out"), **options)
     if result.failed:
         raise SystemExit(f"{result.failed} videos failed: {result.failures[0].reason}")
-    if options.get("workers", 1) > 1:
-        get_reusable_executor().shutdown(wait=True)  # a child counts in rusage when it has ended
     numbers: dict[str, float] = {key: getattr(result, key) for key in ("flows", "seconds", "bytes")}
     numbers |= {f"{stage}_s": seconds for stage, seconds in result.stage_seconds.items()}
     for who, whose in (("worker", resource.RUSAGE_CHILDREN), ("own", resource.RUSAGE_SELF)):

@@ -19,10 +19,8 @@ import cv2
 import numpy as np
 from common import arguments, deliver, from_8bit, seconds_in_turn, show, ucf101_clips
 
-from flowpipe.cache import Entry
+from flowpipe.cache import Entry, FlowRecipe
 from flowpipe.cache.write import EntryWriter
-from flowpipe.extraction import make_recipe
-from flowpipe.extraction.worker import quantiser_of
 from flowpipe.flow import create
 from flowpipe.flow.quantise import to_8bit
 from flowpipe.video import VideoReader
@@ -50,21 +48,16 @@ class Form:
     """One storage form: `write` makes the entry of a clip, `read` gives its codes."""
 
     def __init__(self, storage: str, codec: str, tolerance_px: float, folder: Path) -> None:
-        recipe, self._codec = make_recipe(
-            flow="dis",
-            flow_parameters=None,
-            short_side=None,
-            size=None,
-            fps=None,
+        recipe = FlowRecipe.make(
+            "dis",
             rgb=False,
-            rgb_quality=95,
             storage=storage,
-            codec=codec,
             bound_px=BOUND_PX if storage == "u8" else None,
             tolerance_px=tolerance_px,
         )
+        self._codec = codec
         self._folder = folder
-        self._quantiser = quantiser_of(recipe)
+        self._quantiser = recipe.quantiser
         self._attributes = dict.fromkeys(("source_name", "source_sha256", "problem"), "")
         self._attributes |= {"recipe": recipe.to_json(), "source": "{}", "software": "{}"}
 

@@ -10,7 +10,7 @@ from .options import parse_arguments, parse_size
 from .output import byte_size, duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.extraction.results import ExtractionResult, Progress
+    from flowpipe.extraction import ExtractionResult, Progress
 
 
 def parse_shard(
@@ -124,8 +124,8 @@ def extract(
     TXT list. What is in the cache already is not computed again, so the same command goes on
     after an interruption. Exit status: 0 all videos have flow, 1 some failed, 2 misuse.
     """
-    from flowpipe.extraction import choose_device
     from flowpipe.extraction import extract as run
+    from flowpipe.flow.device import choose_device
 
     if device == "auto":
         device, reason = choose_device(options["flow"], device)
@@ -146,10 +146,12 @@ def extract(
 
 
 def _told(progress: "Progress") -> tuple[float, str]:
-    share = progress.bytes_finished / progress.bytes_all if progress.bytes_all else 0.0
     rate = progress.flows / progress.seconds if progress.seconds > 0 else 0.0
     failed = f", {progress.failed} failed" if progress.failed else ""
-    return share, f"{progress.finished}/{progress.videos} videos{failed}, {rate:.0f} flows/s"
+    return (
+        progress.share,
+        f"{progress.finished}/{progress.videos} videos{failed}, {rate:.0f} flows/s",
+    )
 
 
 def as_record(result: "ExtractionResult") -> dict[str, Any]:

@@ -85,7 +85,9 @@ def test_a_cache_filled_before_keeps_its_ids() -> None:
 
 def test_forward_only_caches_say_how_to_get_it(tmp_path: Path, folder: Path) -> None:
     extract(folder / "moves.mp4", tmp_path / "cache", flow="farneback", workers=1)
-    with pytest.raises(EntryNotFound, match=r"no backward flow of farneback.* with --backward"):
+    with pytest.raises(
+        EntryNotFound, match=r"no backward flow of farneback.* again with backward flow"
+    ):
         open_cache(tmp_path / "cache").backward("moves")
 
 

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from flowpipe import open_cache
 from flowpipe.cache.export import FORMATS
 from flowpipe.cache.manifest import FAILURES_FILE
+from flowpipe.cache.recipe import DEFAULT_RGB_QUALITY
 from flowpipe.datasets import synthetic
-from flowpipe.extraction import DEFAULT_RGB_QUALITY
 
 NAMES = [
     "checks-rotate/checks-rotate-000.mp4",

@@ -192,7 +192,7 @@ def test_misuse_of_out(run, videos, tmp_path):
     (tmp_path / "file").touch()
     done = extract(run, videos, "--out", tmp_path / "file")
     assert done.status == 2
-    assert "is a file; a cache is a directory: give another --out" in done.err
+    assert "is a file; a cache is a directory: give another (--out)" in done.err
 
 
 def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_when_asked(
@@ -201,7 +201,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_when_asked(
     def fail(*arguments, **options):
         raise RuntimeError("by hand")
 
-    monkeypatch.setattr(extraction, "videos_of", fail)
+    monkeypatch.setattr(extraction.run, "videos_of", fail)
     done = extract(run, videos, "--out", tmp_path / "c")
     assert done.status == 1
     assert "RuntimeError: by hand\nThis is a fault of flowpipe; --traceback shows" in done.err

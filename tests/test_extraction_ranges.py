@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from flowpipe import extract, open_cache
+from flowpipe.cache import FlowRecipe
 from flowpipe.cache.write import FieldCoder
 from flowpipe.errors import VideoError
-from flowpipe.extraction import make_recipe, ranges, split
-from flowpipe.extraction.ranges import FrameRange, RangeWriter
-from flowpipe.extraction.worker import Task
+from flowpipe.extraction import ranges, worker
+from flowpipe.extraction.ranges import RangeWriter
+from flowpipe.extraction.tasks import FrameRange, Job, Task
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.video import VideoReader
 
@@ -47,7 +48,7 @@ def video(tmp_path, write_video):
 
 @pytest.fixture
 def few_frames(monkeypatch):
-    monkeypatch.setattr(split, "LEAST_FRAMES", 4)
+    monkeypatch.setattr(ranges, "LEAST_FRAMES", 4)
 
 
 @pytest.fixture
@@ -59,15 +60,16 @@ def plugin(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pieces(monkeypatch):
-    """Give the ranges that are joined."""
+    """Collect the ranges that videos are split into."""
     seen: list[list[tuple[int, int | None]]] = []
-    join = split.join
+    tasks = ranges.SplitVideo.tasks
 
-    def noted(joined, writer):
-        seen.append([(part.start, part.stop) for part in joined])
-        return join(joined, writer)
+    def noted(split):
+        made = tasks(split)
+        seen.append([(task.part.start, task.part.stop) for task in made])
+        return made
 
-    monkeypatch.setattr(split, "join", noted)
+    monkeypatch.setattr(ranges.SplitVideo, "tasks", noted)
     return seen
 
 
@@ -106,14 +108,19 @@ def test_ranges_give_the_same_bytes(video, tmp_path, plugin, few_frames, pieces,
     assert (again.done, again.skipped) == (0, 1)
 
 
-@pytest.mark.parametrize("told", [8, 22, 300], ids="header says {}".format)
+@pytest.mark.parametrize("promised", [8, 22, 300], ids="header says {}".format)
 def test_headers_that_lie_change_nothing(
-    video, tmp_path, plugin, few_frames, pieces, monkeypatch, told
+    video, tmp_path, plugin, few_frames, pieces, monkeypatch, promised
 ):
     extract(video, tmp_path / "whole", flow=plugin, workers=1)
-    monkeypatch.setattr(split, "expected_frames", lambda info, fps: told)
+    made = ranges.SplitVideo.__init__
+
+    def lied_to(split, job, task, probed, starts):
+        made(split, job, task, probed, [0, promised // 2])
+
+    monkeypatch.setattr(ranges.SplitVideo, "__init__", lied_to)
     extract(video, tmp_path / "joined", flow=plugin, workers=2)
-    assert pieces == [[(0, told // 2), (told // 2, None)]]
+    assert pieces == [[(0, promised // 2), (promised // 2, None)]]
     assert entry_bytes(tmp_path / "joined") == entry_bytes(tmp_path / "whole")
 
 
@@ -154,27 +161,19 @@ def test_progress_grows_within_a_video(video, tmp_path, plugin, few_frames):
     seen = []
     extract(video, tmp_path / "c", flow=plugin, workers=2, on_progress=seen.append)
     assert (seen[-1].finished, seen[-1].videos, seen[-1].flows) == (1, 1, FRAMES - 1)
-    assert seen[-1].bytes_finished == seen[-1].bytes_all == video.stat().st_size
+    assert seen[-1].share == 1.0
 
 
-def tasks_of(tmp_path, sizes):
-    recipe, codec = make_recipe(
-        flow="farneback",
-        flow_parameters=None,
-        short_side=None,
-        size=None,
-        fps=None,
-        rgb=False,
-        rgb_quality=0,
-        storage="u8",
-        codec=None,
-        bound_px=None,
-        tolerance_px=0.0,
-    )
-    return [
-        Task(i, i, tmp_path / "long.mp4", f"{i}", tmp_path, recipe, codec, Path(), 1, size)
-        for i, size in enumerate(sizes)
-    ]
+def planned_for(tmp_path, video, sizes, workers):
+    """Plan tasks of these sizes, each the video of 31 frames."""
+    job = Job(tmp_path / "c", FlowRecipe.make("farneback", rgb=False), "jpegls")
+    tasks = [Task(i, video, f"{i}", size) for i, size in enumerate(sizes)]
+
+    def run(some):
+        for task in some:
+            yield task, worker.process_task(job, task, lambda flows, share: None)
+
+    return ranges.plan(job, tasks, workers, run)
 
 
 @pytest.mark.parametrize(
@@ -193,33 +192,36 @@ def tasks_of(tmp_path, sizes):
 def test_only_the_videos_that_would_keep_others_waiting_are_split(
     video, tmp_path, few_frames, sizes, workers, wanted
 ):
-    planned, splits = split.plan(tasks_of(tmp_path, sizes), workers)
-    counts = {source: sum(task.source == source for task in planned) for source in splits}
+    planned, splits = planned_for(tmp_path, video, sizes, workers)
+    counts = {index: sum(task.index == index for task in planned) for index in splits}
     assert counts == wanted
     assert sum(task.num_bytes for task in planned) == sum(sizes)
-    assert sorted({task.source for task in planned}) == list(range(len(sizes)))
+    assert sorted({task.index for task in planned}) == list(range(len(sizes)))
+    assert [task.part for task in planned if task.index not in splits] == [None] * (
+        len(sizes) - len(wanted)
+    )
     for one in splits.values():
         one.close()
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_short_video_is_not_split(video, tmp_path):
-    planned, splits = split.plan(tasks_of(tmp_path, [100]), 2)
+    planned, splits = planned_for(tmp_path, video, [100], 2)
     assert splits == {}
-    assert [task.frames for task in planned] == [None]
+    assert [task.part for task in planned] == [None]
 
 
 def test_ranges_that_do_not_meet_are_refused(tmp_path, write_entry):
     parts = [
-        FrameRange(0, 4, tmp_path / "a"),
-        FrameRange(4, None, tmp_path / "b"),
+        FrameRange(0, 4, tmp_path / "a", "d"),
+        FrameRange(4, None, tmp_path / "b", "d"),
     ]
     coder = FieldCoder(Quantiser("u8", bound_px=20.0), "zstd")
     for part, count in zip(parts, (3, 2), strict=True):
         part.file.touch()
         with RangeWriter(part.file, coder, 0) as writer:
             writer.finish(np.arange(part.start, part.start + count, dtype=float))
-    with pytest.raises(VideoError, match=r"3 frames before frame 4.*--workers 1"):
+    with pytest.raises(VideoError, match=r"3 frames before frame 4.*with one worker"):
         ranges.join(parts, None)
 
 

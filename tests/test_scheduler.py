@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from flowpipe import extract, open_cache
+from flowpipe.cache import FlowRecipe
 from flowpipe.cache.verify import left_over, verify
 from flowpipe.errors import InvalidArgument
-from flowpipe.extraction.isolated import IsolatedWorker
+from flowpipe.extraction.processes import WorkerProcess
+from flowpipe.extraction.tasks import Job, Task
 
 PLUGIN = '''
 import os, time
@@ -154,27 +156,20 @@ def test_without_dask_the_way_to_install_it_is_told(videos, tmp_path, monkeypatc
         extract(videos, tmp_path / "c", flow="farneback", scheduler="tcp://127.0.0.1:9")
 
 
-def test_an_isolated_worker_outlives_its_videos(videos, tmp_path, plugin, monkeypatch):
+def test_a_worker_process_is_replaced_when_a_video_ends_it(videos, tmp_path, plugin):
     """Without Dask: a video that ends the process, then one that does not."""
-    from flowpipe.extraction import make_recipe
-    from flowpipe.extraction.worker import Task
-
-    recipe, codec = make_recipe(
-        flow=plugin, flow_parameters={}, short_side=None, size=None, fps=None, rgb=False,
-        rgb_quality=95, storage="u8", codec=None, bound_px=None, tolerance_px=0.0,
-    )  # fmt: skip
-    with IsolatedWorker() as worker:
+    job = Job(tmp_path / "c", FlowRecipe.make(plugin, rgb=False), "jpegls")
+    steps = []
+    with WorkerProcess(lambda task, flows, share: steps.append((task.name, flows))) as worker:
         outcomes = [
-            worker.run(
-                Task(7, 7, videos / name, name, tmp_path / "c", recipe, codec, tmp_path, 9, 1), 60
-            )
+            worker.run(job, Task(7, videos / name, name, 1), 60)
             for name in ("0.mp4", "fatal.mp4", "1.mp4")
         ]
-        pid = worker._process.pid
-    assert [outcome.index for outcome in outcomes] == [7, 7, 7]
+        pid = worker.pid
     assert [outcome.flows for outcome in outcomes] == [5, 0, 5]
-    assert "died" in outcomes[1].failure
+    assert "died twice (exit status 3" in outcomes[1].failure
     assert len(outcomes[1].digest) == 64
+    assert ("0.mp4", 1) in steps
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 0)
         pytest.fail("its process goes on after close")

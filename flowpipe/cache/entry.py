@@ -30,7 +30,6 @@ from flowpipe.cache.header import (
     checked_chunks,
     checked_header,
     layout_of,
-    quantiser_of,
     shape_of,
 )
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
@@ -96,7 +95,7 @@ class Entry(FileReader):
         self.num_snippets = int(self.attributes.get("num_snippets", 0))
         self.tracks: dict[str, Track] = {}
         if isinstance(self.recipe, FlowRecipe):
-            self.quantiser: Quantiser = quantiser_of(self.recipe)
+            self.quantiser: Quantiser = self.recipe.quantiser
             self.tracks["flow"] = FlowFields(self, index, self.quantiser)
         else:
             self.tracks["features"] = FeatureRows(self, index)

@@ -163,7 +163,7 @@ def shape_of(
     """
     try:
         if isinstance(recipe, FlowRecipe):
-            shape = flow_shape(attributes, quantiser_of(recipe))
+            shape = flow_shape(attributes, recipe.quantiser)
         else:
             chunk_rows = int(attributes["chunk_snippets"])
             shape = TrackShape(
@@ -180,15 +180,6 @@ def shape_of(
     except (FlowpipeError, LookupError, TypeError, ValueError) as error:
         raise EntryCorrupt(f"{where}: {error}") from error
     return shape
-
-
-def quantiser_of(recipe: FlowRecipe) -> Quantiser:
-    """Return the quantiser that a recipe names."""
-    return Quantiser(
-        recipe.storage,  # type: ignore[arg-type]
-        bound_px=recipe.bound_px,
-        tolerance_px=recipe.tolerance_px,
-    )
 
 
 def check_track(data: Any, shape: TrackShape, where: str) -> None:

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from flowpipe.errors import EntryCorrupt
+from flowpipe.errors import EntryCorrupt, InvalidArgument
+from flowpipe.flow.quantise import Quantiser
 
 RECIPE_VERSION = 1
 FEATURE_RECIPE_VERSION = 1
 FEATURES_KIND = "features"
+DEFAULT_BOUND_PX = 20.0
+DEFAULT_RGB_QUALITY = 95
 
 # The JSON types of a recipe's values.
 _NUMBER: tuple[type, ...] = (int, float)
@@ -88,8 +91,100 @@ class FlowRecipe:
     version: int = field(default=RECIPE_VERSION)
     backward: bool = False
 
+    @classmethod
+    def make(
+        cls,
+        flow: str = "tvl1",
+        *,
+        flow_parameters: Mapping[str, Any] | None = None,
+        short_side: int | None = None,
+        size: tuple[int, int] | None = None,
+        fps: float | None = None,
+        rgb: bool = True,
+        rgb_quality: int = DEFAULT_RGB_QUALITY,
+        storage: str = "u8",
+        bound_px: float | None = None,
+        tolerance_px: float = 0.0,
+        device: str = "cpu",
+    ) -> "FlowRecipe":
+        """Make the recipe of what is wanted, with the versions of this machine.
+
+        Parameters
+        ----------
+        flow, flow_parameters
+            Method and its parameters, see `flowpipe.flow.create`.
+        short_side, size, fps
+            Size in px (`size` is (height, width)) and rate in 1/s of the frames; by default as
+            they are. Applied before flow.
+        rgb, rgb_quality
+            Whether to keep the frames too, and their JPEG quality, 1–100.
+        storage, bound_px, tolerance_px
+            Form of the flow, see `flowpipe.flow.quantise.Quantiser`: u8 (±`bound_px`, 20 by
+            default), i16 or f16.
+        device : "cpu", "cuda" or "auto"
+            Who computes flow. On a GPU pairs are computed in batches; values are the CPU's within
+            rounding, but entries of their own. `flowpipe.flow.BATCHED` has the methods that can;
+            "auto" takes the GPU where there is one and the method can.
+
+        Raises
+        ------
+        InvalidArgument
+            For values outside their rules.
+        """
+        from flowpipe.flow import create, create_batched
+        from flowpipe.flow.device import choose_device
+        from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
+
+        if storage == "u8" and bound_px is None:
+            bound_px = DEFAULT_BOUND_PX
+        Quantiser(storage, bound_px=bound_px, tolerance_px=tolerance_px)  # type: ignore[arg-type]
+        output_size(1, 1, short_side=short_side, size=size)
+        if fps is not None and not 0 < fps < 10_000:
+            raise InvalidArgument(
+                f"fps {fps} must be > 0 and < 10000; None keeps every frame", parameter="fps"
+            )
+        if rgb and not 1 <= rgb_quality <= 100:
+            raise InvalidArgument(
+                f"rgb_quality {rgb_quality} must be 1 to 100; {DEFAULT_RGB_QUALITY} is the default"
+            )
+        device, _ = choose_device(flow, device)
+        parameters = dict(flow_parameters or {})
+        # The batched form has the same parameters on every device.
+        method = (
+            create(flow, **parameters)
+            if device == "cpu"
+            else create_batched(flow, "cpu", **parameters)
+        )
+        return cls(
+            flow=flow,
+            flow_version=method.version,
+            flow_parameters=dict(method.parameters),
+            libraries=dict(method.libraries),
+            storage=storage,
+            bound_px=None if bound_px is None else float(bound_px),
+            tolerance_px=float(tolerance_px),
+            short_side=short_side,
+            size=None if size is None else (int(size[0]), int(size[1])),
+            fps=None if fps is None else float(fps),
+            rgb=rgb,
+            rgb_quality=rgb_quality if rgb else 0,
+            grey_rule=GREY_RULE,
+            resize_rule=RESIZE_RULE,
+            fps_rule=FPS_RULE,
+            device=device,
+        )
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """The codes of this recipe."""
+        return Quantiser(
+            self.storage,  # type: ignore[arg-type]
+            bound_px=self.bound_px,
+            tolerance_px=self.tolerance_px,
+        )
+
     def to_json(self) -> str:
-        """Give the canonical JSON text: sorted keys, no spaces, floats by repr."""
+        """Return the canonical JSON text: sorted keys, no spaces, floats by repr."""
         table = {**dataclasses.asdict(self), "size": list(self.size) if self.size else None}
         if not self.backward:
             del table["backward"]  # the ids of caches made before there was backward flow

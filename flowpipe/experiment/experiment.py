@@ -34,8 +34,7 @@ from flowpipe.experiment.results import (
 )
 from flowpipe.experiment.settings import Settings, read_run_settings
 from flowpipe.experiment.streams import ClipStream, FeatureStream
-from flowpipe.extraction import extract
-from flowpipe.extraction.results import ExtractionResult
+from flowpipe.extraction import ExtractionResult, extract
 from flowpipe.fusion import fuse
 from flowpipe.models.weights import load_weights
 from flowpipe.scores import Scores, load_scores

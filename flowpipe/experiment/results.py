@@ -21,7 +21,7 @@ import numpy.typing as npt
 from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import ConfigError
-from flowpipe.extraction.results import ExtractionResult, Failure
+from flowpipe.extraction import ExtractionResult, Failure
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
 from flowpipe.training.checkpoint import METRICS

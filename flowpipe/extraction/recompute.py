@@ -10,8 +10,8 @@ import numpy as np
 from flowpipe.cache import Cache, Entry, entry_path
 from flowpipe.cache.manifest import ManifestRow
 from flowpipe.errors import FlowpipeError, InvalidArgument
-from flowpipe.extraction.isolated import IsolatedWorker
-from flowpipe.extraction.worker import Outcome, Task
+from flowpipe.extraction.processes import WorkerProcess
+from flowpipe.extraction.tasks import Job, Task
 from flowpipe.flow import create
 from flowpipe.video import content_digest
 
@@ -48,7 +48,7 @@ def recompute(
         raise InvalidArgument(f"recompute {count} must be >= 1")
     rows = cache.rows()
     done = 0
-    with tempfile.TemporaryDirectory(prefix="flowpipe-") as folder, IsolatedWorker() as worker:
+    with tempfile.TemporaryDirectory(prefix="flowpipe-") as folder, WorkerProcess() as worker:
         for number in np.random.default_rng(seed).permutation(len(rows)):
             if done == count:
                 return
@@ -87,11 +87,11 @@ def _told(libraries: object) -> str:
     return str(libraries).strip("{}").replace("'", "") or "no library"
 
 
-def _difference(row: ManifestRow, entry: Entry, worker: IsolatedWorker, folder: Path) -> str:
+def _difference(row: ManifestRow, entry: Entry, worker: WorkerProcess, folder: Path) -> str:
     """Say in what the computed entry differs; empty for nothing."""
     codec, recipe = str(entry.attributes["codec"]), entry.flow_recipe
-    task = Task(0, 0, Path(row.path), entry.name, folder, recipe, codec, folder, 1, row.size)
-    outcome: Outcome = worker.run(task, TIME_LIMIT_S)
+    job = Job(folder, recipe, codec)
+    outcome = worker.run(job, Task(0, Path(row.path), entry.name, row.size), TIME_LIMIT_S)
     if outcome.failure or outcome.cache_failure:
         return f"it could not be computed again: {outcome.failure or outcome.cache_failure}"
     path = entry_path(folder, recipe.id, row.digest)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.extraction.isolated import IsolatedWorker
-from flowpipe.extraction.worker import Outcome, Task
+from flowpipe.extraction.processes import WorkerProcess
+from flowpipe.extraction.tasks import Job, Outcome, Task
 
 CONNECT_S = 20
 WAITING_PER_THREAD = 3
@@ -21,11 +21,14 @@ WAITING_PER_THREAD = 3
 _local = threading.local()
 
 
-def run_on_scheduler(tasks: Sequence[Task], address: str, limit_s: float) -> Iterator[Outcome]:
-    """Give the outcome of each task as it comes, in any order.
+def run_on_scheduler(
+    job: Job, tasks: Sequence[Task], address: str, limit_s: float
+) -> Iterator[tuple[Task, Outcome]]:
+    """Yield each task with its outcome as it comes, in any order.
 
     Parameters
     ----------
+    job : Job
     tasks : sequence of Task
     address : str
         Of the scheduler, such as "tcp://10.0.0.1:8786".
@@ -53,12 +56,13 @@ def run_on_scheduler(tasks: Sequence[Task], address: str, limit_s: float) -> Ite
             ) from error
         room = WAITING_PER_THREAD * sum(client.nthreads().values())
         waiting = iter(tasks)
+        sent = client.scatter(job, broadcast=True)
         running: dict[Any, Task] = {}
 
         def submit(count: int) -> list[Any]:
             """Send the next tasks; all at once would be slow, and too much for the scheduler."""
             new = {
-                client.submit(process_isolated, task, limit_s, pure=False): task
+                client.submit(do_task, sent, task, limit_s, pure=False): task
                 for task in itertools.islice(waiting, count)
             }
             running.update(new)
@@ -66,7 +70,8 @@ def run_on_scheduler(tasks: Sequence[Task], address: str, limit_s: float) -> Ite
 
         coming = distributed.as_completed(submit(room))
         for future in coming:
-            yield _outcome(future, running.pop(future), distributed)
+            task = running.pop(future)
+            yield task, _outcome(future, task, distributed)
             coming.update(submit(1))
 
 
@@ -75,17 +80,17 @@ def _outcome(future: Any, task: Task, distributed: Any) -> Outcome:
         outcome: Outcome = future.result()
     except distributed.KilledWorker as error:
         told = f"{task.path}: the Dask workers that were given it died one after another ({error})"
-        return Outcome(task.index, failure=told)
+        return Outcome(failure=told)
     return outcome
 
 
-def process_isolated(task: Task, limit_s: float) -> Outcome:
-    """Work off a task in this thread's own process; runs on a Dask worker."""
-    worker: IsolatedWorker | None = getattr(_local, "worker", None)
+def do_task(job: Job, task: Task, limit_s: float) -> Outcome:
+    """Do a task in this thread's own process; runs on a Dask worker."""
+    worker: WorkerProcess | None = getattr(_local, "worker", None)
     if worker is None:
-        worker = _local.worker = IsolatedWorker()
+        worker = _local.worker = WorkerProcess()
         atexit.register(worker.close)
-    return worker.run(task, limit_s)
+    return worker.run(job, task, limit_s)
 
 
 def _distributed() -> Any:

@@ -1,19 +1,14 @@
-"""One video, or a range of a long one: decode, flow, compress, write; in a worker process.
+"""One task in a worker process: decode, flow, compress, write."""
 
-Nothing large crosses processes: in comes a `Task`, out goes an `Outcome`.
-"""
-
+import itertools
 import json
-import os
 import platform
-import signal
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple, TypeAlias
 
 import av
 import cv2
@@ -24,174 +19,151 @@ import zstandard
 from numpy.typing import NDArray
 
 from flowpipe._version import __version__
-from flowpipe.cache import Entry, FlowRecipe, entry_path
+from flowpipe.cache import Entry, entry_path
 from flowpipe.cache.part import is_abandoned
 from flowpipe.cache.write import EntryWriter, FieldCoder
-from flowpipe.errors import CacheError, DeviceError, EntryCorrupt, FlowpipeError, VideoError
-from flowpipe.extraction.batched import Address, flows_from_server
-from flowpipe.extraction.ranges import FrameRange, RangeWriter
-from flowpipe.flow import FlowMethod, create
-from flowpipe.flow.quantise import Quantiser
-from flowpipe.video import MAX_PIXELS, Frame, VideoInfo, VideoReader, content_digest
+from flowpipe.errors import (
+    CacheError,
+    DeviceError,
+    EntryCorrupt,
+    FlowError,
+    FlowpipeError,
+    VideoError,
+    VideoNotFound,
+)
+from flowpipe.extraction.ranges import RangeWriter, join
+from flowpipe.extraction.tasks import FrameRange, Job, Joining, Outcome, Probing, Task
+from flowpipe.flow import FlowMethod, create, create_batched
+from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
 
-STARTED, FINISHED, TIMED_OUT = 1, 2, 3
-WHOLE = 1_000_000
-JOURNAL_COLUMNS = 4
-"""The journal is an N×4 int64 file, for each task: state, flows so far, share done (millionths),
-and the process that works on it."""
+OnStep: TypeAlias = Callable[[int, float], None]
+"""Receives the fields computed so far and the share of the task that is done."""
 
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker needs to know of one video, or of a range of it (`frames`).
-
-    `index` is the task's row in the journal, `source` the video's place among the sources, and
-    `num_bytes` what the task counts for in the progress. With `insist` the entry is computed even
-    if another process is at it. `server` computes flow where it is given.
-    """
-
-    index: int
-    source: int
-    path: Path
-    name: str
-    cache: Path
-    recipe: FlowRecipe
-    codec: str
-    journal: Path
-    num_tasks: int
-    num_bytes: int
-    frames: FrameRange | None = None
-    insist: bool = False
-    max_pixels: int = MAX_PIXELS
-    known_failures: Mapping[str, str] = field(default_factory=dict)
-    import_path: tuple[str, ...] = ()
-    server: Address | None = None
+Field: TypeAlias = NDArray[np.float32] | None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task. `failure` and `cache_failure` are sentences, empty for none.
+class FileState(NamedTuple):
+    """What tells a file from one that takes its place."""
 
-    `busy`: another process is computing this entry, and may have it done when it is asked again.
-    """
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
 
-    index: int
-    digest: str = ""
-    flows: int = 0
-    computed: bool = False
-    num_bytes: int = 0
-    clipped_share: float = 0.0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    problem: str = ""
-    failure: str = ""
-    known_failure: bool = False
-    cache_failure: str = ""
-    busy: bool = False
+    @property
+    def memo(self) -> tuple[int, int]:
+        """What the manifest keeps of it."""
+        return self.size, self.mtime_ns
 
 
-def open_journal(file: Path, num_tasks: int, mode: Literal["r", "r+", "w+"]) -> NDArray[np.int64]:
-    """Map a journal into memory."""
-    return np.memmap(file, np.int64, mode=mode, shape=(num_tasks, JOURNAL_COLUMNS))
-
-
-def process_video(task: Task) -> Outcome:
-    """Make the entry of one video, or say why there is none. Raises nothing."""
-    journal = open_journal(task.journal, task.num_tasks, "r+")
-    journal[task.index, 3] = os.getpid()
-    journal[task.index, 0] = STARTED
-    digest = ""
+def process_task(job: Job, task: Task, on_step: OnStep) -> Outcome:
+    """Do a task, or say why it cannot be done; raises nothing."""
+    part = task.part
+    digest = part.digest if isinstance(part, FrameRange | Joining) else ""
     try:
-        if task.frames is not None:
-            return _compute_range(task, task.frames, journal)
+        if isinstance(part, FrameRange):
+            return _compute_range(job, task, part, on_step)
+        if isinstance(part, Joining):
+            return _join(job, task, part)
+        seen = _stat(task.path)
         digest = content_digest(task.path)
-        if digest in task.known_failures:
-            failure = task.known_failures[digest]
-            return Outcome(task.index, digest, failure=failure, known_failure=True)
-        present = present_entry(task, digest)
-        if present is None and not task.insist and in_work(task, digest):
-            return Outcome(task.index, digest, busy=True)
-        return present or _compute(task, digest, journal)
+        found = Outcome(digest, seen.memo)
+        if digest in job.known_failures:
+            return replace(found, failure=job.known_failures[digest], known_failure=True)
+        if (present := present_entry(job, digest)) is not None:
+            return replace(present, seen=seen.memo)
+        if not task.insist and in_work(job, digest):
+            return replace(found, busy=True)
+        if isinstance(part, Probing):
+            return replace(found, expected=expected_frames(_reader(job, task).info, job.recipe.fps))
+        return _compute(job, task, digest, seen, on_step)
     except Exception as error:
-        return reasoned(task, digest, error)
-    finally:
-        journal[task.index, 0] = FINISHED
+        return failed(task, digest, error)
 
 
-def reasoned(task: Task, digest: str, error: Exception) -> Outcome:
-    """Give the outcome of a task that ended in an error."""
+def failed(task: Task, digest: str, error: Exception) -> Outcome:
+    """Return the outcome of a task that ended in an error."""
     if isinstance(error, CacheError | DeviceError):
-        return Outcome(task.index, digest, cache_failure=str(error))
+        return Outcome(digest, cache_failure=str(error))
+    if isinstance(error, ChangedVideo):
+        digest = ""  # the digest of what is no longer there
     if isinstance(error, FlowpipeError):
-        return Outcome(task.index, digest, failure=_with_path(str(error), task.path))
-    if isinstance(error, OSError):
-        return Outcome(task.index, digest, cache_failure=f"cannot be written: {error}")
+        return Outcome(digest, failure=_with_path(str(error), task.path))
     # Of a plug-in, of OpenCV: it costs this video, and is reported.
-    told = f"{type(error).__name__}: {error}".strip().replace("\n", " ")
-    return Outcome(task.index, digest, failure=_with_path(told, task.path))
+    message = f"{type(error).__name__}: {error}".strip().replace("\n", " ")
+    return Outcome(digest, failure=_with_path(message, task.path))
 
 
-def present_entry(task: Task, digest: str) -> Outcome | None:
-    """Give the outcome of an entry that is there and whole; None where it must be computed."""
-    path = entry_path(task.cache, task.recipe.id, digest)
+class ChangedVideo(VideoError):
+    """A video's file was replaced while its entry was computed."""
+
+
+def present_entry(job: Job, digest: str) -> Outcome | None:
+    """Return the outcome of an entry that is there and whole; None where it must be computed."""
+    path = entry_path(job.cache, job.recipe.id, digest)
     if not path.is_file():
         return None
     try:
         entry = Entry(path)
     except EntryCorrupt:
         return None  # written over
-    return Outcome(
-        task.index,
-        digest,
-        flows=entry.num_flows,
-        num_bytes=path.stat().st_size,
-        clipped_share=float(entry.attributes["clipped_share"]),
-        problem=str(entry.attributes["problem"]),
-    )
+    return _outcome(path, digest, entry.num_flows, entry.attributes)
 
 
-def in_work(task: Task, digest: str) -> bool:
+def in_work(job: Job, digest: str) -> bool:
     """Whether another process is writing this entry now."""
-    folder = entry_path(task.cache, task.recipe.id, digest).parent
+    folder = entry_path(job.cache, job.recipe.id, digest).parent
     return any(not is_abandoned(path) for path in folder.glob(f".{digest}.*.part"))
 
 
-def _compute(task: Task, digest: str, journal: NDArray[np.int64]) -> Outcome:
+def _compute(job: Job, task: Task, digest: str, seen: FileState, on_step: OnStep) -> Outcome:
     started = time.perf_counter()
-    reader = reader_of(task)
-    with entry_writer(task, digest, reader) as writer:
-        pts_s, seconds = _fill(task, reader, writer, journal)
-        outcome = finish_entry(task, digest, reader.info, writer, pts_s, reader.problem or "")
+    reader = _reader(job, task)
+    with _writer(job, digest, reader) as writer:
+        pts_s, seconds = _fill(job, reader, writer, on_step)
+        _check_unchanged(task.path, seen, digest)
+        outcome = _finish(job, task, digest, reader.info, writer, pts_s, reader.problem or "")
     seconds["all"] = time.perf_counter() - started
-    return replace(outcome, seconds=seconds)
+    return replace(outcome, seen=seen.memo, seconds=seconds)
 
 
-def _compute_range(task: Task, frames: FrameRange, journal: NDArray[np.int64]) -> Outcome:
+def _compute_range(job: Job, task: Task, frames: FrameRange, on_step: OnStep) -> Outcome:
     started = time.perf_counter()
-    reader = reader_of(task)
-    coder = FieldCoder(quantiser_of(task.recipe), task.codec)
-    with RangeWriter(frames.file, coder, task.recipe.rgb_quality) as writer:
-        pts_s, seconds = _fill(task, reader, writer, journal, frames)
+    reader = _reader(job, task)
+    coder = FieldCoder(job.recipe.quantiser, job.codec)
+    with RangeWriter(frames.file, coder, job.recipe.rgb_quality) as writer:
+        pts_s, seconds = _fill(job, reader, writer, on_step, frames.start, frames.stop)
         writer.finish(pts_s)
     seconds["all"] = time.perf_counter() - started
-    problem = reader.problem or ""
     return Outcome(
-        task.index, flows=writer.num_flows, computed=True, seconds=seconds, problem=problem
+        frames.digest, flows=writer.num_flows, problem=reader.problem or "", seconds=seconds
     )
 
 
+def _join(job: Job, task: Task, part: Joining) -> Outcome:
+    started = time.perf_counter()
+    reader = _reader(job, task)
+    with _writer(job, part.digest, reader) as writer:
+        pts_s = join(part.ranges, writer)
+        _check_unchanged(task.path, part.seen, part.digest)
+        outcome = _finish(job, task, part.digest, reader.info, writer, pts_s, part.problem)
+    joining_s = time.perf_counter() - started
+    return replace(outcome, seen=part.seen, seconds={"compress": joining_s, "all": joining_s})
+
+
 def _fill(
-    task: Task,
+    job: Job,
     reader: VideoReader,
     writer: EntryWriter | RangeWriter,
-    journal: NDArray[np.int64],
-    frames: FrameRange | None = None,
+    on_step: OnStep,
+    start: int = 0,
+    stop: int | None = None,
 ) -> tuple[NDArray[np.float64], dict[str, float]]:
-    """Write frames and the field that leads to each; give their times, and seconds of work."""
-    start, stop = (0, None) if frames is None else (frames.start, frames.stop)
-    expected = (stop or expected_frames(reader.info, task.recipe.fps)) - start
+    """Write frames and the field that leads to each; return their times, and seconds of work."""
+    expected = (stop or expected_frames(reader.info, job.recipe.fps)) - start
     seconds = {"decode": 0.0, "flow": 0.0, "compress": 0.0}
     pts_s: list[float] = []
-    for frame, uv_HWC in _flows(task, reader.frames(max(0, start - 1), stop), seconds):
+    for frame, uv_HWC in _flows(job, reader.frames(max(0, start - 1), stop), seconds):
         clock = time.perf_counter()
         if uv_HWC is not None:
             writer.add_flow(uv_HWC)
@@ -199,72 +171,90 @@ def _fill(
             pts_s.append(frame.pts_s)
             if frame.rgb_HWC is not None:
                 writer.add_rgb(frame.rgb_HWC)
-        share = min(1.0, len(pts_s) / expected) if expected > 0 else 0.0
-        journal[task.index, 1:3] = writer.num_flows, share * WHOLE
+        on_step(writer.num_flows, min(1.0, len(pts_s) / expected) if expected > 0 else 0.0)
         seconds["compress"] += time.perf_counter() - clock
     return np.array(pts_s), seconds
 
 
 def _flows(
-    task: Task, frames: Iterator[Frame], seconds: dict[str, float]
-) -> Iterator[tuple[Frame, NDArray[np.float32] | None]]:
-    """Give each frame with the field that leads to it; add up the time to decode and compute."""
-    if task.server is not None:
-        yield from flows_from_server(task.server, frames, seconds)
-        return
-    recipe = task.recipe
-    method = _method(recipe.flow, json.dumps(dict(recipe.flow_parameters), sort_keys=True))
-    previous_HW: NDArray[np.uint8] | None = None
+    job: Job, frames: Iterator[Frame], seconds: dict[str, float]
+) -> Iterator[tuple[Frame, Field]]:
+    """Yield each frame with the field that leads to it; add up the time to decode and compute."""
+    method = _method_of(job)
+    run: list[Frame] = []
     clock = time.perf_counter()
-    for frame in frames:
+    for frame in itertools.chain(frames, (None,)):
         decoded = time.perf_counter()
-        uv_HWC = None
-        if previous_HW is not None:
-            pair = (previous_HW, frame.grey_HW)
-            uv_HWC = method(*(reversed(pair) if recipe.backward else pair))
-        previous_HW = frame.grey_HW
         seconds["decode"] += decoded - clock
-        seconds["flow"] += time.perf_counter() - decoded
-        yield frame, uv_HWC
+        if frame is not None:
+            run.append(frame)
+            if len(run) == 1:
+                yield frame, None
+        if len(run) > 1 and (frame is None or len(run) > _pairs_at_once(job, frame)):
+            fields = _fields(job, method, run)
+            seconds["flow"] += time.perf_counter() - decoded
+            yield from zip(run[1:], fields, strict=True)
+            run = run[-1:]  # the last frame of a run is the first of the next
         clock = time.perf_counter()
-    seconds["decode"] += time.perf_counter() - clock
+
+
+def _pairs_at_once(job: Job, frame: Frame) -> int:
+    if job.recipe.device == "cpu":
+        return 1
+    return max(1, job.batch_pixels // frame.grey_HW.size)
+
+
+def _fields(job: Job, method: Any, run: list[Frame]) -> Iterator[Field]:
+    """Compute the fields between consecutive frames of a run."""
+    greys = [frame.grey_HW for frame in run]
+    if job.recipe.device == "cpu":
+        pair = greys[::-1] if job.recipe.backward else greys
+        return iter([method(*pair)])
+    earlier_BHW, later_BHW = np.stack(greys[:-1]), np.stack(greys[1:])
+    pairs = (later_BHW, earlier_BHW) if job.recipe.backward else (earlier_BHW, later_BHW)
+    try:
+        return iter(method.batch(*pairs))
+    except FlowError:
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        raise DeviceError(f"flow on the GPU failed: {message}") from error
 
 
 def expected_frames(info: VideoInfo, fps: float | None) -> int:
-    """Give how many frames a video's header promises; 0 where it says nothing.
+    """Return how many frames a video's header promises; 0 where it says nothing.
 
     Good for plans and progress, never for results: headers lie.
     """
     return int((info.duration_s or 0.0) * (fps or info.average_fps or 0.0))
 
 
-def reader_of(task: Task) -> VideoReader:
-    """Open the video of a task as its recipe has it."""
-    recipe = task.recipe
+def _reader(job: Job, task: Task) -> VideoReader:
+    recipe = job.recipe
     return VideoReader(
         task.path,
         short_side=recipe.short_side,
         size=recipe.size,
         fps=recipe.fps,
         rgb=recipe.rgb,
-        max_pixels=task.max_pixels,
+        max_pixels=job.max_pixels,
     )
 
 
-def entry_writer(task: Task, digest: str, reader: VideoReader) -> EntryWriter:
-    """Begin the entry of a task."""
+def _writer(job: Job, digest: str, reader: VideoReader) -> EntryWriter:
     height, width = reader.output_size
     return EntryWriter(
-        entry_path(task.cache, task.recipe.id, digest),
-        quantiser=quantiser_of(task.recipe),
-        codec=task.codec,
+        entry_path(job.cache, job.recipe.id, digest),
+        quantiser=job.recipe.quantiser,
+        codec=job.codec,
         height=height,
         width=width,
-        rgb_quality=task.recipe.rgb_quality,
+        rgb_quality=job.recipe.rgb_quality,
     )
 
 
-def finish_entry(
+def _finish(
+    job: Job,
     task: Task,
     digest: str,
     info: VideoInfo,
@@ -272,51 +262,58 @@ def finish_entry(
     pts_s: NDArray[np.float64],
     problem: str,
 ) -> Outcome:
-    """Complete the entry of a task.
-
-    Raises
-    ------
-    VideoError
-        If there is one frame only.
-    """
     if len(pts_s) < 2:
         raise VideoError(f"{task.path} has one frame only; flow needs two: leave it out")
+    software = {**software_versions(), **getattr(_method_of(job), "software", {})}
     attributes = writer.finish(
         pts_s,
         {
-            "recipe": task.recipe.to_json(),
+            "recipe": job.recipe.to_json(),
             "source_name": task.name,
             "source_sha256": digest,
             "source": json.dumps(_source_facts(info)),
             "problem": problem,
-            "software": json.dumps(
-                {**software_versions(), **(task.server.software if task.server else {})},
-                sort_keys=True,
-            ),
+            "software": json.dumps(software, sort_keys=True),
         },
     )
+    path = entry_path(job.cache, job.recipe.id, digest)
+    return replace(_outcome(path, digest, writer.num_flows, attributes), computed=True)
+
+
+def _outcome(path: Path, digest: str, flows: int, attributes: Any) -> Outcome:
     return Outcome(
-        task.index,
         digest,
-        flows=writer.num_flows,
-        computed=True,
-        num_bytes=entry_path(task.cache, task.recipe.id, digest).stat().st_size,
+        flows=flows,
+        num_bytes=path.stat().st_size,
         clipped_share=float(attributes["clipped_share"]),
-        problem=problem,
+        problem=str(attributes["problem"]),
     )
 
 
-def quantiser_of(recipe: FlowRecipe) -> Quantiser:
-    """Give the quantiser that a recipe names."""
-    return Quantiser(
-        recipe.storage,  # type: ignore[arg-type]
-        bound_px=recipe.bound_px,
-        tolerance_px=recipe.tolerance_px,
-    )
+def _stat(path: Path) -> FileState:
+    try:
+        found = path.stat()
+    except FileNotFoundError as error:
+        raise VideoNotFound(f"{path} does not exist; check the path") from error
+    except OSError as error:
+        raise VideoError(f"{path} cannot be read: {error.strerror}") from error
+    return FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+def _check_unchanged(path: Path, seen: tuple[int, ...], digest: str) -> None:
+    """Refuse to store frames under the digest of a file that they may not be of."""
+    try:
+        same = _stat(path)[: len(seen)] == seen or content_digest(path) == digest
+    except VideoError:
+        same = False
+    if not same:
+        raise ChangedVideo(
+            f"{path} was changed or removed while it was read; run the same command again"
+        )
 
 
 def software_versions() -> dict[str, str]:
-    """Versions of what takes part in an extraction."""
+    """Return the versions of what takes part in an extraction."""
     return {
         "flowpipe": __version__,
         "python": platform.python_version(),
@@ -343,18 +340,18 @@ def _source_facts(info: VideoInfo) -> dict[str, Any]:
     }
 
 
+def _method_of(job: Job) -> FlowMethod:
+    recipe = job.recipe
+    parameters = json.dumps(dict(recipe.flow_parameters), sort_keys=True)
+    device = "" if recipe.device == "cpu" else job.torch_device
+    return _made_method(recipe.flow, parameters, device)
+
+
 @lru_cache(maxsize=4)
-def _method(name: str, parameters: str) -> FlowMethod:
+def _made_method(name: str, parameters: str, device: str) -> FlowMethod:
+    if device:
+        return create_batched(name, device, **json.loads(parameters))
     return create(name, **json.loads(parameters))
-
-
-def process_in_worker(task: Task) -> Outcome:
-    """`process_video` with one thread for each process; the parent alone answers Ctrl-C."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A worker may be older than the path on which a method of the person's own stands.
-    sys.path.extend(place for place in task.import_path if place not in sys.path)
-    return process_video(task)
 
 
 def _with_path(reason: str, path: Path) -> str:
