@@ -22,7 +22,11 @@ setup(
         *(f"flowpipe.cli.{group}" for group in find_packages(str(HERE / "cli"))),
     ],
     package_dir={"flowpipe.cli": "cli"},
-    package_data={"flowpipe": ["py.typed"], "flowpipe.cache": ["FORMAT.md"]},
+    package_data={
+        "flowpipe": ["py.typed"],
+        "flowpipe.cache": ["FORMAT.md"],
+        "flowpipe.report": ["templates/*"],
+    },
     install_requires=[
         "numpy>=1.26",
         "opencv-contrib-python>=4.10",
@@ -38,7 +42,7 @@ setup(
         "torch>=2.6",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
-        "matplotlib>=3.8",
+        "jinja2>=3.1",
     ],
     extras_require={
         "dask": ["distributed>=2024.1"],

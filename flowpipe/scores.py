@@ -14,26 +14,33 @@ logits.npy         N×K float32
 =================  =====================================================
 """
 
+import io
 import json
 import math
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy_format
 
+from flowpipe.atomic import write_aside
 from flowpipe.errors import EntryCorrupt, InvalidArgument, UnknownName, nearest_name
 
 FORMAT = "flowpipe scores"
 VERSION = 1
 MAX_BYTES = 2**31
+_ARRAYS = {
+    "labels.npy": "labels_N",
+    "targets.npy": "targets_NK",
+    "probabilities.npy": "probabilities_NK",
+    "logits.npy": "logits_NK",
+}
 # float32 softmax summed over some hundred classes strays by about 1e-5.
 SUM_TOLERANCE = 1e-3
 
@@ -164,20 +171,15 @@ class Scores:
         several: dict[str, Any] = {} if self.targets_NK is None else {"targets": self.targets_NK}
         text = json.dumps(header, ensure_ascii=False, allow_nan=False).encode()
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".scores-", dir=target.parent) as folder:
-            aside = Path(folder) / target.name
-            with aside.open("wb") as file:
-                np.savez_compressed(
-                    file,
-                    header=np.frombuffer(text, np.uint8),
-                    labels=self.labels_N,
-                    probabilities=self.probabilities_NK,
-                    logits=self.logits_NK,
-                    **several,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
+        with write_aside(target) as file:
+            np.savez_compressed(
+                file,
+                header=np.frombuffer(text, np.uint8),
+                labels=self.labels_N,
+                probabilities=self.probabilities_NK,
+                logits=self.logits_NK,
+                **several,
+            )
         return target
 
     def __repr__(self) -> str:
@@ -259,64 +261,39 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         raise InvalidArgument(f"no score file at {source}; flowpipe predict writes one")
     try:
         with zipfile.ZipFile(source) as archive:
-            arrays = {
-                name: _read_member(archive, name)
-                for name in ("header", "labels", "probabilities", "logits")
-            }
-            if "targets.npy" in archive.namelist():
-                arrays["targets"] = _read_member(archive, "targets")
-        header = _read_header(arrays["header"])
+            members = {info.filename: _read_array(archive, info) for info in archive.infolist()}
+        if lacking := {"header.npy", *_ARRAYS} - {"targets.npy"} - members.keys():
+            raise ValueError(f"{', '.join(sorted(lacking))} missing")
+        header = _read_header(members["header.npy"])
         return Scores(
+            **{field: members[name] for name, field in _ARRAYS.items() if name in members},
             ids=header["ids"],
-            labels_N=arrays["labels"],
-            probabilities_NK=arrays["probabilities"],
-            logits_NK=arrays["logits"],
             classes=header["classes"],
             stream=header["stream"],
             protocol=header["protocol"],
             activation=header.get("activation", "softmax"),
-            targets_NK=arrays.get("targets"),
         )
-    except zipfile.BadZipFile as error:
-        raise EntryCorrupt(
-            f"{source} is not a score file, or a truncated one ({error}); "
-            "it must be an .npz that flowpipe wrote"
-        ) from error
-    except (zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-        raise EntryCorrupt(f"{source} cannot be unpacked ({error}); write it anew") from error
-    except ValueError as error:
-        raise EntryCorrupt(f"{source} is no score file of flowpipe: {error}") from error
+    # What zipfile, zlib and numpy raise for foreign and damaged bytes, and Scores for wrong values.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
+        raise EntryCorrupt(f"{source} is no score file of flowpipe, or damaged: {error}") from error
 
 
-def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """Read one array after comparing what its header claims with the bytes that are there."""
-    try:
-        info = archive.getinfo(f"{name}.npy")
-    except KeyError as error:
-        present = ", ".join(archive.namelist()[:8]) or "nothing"
-        raise ValueError(f'"{name}.npy" is missing; inside: {present}') from error
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    """Read one array; nothing is allocated by a size that only a header claims."""
     if info.file_size > MAX_BYTES:
-        raise ValueError(f"{name} claims {info.file_size} bytes; {MAX_BYTES} is the limit")
-    with archive.open(info) as file:
-        shape, fortran_order, dtype = _read_npy_header(file)
-        if dtype.hasobject or dtype.names is not None:
-            raise ValueError(
-                f"{name} holds pickled objects or records, which are never loaded; numbers only"
-            )
-        claimed, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
-        if claimed != there or min(shape, default=0) < 0:
-            raise ValueError(f"{name} of shape {shape} needs {claimed} bytes and has {there}")
-        flat: npt.NDArray[Any] = np.frombuffer(file.read(), dtype)
-    return flat.reshape(shape, order="F" if fortran_order else "C")
-
-
-def _read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = npy_format.read_magic(file)
-    if version == (1, 0):
-        return npy_format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return npy_format.read_array_header_2_0(file)
-    raise ValueError(f"array of .npy version {version}; 1.0 and 2.0 are known")
+        raise ValueError(f"{info.filename} claims {info.file_size} bytes; {MAX_BYTES} is the limit")
+    file = io.BytesIO(archive.read(info))
+    if npy_format.read_magic(file) != (1, 0):
+        raise ValueError(f"{info.filename} is no array of .npy version 1.0")
+    shape, _, dtype = npy_format.read_array_header_1_0(file)
+    claimed, there = math.prod(shape) * dtype.itemsize, info.file_size - file.tell()
+    if claimed != there or dtype.kind not in "biuf":
+        raise ValueError(
+            f"{info.filename} of {dtype} and shape {shape} has {there} bytes; "
+            "it must hold numbers, as many as it says"
+        )
+    file.seek(0)
+    return npy_format.read_array(file, allow_pickle=False)
 
 
 def _read_header(raw: npt.NDArray[Any]) -> dict[str, Any]:

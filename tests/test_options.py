@@ -138,7 +138,6 @@ STILL = {
     "extraction/batched.py", "extraction/isolated.py", "extraction/ranges.py",
     "extraction/watch.py", "features/computing.py", "features/extractor.py", "features/files.py",
     "features/presets.py", "flow/method.py", "models/heads/__init__.py", "models/summary.py",
-    "report/quality.py",
 }  # fmt: skip
 
 
@@ -146,7 +145,6 @@ def test_no_message_of_the_library_names_an_option() -> None:
     naming = {
         path.relative_to(LIBRARY).as_posix()
         for path in LIBRARY.rglob("*.py")
-        if path.name != "style.py"  # names of colors
         for text in strings_of(path)
         if re.search(r"""(^|[\s("'`])--[a-z]""", text)
     }

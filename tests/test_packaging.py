@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import entry_points, requires, version
+from email import message_from_string
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,19 @@ BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(s
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> list[str]:
-    """Give the names of the files in the wheel, built from a copy: a build leaves folders."""
+def wheel(tmp_path_factory) -> zipfile.Path:
+    """Return the wheel, built from a copy: a build leaves folders."""
     copy = tmp_path_factory.mktemp("source") / "flowpipe"
     left = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "runs", "*.cache")
     shutil.copytree(ROOT, copy, ignore=left)
     out = copy / "dist"
     subprocess.run([sys.executable, "-c", BUILD, out], cwd=copy, check=True, capture_output=True)
     (file,) = out.glob("*.whl")
-    with zipfile.ZipFile(file) as archive:
-        return archive.namelist()
+    return zipfile.Path(file)
 
 
 def test_the_only_top_level_name_is_flowpipe(wheel):
-    tops = {name.split("/")[0] for name in wheel}
+    tops = {name.split("/")[0] for name in wheel.root.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"flowpipe"}
 
 
@@ -40,8 +40,10 @@ def test_every_module_and_what_it_reads_is_inside(wheel):
         *(f"flowpipe/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "cli").rglob("*.py")),
         "flowpipe/py.typed",
         "flowpipe/cache/FORMAT.md",
+        "flowpipe/report/templates/report.html",
+        "flowpipe/report/templates/style.css",
     }
-    assert wanted <= set(wheel)
+    assert wanted <= set(wheel.root.namelist())
 
 
 def test_versions_agree():
@@ -60,12 +62,14 @@ def normal(name: str) -> str:
     return re.split(r"[<>=!~;\[ ]", name)[0].lower().replace("_", "-")
 
 
-def test_every_dependency_is_pinned_and_has_its_reason():
+def test_every_dependency_is_pinned_and_has_its_reason(wheel):
     lines = (ROOT / "constraints.txt").read_text("utf-8").split()
     pinned = {normal(line) for line in lines}
     assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in lines)
     table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Dependencies")[1]
-    for requirement in requires("flowpipe") or []:
+    # Of the wheel, not of what is installed: that may be older than setup.py.
+    (metadata,) = (wheel / name for name in wheel.root.namelist() if name.endswith("/METADATA"))
+    for requirement in message_from_string(metadata.read_text("utf-8")).get_all("Requires-Dist"):
         name = normal(requirement)
         assert name in pinned, name
         if "extra ==" not in requirement:

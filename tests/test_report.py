@@ -8,7 +8,7 @@ import pytest
 
 from flowpipe.errors import InvalidArgument
 from flowpipe.report import Sample, results_table, summary_text, write_report
-from flowpipe.report.drawings import confusion_svg, curves_svg
+from flowpipe.report.drawings import confusion_drawing, curves_drawing
 from flowpipe.scores import Scores
 
 CLASSES = ("run & hide", "walk", "<wave>")
@@ -116,14 +116,41 @@ def test_an_unlabelled_video_counts_nowhere():
     assert "50.0" in text
 
 
-def test_curves_leave_gaps_and_confusion_counts():
-    drawn = curves_svg({"loss": [(1, 2.0), (2, float("nan")), (3, 1.0), (4, 0.5)]})
-    assert "nan" not in drawn
-    assert 'class="curve c0 dot"' in drawn  # a point between gaps
-    assert "no finite value" in curves_svg({"loss": [(1, float("inf"))]})
-    drawn = confusion_svg(np.array([[3, 1], [0, 2]]), ["a", "b"])
-    assert "<title>a taken for b: 1</title>" in drawn
-    assert drawn.count("<title>") == 3
+def test_curves_leave_gaps():
+    drawing = curves_drawing({"loss": [(1, 2.0), (2, float("nan")), (3, 1.0), (4, 0.5)]})
+    ((name, runs, _),) = drawing["curves"]
+    assert name == "loss"
+    assert [len(run) for run in runs] == [1, 2]
+    assert runs[0] == ["48.0 31.2"]  # left edge, 5 % below the top
+    assert curves_drawing({"loss": [(1, float("inf"))]}) is None
+
+
+def test_a_diverged_loss_is_a_gap_on_the_page(tmp_path):
+    losses = {"a": [2.0, float("nan"), 1.0], "b": [float("nan")] * 3}
+    history = {
+        name: [{"epoch": n, "loss": loss} for n, loss in enumerate(values)]
+        for name, values in losses.items()
+    }
+    own = {"streams": [scores("spatial", [0, 1, 1, 1])], "fused": {}, "headline": ""}
+    path = write_report(
+        tmp_path / "r.html", title="", history=history, protocol={}, versions={}, **own
+    )
+    page = path.read_text("utf-8")
+    assert page.count('class="curve c0 dot"') == 2  # points between gaps
+    assert page.count("no finite value") == 1
+    assert "nan" not in page.partition("<main>")[2]
+
+
+def test_confusion_counts():
+    drawing = confusion_drawing(np.array([[3, 1], [0, 2]]), ["a", "b"])
+    assert [cell[:4] for cell in drawing["cells"]] == [
+        (0, 0, 3, 0.75),
+        (0, 1, 1, 0.25),
+        (1, 1, 2, 1),
+    ]
+    assert drawing["cells"][1][4] == "a taken for b: 1"
+    assert drawing["numbered"]
+    assert not confusion_drawing(np.eye(26, dtype=int), ["x"] * 26)["numbered"]
 
 
 def test_refuses_pictures_of_another_kind_and_a_page_without_scores(tmp_path):

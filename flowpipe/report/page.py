@@ -7,28 +7,27 @@ refers to nothing outside, so that it can be sent as one file and opened without
 import base64
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import numpy.typing as npt
 
+from flowpipe.atomic import write_aside
 from flowpipe.errors import InvalidArgument
 from flowpipe.metrics import confusion_matrix
-from flowpipe.report.drawings import confusion_svg, curves_svg, interval_svg
+from flowpipe.report.drawings import confusion_drawing, curves_drawing
 from flowpipe.report.results import (
     NETWORK_COLUMNS,
-    Result,
     header_cells,
     network_cells,
     results_table,
     row_cells,
 )
-from flowpipe.report.style import STYLE
 from flowpipe.scores import Scores
 
 MAX_MISTAKES = 20
@@ -120,104 +119,72 @@ def write_report(
     named += [(f"fused: {name}", scores) for name, scores in fused.items()]
     if not named:
         raise InvalidArgument("no scores of a stream or a fusion; a report needs one at least")
-    sections = [
-        ("Results", _results_html(results_table(streams, fused))),
-        ("Networks", _networks_html(networks or {})),
-        ("Folds", _folds_html(folds or ())),
-        ("Own factors", _pairs_html({name: _number(v) for name, v in (factors or {}).items()})),
-        ("Frames and their flow", _box("samples", map(_sample_html, samples))),
-        ("Learning curves", "".join(_history_html(name, log) for name, log in history.items())),
-        (
-            "Confusion",
-            _box("confusions", (_confusion_html(name, scores) for name, scores in named)),
-        ),
-        ("Worst mistakes", _mistakes_html(streams, fused)),
-        ("Protocol", _pairs_html(dict(_flatten(protocol)))),
-        ("Versions", _pairs_html(versions)),
-    ]
-    return write_aside(Path(path), whole_page(title, headline, notes, sections))
-
-
-def whole_page(
-    title: str, headline: str, notes: Iterable[str], sections: Iterable[tuple[str, str]]
-) -> str:
-    """Give a page of (heading, HTML) sections; those without content are left out."""
-    body = "".join(
-        f"<section><h2>{name}</h2>{content}</section>\n" for name, content in sections if content
-    )
-    paragraphs = "".join(f"<p>{escape(note)}</p>" for note in notes)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<header>"
-        f'<h1>{escape(title)}</h1><p class="headline">{escape(headline)}</p>{paragraphs}'
-        f"</header>\n<main>\n{body}</main>\n</body>\n</html>\n"
+    results = results_table(streams, fused)
+    fold_header, fold_rows = _folds_table(folds or ())
+    return write_page(
+        Path(path),
+        "report.html",
+        title=title,
+        headline=headline,
+        notes=notes,
+        result_header=header_cells(results),
+        results=[(row_cells(result, results), result) for result in results],
+        network_header=["stream", *NETWORK_COLUMNS],
+        networks=[[name, *network_cells(row)] for name, row in (networks or {}).items()],
+        fold_header=fold_header,
+        folds=fold_rows,
+        factors={name: _number(value) for name, value in (factors or {}).items()},
+        samples=samples,
+        history={name: _panels(log) for name, log in history.items()},
+        confusions={
+            name: confusion_drawing(_confusion(scores), scores.classes)
+            for name, scores in named
+            if scores.targets_NK is None and (scores.labels_N >= 0).any()
+        },
+        mistakes=_mistakes(streams, fused),
+        protocol=dict(_flatten(protocol)),
+        versions=versions,
     )
 
 
-def write_aside(target: Path, text: str) -> Path:
-    """Write a text file, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".report-", dir=target.parent) as folder:
-        aside = Path(folder) / target.name
-        with aside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    return target
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Fill a template and write it as one file, whole or not at all."""
+    text = _templates().get_template(template).render(values)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_aside(path, "w") as file:
+        file.write(text)
+    return path
 
 
-def _box(kind: str, parts: Iterable[str]) -> str:
-    content = "".join(parts)
-    return f'<div class="{kind}">{content}</div>' if content else ""
-
-
-def table_html(header: Sequence[str], rows: Iterable[Sequence[str]], *, kind: str = "") -> str:
-    """A table of cells that are HTML already; the first column holds the names of the rows."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
+@cache
+def _templates() -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    head = f"<thead><tr>{head}</tr></thead>" if header else ""
-    return (
-        f'<div class="scroll"><table class="{kind}">{head}<tbody>{body}</tbody></table></div>'
-        if body
-        else ""
-    )
+    templates.filters["png"] = _png
+    return templates
 
 
-def _results_html(results: Sequence[Result]) -> str:
-    rows = [[*map(escape, row_cells(row, results)), interval_svg(row)] for row in results]
-    return table_html([*header_cells(results), "0 to 100 %"], rows) + (
-        '<p class="small">Every number counts videos: clips and crops are averaged before. The '
-        "interval (Wilson) says how far another draw of test videos could move top-1, and "
-        "nothing of other seeds or training sets.</p>"
-    )
-
-
-def _networks_html(networks: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = [[escape(name), *map(escape, network_cells(row))] for name, row in networks.items()]
-    return table_html(["stream", *NETWORK_COLUMNS], rows)
-
-
-def _folds_html(folds: Sequence[Mapping[str, float]]) -> str:
+def _folds_table(folds: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     columns = list(dict.fromkeys(key for fold in folds for key in fold if key != "fold"))
     rows = [
-        [escape(str(fold.get("fold", number))), *(_number(fold.get(key)) for key in columns)]
+        [str(fold.get("fold", number)), *(_number(fold.get(key)) for key in columns)]
         for number, fold in enumerate(folds, start=1)
     ]
     if len(folds) > 1:
         summary = [_mean_and_deviation([f[key] for f in folds if key in f]) for key in columns]
         rows.append(["mean ± deviation", *summary])
-    return table_html(["fold", *columns], rows, kind="folds" if len(folds) > 1 else "")
+    return ["fold", *columns], rows
 
 
 def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{100 * value:.1f} %" if 0 <= value <= 1 else f"{value:.4g}"
-    return "–" if value is None else escape(str(value))
+    return "–" if value is None else str(value)
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:
@@ -227,11 +194,6 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
     if all(0 <= value <= 1 for value in values):
         return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
     return f"{mean:.4g} ± {deviation:.2g}"
-
-
-def _pairs_html(pairs: Mapping[str, Any]) -> str:
-    rows = [[escape(str(name)), escape(str(value))] for name, value in pairs.items()]
-    return table_html([], rows, kind="pairs")
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -245,15 +207,6 @@ def _flatten(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", text
 
 
-def _sample_html(sample: Sample) -> str:
-    images = "".join(
-        f'<img alt="{kind}" src="data:image/png;base64,{_png(image_HWC)}">'
-        for kind, image_HWC in (("frame", sample.rgb_HWC), ("flow", sample.flow_rgb_HWC))
-    )
-    caption = f"<b>{escape(sample.title)}</b> {escape(sample.caption)}"
-    return f'<figure class="sample">{images}<figcaption>{caption}</figcaption></figure>'
-
-
 def _png(rgb_HWC: npt.NDArray[np.uint8]) -> str:
     import cv2
 
@@ -263,8 +216,8 @@ def _png(rgb_HWC: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(data.tobytes()).decode("ascii")
 
 
-def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """One panel per kind of number that the records of training hold."""
+def _panels(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the drawing of each kind of number that the records of training hold."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for position, record in enumerate(records, start=1):
         epoch = float(record.get("epoch", position))
@@ -273,61 +226,42 @@ def _history_html(stream: str, records: Sequence[Mapping[str, Any]]) -> str:
             # A record without a test has None there; a diverged loss (NaN) leaves a gap.
             if kind is not None and isinstance(value, int | float):
                 panels.setdefault(kind, {}).setdefault(key, []).append((epoch, float(value)))
-    drawings = "".join(
-        f"<div><h4>{kind}</h4>{curves_svg(panels[kind])}</div>"
-        for kind in dict.fromkeys(CURVES.values())
-        if kind in panels
-    )
-    return f'<h3>{escape(stream)}</h3><div class="panels">{drawings}</div>' if drawings else ""
+    kinds = [kind for kind in dict.fromkeys(CURVES.values()) if kind in panels]
+    return {kind: curves_drawing(panels[kind]) for kind in kinds}
 
 
-def _confusion_html(name: str, scores: Scores) -> str:
+def _confusion(scores: Scores) -> npt.NDArray[np.int64]:
     known_N = scores.labels_N >= 0
-    if not known_N.any() or scores.targets_NK is not None:
-        return ""
-    counts_KK = confusion_matrix(
+    return confusion_matrix(
         scores.labels_N[known_N], scores.predictions_N[known_N], len(scores.classes)
     )
-    return (
-        f'<figure class="confusion"><figcaption>{escape(name)}</figcaption><div class="scroll">'
-        f"{confusion_svg(counts_KK, scores.classes)}</div></figure>"
-    )
 
 
-def _mistakes_html(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> str:
-    """Videos whose true class came out least probable, with what each stream thought of it."""
+def _mistakes(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> dict[str, Any] | None:
+    """Return the videos whose true class was least probable, with each stream's probabilities."""
     name, scores = next(iter(fused.items())) if fused else (streams[0].stream, streams[0])
     rows_known = np.flatnonzero(scores.labels_N >= 0)
     if not rows_known.size:
-        return ""
+        return None
     wrong = rows_known[~scores.correct_N[rows_known]]
-    sentence = f"{len(wrong)} of {len(rows_known)} videos are mistaken by {name}"
-    if not wrong.size:
-        return f"<p>{escape(sentence)}.</p>"
     truth_N = scores.probabilities_NK[np.arange(len(scores.ids)), scores.labels_N]
     worst = wrong[np.argsort(truth_N[wrong], kind="stable")][:MAX_MISTAKES]
     others = [(s, {i: row for row, i in enumerate(s.ids)}) for s in streams]
-    table = []
+    rows = []
     for row in worst:
         truth, taken = int(scores.labels_N[row]), int(scores.predictions_N[row])
         pairs = [_pair(scores, int(row), truth, taken)] if fused else []
         for stream, place in others:
             there = place.get(scores.ids[row])
             pairs.append("–" if there is None else _pair(stream, there, truth, taken))
-        names = [scores.ids[row], scores.classes[truth], scores.classes[taken]]
-        table.append([*map(escape, names), *pairs])
+        rows.append([scores.ids[row], scores.classes[truth], scores.classes[taken], *pairs])
     shown = f"; the {len(worst)} worst" if len(worst) < len(wrong) else ""
-    header = [
-        "video",
-        "truth",
-        "taken for",
-        *([name] if fused else []),
-        *(s.stream for s in streams),
-    ]
-    return (
-        f'<p class="small">{escape(sentence + shown)}. Probability of the truth → of the class '
-        f"it was taken for, in per cent.</p>{table_html(header, table, kind='mistakes')}"
-    )
+    names = [*([name] if fused else []), *(stream.stream for stream in streams)]
+    return {
+        "sentence": f"{len(wrong)} of {len(rows_known)} videos are mistaken by {name}{shown}",
+        "header": ["video", "truth", "taken for", *names],
+        "rows": rows,
+    }
 
 
 def _pair(scores: Scores, row: int, truth: int, taken: int) -> str:
