@@ -23,8 +23,14 @@ from torch import nn
 import flowpipe
 from flowpipe.cache import open_cache
 from flowpipe.clips.streams import StreamInput
-from flowpipe.features.computing import BATCH_ITEMS, MOST_IN_BATCH, compute_features
-from flowpipe.features.extractor import FeatureExtractor
+from flowpipe.features.computing import compute_features
+from flowpipe.features.extractor import (
+    BATCH_ITEMS,
+    MOST_IN_BATCH,
+    FeatureExtractor,
+    FrozenNetwork,
+)
+from flowpipe.features.options import FeatureOptions
 from flowpipe.models import build_for_clip, input_layout
 
 MEMORY = """
@@ -35,7 +41,7 @@ from flowpipe.cache import open_cache
 from flowpipe.features.computing import compute_features
 made, _ = make_extractor("small-cnn", 1, 1, 112)
 result = compute_features(made, open_cache(sys.argv[1]), sys.argv[2], name="x")
-print(result.snippets, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(result.items, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
@@ -50,8 +56,8 @@ def make_extractor(
     torch.manual_seed(0)
     model = build_for_clip(network, stream.clip_CTHW, num_classes=10)
     plain = copy.deepcopy(model).eval()
-    options = {"network": network, "frames": frames, "step": step, "device": "cpu"}
-    return FeatureExtractor(model, stream, **options), plain
+    frozen, options = FrozenNetwork(model, stream, network), FeatureOptions(frames, step)
+    return FeatureExtractor(frozen, options=options, device="cpu"), plain
 
 
 def bare_seconds(model: nn.Module, shape: tuple[int, ...], clips: int, batch: int) -> float:
@@ -88,7 +94,7 @@ def main() -> None:
             shape, pair = extractor.stream.input_shape, (plain, extractor.model)
             bare_s = [bare_seconds(each, shape, given.clips, batch) for each in pair]
             result = compute_features(extractor, cache, folder / f"store{number}", name="rgb")
-            assert result.snippets == given.clips, (result.snippets, result.failures)
+            assert result.items == given.clips, (result.items, result.failures)
             rounds.append((*bare_s, result.seconds, result.stage_seconds["read"]))
         by_ratio = sorted(rounds, key=lambda r: r[0] / r[2])
         plain_s, prepared_s, ours_s, read_s = by_ratio[len(by_ratio) // 2]

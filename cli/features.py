@@ -1,29 +1,33 @@
-"""`flowpipe features`, and `flowpipe cache import`."""
+"""`flowpipe features`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import parse_arguments, parse_size
+from flowpipe.features.options import FeatureOptions
+
+from .options import device_option, json_option, out_option, parse_arguments, record_options
 from .output import byte_size, duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
-    from flowpipe.features.results import FeaturesResult
+    from flowpipe.features.computing import FeaturesResult
+
+WHOLE_VIDEO = "all"
 
 
 def parse_clip(context: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """`T,STRIDE` or `T` → (frames, step or None)."""
-    if text is None:
-        return None
+    """`T,STEP` or `T` → (frames, step or None); "all" as it is."""
+    if text is None or text == WHOLE_VIDEO:
+        return text
     parts = text.split(",")
     if len(parts) > 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f'"{text}" is not T,STRIDE, such as 16,8')
+        raise click.BadParameter(f'"{text}" is not T,STEP, such as 16,8')
     return int(parts[0]), int(parts[1]) if len(parts) == 2 else None
 
 
 @click.command()
-@click.argument("source", metavar="RUN|MODEL")
+@click.argument("source", metavar="RUN|NETWORK")
 @click.option(
     "--cache",
     "cache_path",
@@ -31,18 +35,18 @@ def parse_clip(context: click.Context, option: click.Parameter, text: str | None
     type=click.Path(path_type=Path),
     help="The flow cache to read.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The store.")
+@out_option("The cache of features.", required=True)
 @click.option("--name", help="What the features are called. [default: the stream, or the input]")
 @click.option("--recipe", metavar="ID", help="Of a cache of several recipes, the one to read.")
 @click.option("--stream", metavar="NAME", help="Of a RUN. [default: its only one]")
 @click.option("--fold", metavar="K|all", help="Of a RUN; all: NAME-K for each. [default: first]")
-@click.option("--weights", type=click.Path(path_type=Path), help="Of a MODEL.")
-@click.option("--random-weights", is_flag=True, help="A MODEL without weights is what I want.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Of a NETWORK.")
+@click.option("--random-weights", is_flag=True, help="A NETWORK without weights is what I want.")
 @click.option(
     "--input",
     "content",
     type=click.Choice(["rgb", "flow", "rgbdiff"]),
-    help="What a MODEL looks at. [default: rgb]",
+    help="What a NETWORK looks at. [default: rgb]",
 )
 @click.option(
     "--model-arg",
@@ -50,75 +54,87 @@ def parse_clip(context: click.Context, option: click.Parameter, text: str | None
     multiple=True,
     metavar="KEY=VALUE",
     callback=parse_arguments,
-    help="A parameter of the MODEL; may be repeated.",
+    help="A parameter of the NETWORK; may be repeated.",
 )
 @click.option(
     "--layer", metavar="NAME", help="Keep this layer's output. [default: the classifier's input]"
 )
-@click.option("--spatial", is_flag=True, help="Keep maps, T×D×H'×W', not their mean.")
 @click.option(
     "--clip",
-    metavar="T,STRIDE",
+    metavar="T,STEP",
     callback=parse_clip,
-    help="Items of a snippet, and from one to the next. [default: what the network takes, no gap]",
+    help="Items of a snippet, and from one to the next; of flow-histogram also: all. [default: "
+    "what the network takes, no gap]",
 )
-@click.option("--fps", type=float, metavar="F", help="Take items at F per second, by timestamp.")
-@click.option("--crops", type=click.Choice(["center", "ten"]), help="Ten are averaged.")
-@click.option("--crop-size", metavar="HxW", callback=parse_size, help="The network's input in px.")
-@click.option("--crop-scale", type=float, metavar="S", help="Of the largest box that fits.")
-@click.option(
-    "--dtype",
-    "storage",
-    type=click.Choice(["f16", "f32"]),
-    default="f16",
-    show_default=True,
-    help="Precision in the store.",
+@record_options(
+    FeatureOptions,
+    only=("fps", "crops", "crop_size", "crop_scale", "spatial", "storage"),
+    names={"storage": "--dtype"},
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the network runs.",
-)
+@device_option("Where the network runs.")
 @click.option("--batch-size", type=int, metavar="N", help="Clips at a time.")
 @click.option("--readers", type=int, metavar="N", help="Threads that read ahead.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-def features(source: str, cache_path: Path, out: Path, as_json: bool, **options: Any) -> None:
-    """Compute a network's features of every video of a cache, once, into a store.
+@json_option
+def features(
+    source: str,
+    cache_path: Path,
+    out: Path,
+    as_json: bool,
+    name: str | None,
+    recipe: str | None,
+    layer: str | None,
+    clip: Any,
+    device: str,
+    batch_size: int | None,
+    readers: int | None,
+    **options: Any,
+) -> None:
+    """Compute features of every video of a cache, once, into a cache of features.
 
     \b
-    RUN    a finished run: the network of a stream, as it was trained
-    MODEL  a network by name, with --weights; or i3d-rgb, i3d-flow
+    RUN      a finished run: the network of a stream, as it was trained
+    NETWORK  by name, with --weights; or i3d-rgb, i3d-flow
+             flow-histogram: directions and speeds by cell of a grid, no weights
 
-    A row of features belongs to a snippet: T items in a row. What is in the store already is not
-    computed again; other weights, layers or flow are other features, and NAME stands for the last
-    ones. Exit status: 0 all videos have features, 1 some failed, 2 misuse.
+    A row of features belongs to a snippet: T items in a row. What is there already is not computed
+    again; other weights, layers or flow are other features, and NAME stands for the last ones.
+    Exit status: 0 all videos have features, 1 some failed, 2 misuse.
     """
     from flowpipe.cache import open_cache
-    from flowpipe.errors import CacheError
-    from flowpipe.experiment.features import extractors_of
+    from flowpipe.experiment.features import NetworkChoice, extractors_of
     from flowpipe.features.computing import compute_features
 
-    how = {key: options.pop(key) for key in ("batch_size", "readers")}
-    name = options.pop("name")
-    cache = open_cache(cache_path, recipe=options.pop("recipe"))
-    if out.is_file():
-        raise CacheError(f"{out} is a file; a store is a directory: give another --out")
+    of_network = ("stream", "fold", "weights", "random_weights", "content", "parameters")
+    choice = NetworkChoice(**{key: options.pop(key) for key in of_network})
+    options["spatial"] = bool(options["spatial"])
+    frames, clip_step = (None, None) if clip in (None, WHOLE_VIDEO) else clip
+    wanted = FeatureOptions(frames, clip_step, **options)
+    cache = open_cache(cache_path, recipe=recipe)
     results = []
-    for default_name, suffix, extractor in extractors_of(source, cache, say=say, **options):
+    for named, extractor in extractors_of(
+        source,
+        cache,
+        choice,
+        layer,
+        wanted,
+        name=name,
+        whole_video=clip == WHOLE_VIDEO,
+        device=device,
+        say=say,
+    ):
         with progress_line("features") as update:
             result = compute_features(
                 extractor,
                 cache,
                 out,
-                name=(name or default_name) + suffix,
+                name=named,
+                batch_size=batch_size,
+                readers=readers,
                 on_progress=lambda p: update(
-                    p.finished / max(1, p.videos),
+                    p.share,
                     f"{p.finished}/{p.videos} videos, "
-                    f"{p.snippets / max(p.seconds, 1e-9):.0f} snippets/s",
+                    f"{p.items / max(p.seconds, 1e-9):.0f} snippets/s",
                 ),
-                **how,
             )
         results.append(result)
         if not as_json:
@@ -131,16 +147,16 @@ def features(source: str, cache_path: Path, out: Path, as_json: bool, **options:
 
 
 def as_record(result: "FeaturesResult") -> dict[str, Any]:
-    """Give what `--json` prints."""
-    names = ("name", "recipe", "videos", "done", "skipped", "failed", "snippets")
-    record = {name: getattr(result, name) for name in names}
+    """Return what `--json` prints."""
+    names = ("name", "recipe", "videos", "done", "skipped", "failed")
     return {
-        **record,
-        "snippets_total": result.snippets_total,
+        **{name: getattr(result, name) for name in names},
+        "snippets": result.items,
+        "snippets_total": result.items_total,
         "shape": list(result.shape),
         "bytes": result.bytes,
         "seconds": round(result.seconds, 3),
-        "snippets_per_s": round(result.snippets_per_s, 2),
+        "snippets_per_s": round(result.items_per_s, 2),
         "stage_seconds": {k: round(v, 3) for k, v in result.stage_seconds.items()},
         "failures": [{"name": f.name, "reason": f.reason} for f in result.failures],
     }
@@ -151,10 +167,10 @@ def print_result(result: "FeaturesResult", out: Path) -> None:
         ("videos done", f"{result.done}"),
         ("videos skipped (there already)", f"{result.skipped}"),
         ("videos failed", f"{result.failed}"),
-        ("snippets computed", f"{result.snippets}"),
-        ("snippets in the store for these", f"{result.snippets_total}"),
+        ("snippets computed", f"{result.items}"),
+        ("snippets in the cache for these", f"{result.items_total}"),
         ("features of a snippet", "×".join(map(str, result.shape))),
-        ("snippets/s", f"{result.snippets_per_s:.1f}" if result.snippets else "–"),
+        ("snippets/s", f"{result.items_per_s:.1f}" if result.items else "–"),
         ("time", duration(result.seconds)),
         ("size", byte_size(result.bytes)),
     ]

@@ -110,6 +110,7 @@ def _write_entry(
     path: str | None = None,
     time: float = 1.0,
     problem: str = "",
+    rate: float = 25.0,
     **changes: Any,
 ) -> Path:
     recipe = _recipe_of(quantiser, rgb=rgb_THWC is not None, **changes)
@@ -129,7 +130,7 @@ def _write_entry(
             writer.add_flow(uv_HWC)
         for rgb_HWC in () if rgb_THWC is None else rgb_THWC:
             writer.add_rgb(rgb_HWC)
-        writer.finish(np.arange(len(uv_THWC) + 1) / 25, attributes)
+        writer.finish(np.arange(len(uv_THWC) + 1) / rate, attributes)
     write_recipe(cache, recipe)
     row = ManifestRow(name, label, digest, recipe.id, path or f"/videos/{name}", 1, 1, time)
     ManifestWriter(cache).add(row)
@@ -140,7 +141,7 @@ def _write_entry(
 def write_entry() -> Callable[..., Path]:
     """Give `write(cache, uv_THWC, quantiser, codec, ...)`: one entry, its recipe and its row.
 
-    The N frames are at 25 per second; keywords that are fields of a recipe change the recipe.
+    The N frames are at `rate` per second; keywords that are fields of a recipe change the recipe.
     """
     return _write_entry
 

@@ -117,11 +117,11 @@ def test_features_again_prints_the_table(folder):
     ("arguments", "told"),
     [
         (["small-cnn"], "without weights gives features of random numbers"),
-        (["i3d-rgb"], "say --random-weights if random ones are what you want"),
+        (["i3d-rgb"], "ask for random ones if they are what you want"),
         (["smal-cnn", "--random-weights"], 'neither a run nor a network (did you mean "small-cnn'),
-        (["c3d-tiny", "--random-weights"], "takes clips; say how long, such as --clip 16,8"),
-        (["small-cnn", "--random-weights", "--stream", "x"], "belong to a run"),
-        (["small-cnn", "--random-weights", "--clip", "8;2"], "is not T,STRIDE"),
+        (["tests_network:build", "--random-weights"], "tests_network"),
+        (["small-cnn", "--random-weights", "--stream", "x"], "stream: they belong to a run"),
+        (["small-cnn", "--random-weights", "--clip", "8;2"], "is not T,STEP"),
         (["i3d-flow", "--random-weights"], "every frame, not 25; short side source size, not 256"),
         (["i3d-rgb", "--random-weights", "--input", "flow"], "looks at rgb, not at flow"),
     ],
@@ -132,6 +132,27 @@ def test_features_refuses_with_a_sentence(folder, arguments, told):
     assert done.status == 2
     assert told in done.err
     assert not (folder / "none").exists()
+
+
+def test_flow_histograms_from_the_command_line(tmp_path, write_entry, smooth_flow):
+    write_entry(tmp_path / "cache", smooth_flow(20, 20, 20))
+    places = ["--cache", tmp_path / "cache", "--out", tmp_path / "store", "--json"]
+    done = run("features", "flow-histogram", *places)
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert (told["name"], told["shape"], told["snippets"]) == ("flow-histogram", [432], 2)
+    arguments = ["--clip", "all", "--name", "whole", "--model-arg", "grid=[3,1]"]
+    done = run("features", "flow-histogram", *places, *arguments)
+    told = json.loads(done.out)
+    assert (told["name"], told["shape"], told["snippets"]) == ("whole", [108], 1)
+    done = run("features", "flow-histogram", *places, "--model-arg", "window=2")
+    assert (done.status, 'no parameter "window" (did you mean "windows"?)' in done.err) == (2, True)
+    done = run("features", "flow-histogram", *places, "--random-weights")
+    assert (done.status, "histograms of flow have no weights" in done.err) == (2, True)
+    done = run("features", "flow-histogram", *places, "--crops", "ten")
+    assert (done.status, "it has no layers, crops" in done.err) == (2, True)
+    done = run("features", "small-cnn", "--random-weights", *places, "--clip", "all")
+    assert (done.status, "alone takes whole videos (--clip)" in done.err) == (2, True)
 
 
 def test_i3d_presets_are_the_published_input(recipe_of):
@@ -149,7 +170,7 @@ def test_i3d_presets_are_the_published_input(recipe_of):
         ({"flow": "dis"}, "flow dis, not tvl1 or opencv-tvl1"),
         ({"bound_px": 10.0}, "bound 10 px, not 20 at least"),
     ]:
-        with pytest.raises(InvalidArgument, match=f"{told}.*flowpipe extract VIDEOS"):
+        with pytest.raises(InvalidArgument, match=f"{told}.*extract the videos with"):
             flow.check(recipe_of(**(fits | changes)))
 
 

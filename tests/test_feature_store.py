@@ -21,7 +21,7 @@ from flowpipe.cache.verify import verify, verify_entry
 from flowpipe.cache.write import FeatureWriter
 from flowpipe.errors import EntryCorrupt, EntryNotFound, InvalidArgument
 from flowpipe.features.align import align, nearest_rows
-from flowpipe.features.files import export_features, import_features
+from flowpipe.features.interchange import export_features, import_features
 
 FORMAT_MD = Path(cache_package.__file__).with_name("FORMAT.md")
 
@@ -403,7 +403,7 @@ def test_export_is_read_by_numpy_alone_and_comes_back(tmp_path):
         export_features(store, tmp_path / "npy", networks=["rgb"])
     export_features(store, tmp_path / "npy", networks=["rgb"], overwrite=True)
 
-    how = {"name": "mine", "fps": 25, "step": 4, "offset": 8}
+    how = {"name": "mine", "fps": 25, "clip_step": 4, "offset": 8}
     result = import_features(tmp_path / "npy", tmp_path / "again", **how)
     assert (result.done, result.skipped, result.failed, result.shape) == (1, 0, 0, (6,))
     back = open_cache(tmp_path / "again", recipe="mine")["walk/a.avi"]
@@ -419,7 +419,7 @@ def test_export_is_read_by_numpy_alone_and_comes_back(tmp_path):
 def test_import_refuses_what_it_cannot_read(tmp_path):
     folder = tmp_path / "npy"
     folder.mkdir()
-    how = {"name": "x", "fps": 25, "step": 4, "offset": 8}
+    how = {"name": "x", "fps": 25, "clip_step": 4, "offset": 8}
     with pytest.raises(InvalidArgument, match=r"holds no \.npy file"):
         import_features(folder, tmp_path / "store", **how)
     np.save(folder / "good.npy", np.ones((3, 2), np.float64))
@@ -434,8 +434,8 @@ def test_import_refuses_what_it_cannot_read(tmp_path):
         ["flat", "whole", "nan", "object", "text"]
     )
     assert all(str(folder) in failure.reason for failure in result.failures)
-    with pytest.raises(InvalidArgument, match="stride 0 must be > 0"):
-        import_features(folder, tmp_path / "store", **(how | {"step": 0}))
+    with pytest.raises(InvalidArgument, match="clip_step 0 must be > 0"):
+        import_features(folder, tmp_path / "store", **(how | {"clip_step": 0}))
 
 
 def test_format_md_has_the_tables_of_the_schema():

@@ -17,7 +17,8 @@ from flowpipe.errors import EntryNotFound, InvalidArgument
 from flowpipe.features import computing
 from flowpipe.features.align import align
 from flowpipe.features.computing import compute_features
-from flowpipe.features.extractor import FeatureExtractor, truncated, weights_digest
+from flowpipe.features.extractor import FeatureExtractor, FrozenNetwork, truncated, weights_digest
+from flowpipe.features.options import FeatureOptions
 from flowpipe.models import build, build_for_clip
 
 RGB = StreamInput("rgb", "rgb", 1, crop_size=(16, 16))
@@ -52,10 +53,11 @@ def network(seed=0, **options):
         return build("small-cnn", num_classes=3, width=4, **options)
 
 
-def extractor(stream=RGB, model=None, **options):
-    channels = {"in_channels": stream.in_channels}
-    wanted = {"network": "small-cnn", "crop_scale": 1.0, "device": "cpu"} | options
-    return FeatureExtractor(model or network(**channels), stream, **wanted)
+def extractor(stream=RGB, model=None, layer=None, parameters=None, truncate=False, **options):
+    model = model or network(in_channels=stream.in_channels)
+    frozen = FrozenNetwork(model, stream, "small-cnn", parameters or {}, truncate_flow=truncate)
+    wanted = FeatureOptions(**({"crop_scale": 1.0} | options))
+    return FeatureExtractor(frozen, layer, wanted, device="cpu")
 
 
 def features_of(store, name="rgb"):
@@ -75,7 +77,7 @@ def features_of(store, name="rgb"):
 )
 def test_snippets_of_nine_frames(cache_path, frames, frame_step, step, rows):
     stream = StreamInput("rgb", "rgb", 1, frame_step=frame_step, crop_size=(16, 16))
-    found = extractor(stream, frames=frames, step=step).snippets(
+    found = extractor(stream, frames=frames, clip_step=step).snippets(
         open_cache(cache_path)["a/one.avi"]
     )
     assert found.rows_TF.tolist() == rows
@@ -88,14 +90,14 @@ def test_snippets_of_nine_frames(cache_path, frames, frame_step, step, rows):
 
 
 def test_flow_ends_where_its_last_frame_is_shown(cache_path):
-    found = extractor(FLOW, step=2).snippets(open_cache(cache_path)["b/three.avi"])
+    found = extractor(FLOW, clip_step=2).snippets(open_cache(cache_path)["b/three.avi"])
     assert found.rows_TF.tolist() == [[0, 1, 2], [2, 3, 4]]
     np.testing.assert_allclose(found.span_s * 25, [[0, 3], [2, 5]], atol=1e-9)
 
 
 def test_frames_by_timestamp(cache_path):
     stream = StreamInput("rgb", "rgb", 1, fps=12.5, crop_size=(16, 16))
-    found = extractor(stream, frames=2, step=1).snippets(open_cache(cache_path)["a/one.avi"])
+    found = extractor(stream, frames=2, clip_step=1).snippets(open_cache(cache_path)["a/one.avi"])
     assert found.rows_TF.tolist() == [[0, 2], [2, 4], [4, 6], [6, 8]]
     np.testing.assert_allclose(found.centre_s, (np.arange(4) + 1) / 12.5, atol=1e-9)
 
@@ -103,7 +105,7 @@ def test_frames_by_timestamp(cache_path):
 @pytest.mark.parametrize("crops", ["center", "ten"])
 @pytest.mark.parametrize("stream", [RGB, FLOW], ids=["rgb", "flow"])
 def test_equals_a_slow_loop(cache_path, tmp_path, stream, crops):
-    made = extractor(stream, storage="f32", step=2, crops=crops, crop_scale=0.9)
+    made = extractor(stream, storage="f32", clip_step=2, crops=crops, crop_scale=0.9)
     result = compute_features(made, open_cache(cache_path), tmp_path, name="x", batch_size=2)
     assert (result.done, result.failed, result.shape) == (3, 0, (64,))
     model = made.model
@@ -123,9 +125,9 @@ def test_equals_a_slow_loop(cache_path, tmp_path, stream, crops):
 
 
 def test_frames_go_through_a_2d_network_once(cache_path, tmp_path, monkeypatch):
-    single = extractor(storage="f32", step=1)
+    single = extractor(storage="f32", clip_step=1)
     compute_features(single, open_cache(cache_path), tmp_path / "single", name="rgb")
-    made = extractor(storage="f32", frames=4, step=1)
+    made = extractor(storage="f32", frames=4, clip_step=1)
     seen = []
     compute = made.compute
     monkeypatch.setattr(
@@ -184,7 +186,8 @@ def test_networks_over_clips(cache_path, tmp_path, name):
     frames = 16 if name == "c3d-tiny" else 8
     stream = StreamInput("rgb", "rgb", frames, crop_size=(32, 32), layout=layout)
     model = build_for_clip(name, stream.clip_CTHW, num_classes=4)
-    made = FeatureExtractor(model, stream, network=name, step=4, device="cpu", storage="f32")
+    wanted = FeatureOptions(clip_step=4, storage="f32")
+    made = FeatureExtractor(FrozenNetwork(model, stream, name), options=wanted, device="cpu")
     compute_features(made, open_cache(cache_path), tmp_path, name="rgb")
     stored = features_of(tmp_path)["a/one.avi"]
     with torch.no_grad():
@@ -200,10 +203,10 @@ def test_another_run_computes_nothing_and_what_is_missing_only(cache_path, tmp_p
     first = compute_features(extractor(), cache, tmp_path, name="rgb")
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.h5")}
     assert (first.done, first.skipped, len(files)) == (3, 0, 3)
-    assert first.snippets == first.snippets_total == sum(FRAMES.values())
+    assert first.items == first.items_total == sum(FRAMES.values())
     again = compute_features(extractor(), cache, tmp_path, name="rgb")
-    assert (again.done, again.skipped, again.snippets) == (0, 3, 0)
-    assert again.snippets_total == first.snippets_total
+    assert (again.done, again.skipped, again.items) == (0, 3, 0)
+    assert again.items_total == first.items_total
     victim, damaged = sorted(files)[:2]
     victim.unlink()
     damaged.write_bytes(files[damaged][:-3000])
@@ -242,7 +245,7 @@ def test_what_changes_the_values_changes_the_key(cache_path, tmp_path):
         extractor(layer="features.6"),
         extractor(layer="features.6", spatial=True),
         extractor(frames=2),
-        extractor(step=2),
+        extractor(clip_step=2),
         extractor(storage="f32"),
         extractor(crops="ten"),
         extractor(crop_scale=0.5),
@@ -286,7 +289,7 @@ def test_changed_video_is_noticed(cache_path, tmp_path):
 def test_several_networks_fill_one_store_and_are_read_aligned(cache_path, tmp_path):
     cache = open_cache(cache_path)
     compute_features(extractor(storage="f32"), cache, tmp_path, name="rgb")
-    compute_features(extractor(FLOW, step=2, storage="f32"), cache, tmp_path, name="flow")
+    compute_features(extractor(FLOW, clip_step=2, storage="f32"), cache, tmp_path, name="flow")
     store = open_cache(tmp_path)
     assert sorted(store.networks) == ["flow", "rgb"]
     found = align([store.select(name)["one"] for name in ("rgb", "flow")])
@@ -355,12 +358,12 @@ def test_values_beyond_half_precision_are_refused(cache_path, tmp_path):
 
 def test_arguments_outside_their_rules(cache_path, tmp_path):
     cache = open_cache(cache_path)
-    with pytest.raises(InvalidArgument, match='dtype "f8" must be one of f16, f32'):
+    with pytest.raises(InvalidArgument, match='storage "f8" must be one of f16, f32'):
         extractor(storage="f8")
     with pytest.raises(InvalidArgument, match="snippets of 4 items do not go with a network that"):
         extractor(FLOW, frames=4)
     with pytest.raises(InvalidArgument, match="truncate_flow is for flow, not for rgb"):
-        extractor(truncate_flow=True)
+        extractor(truncate=True)
     with pytest.raises(InvalidArgument, match=r'name "a/b" must be of letters'):
         compute_features(extractor(), cache, tmp_path, name="a/b")
     with pytest.raises(InvalidArgument, match="batch_size 0 must be ≥ 1"):
@@ -371,7 +374,7 @@ def test_arguments_outside_their_rules(cache_path, tmp_path):
 
 def test_reading_goes_on_while_the_network_runs(cache_path, tmp_path, monkeypatch):
     """The next batch is read before the one in work is done: else this would wait for ever."""
-    made = extractor(frames=1, step=1)
+    made = extractor(frames=1, clip_step=1)
     read, compute = made.read, made.compute
     ahead = computing.threading.Semaphore(0)
 
@@ -393,7 +396,7 @@ def test_reading_goes_on_while_the_network_runs(cache_path, tmp_path, monkeypatc
     monkeypatch.setattr(made, "read", noted)
     monkeypatch.setattr(made, "compute", waiting)
     result = compute_features(made, open_cache(cache_path), tmp_path, name="rgb", batch_size=1)
-    assert result.snippets == sum(FRAMES.values())
+    assert result.items == sum(FRAMES.values())
 
 
 def test_truncation_is_that_of_the_8_bit_family():
@@ -416,7 +419,7 @@ def test_classifier_is_not_run(cache_path):
 
 
 def test_entries_say_how_they_were_made(cache_path, tmp_path):
-    compute_features(extractor(frames=4, step=2), open_cache(cache_path), tmp_path, name="rgb")
+    compute_features(extractor(frames=4, clip_step=2), open_cache(cache_path), tmp_path, name="rgb")
     entry = features_of(tmp_path)["a/one.avi"]
     assert entry.label == "a"
     told = entry.attributes

@@ -14,8 +14,9 @@ from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import EntryNotFound, InvalidArgument, UnknownName
 from flowpipe.features.align import FeatureTracks
 from flowpipe.features.computing import compute_features
-from flowpipe.features.extractor import FeatureExtractor
-from flowpipe.features.linear import fit_linear
+from flowpipe.features.extractor import FeatureExtractor, FrozenNetwork
+from flowpipe.features.options import FeatureOptions
+from flowpipe.features.probe import fit_linear
 from flowpipe.models import build
 from flowpipe.models.heads import HEADS, build_head
 from flowpipe.models.weights import load_state, model_state
@@ -183,7 +184,9 @@ def test_frozen_backbone_on_the_fly_equals_cached_features(
     load_state(head, {k: shared[k] for k in head.state_dict()}, where="test")
     stream = StreamInput("rgb", "rgb", 1, crop_size=(16, 16))
     extractor = FeatureExtractor(
-        backbone, stream, network="small-cnn", crop_scale=1.0, storage="f32", device="cpu"
+        FrozenNetwork(backbone, stream, "small-cnn", crop_scale=1.0),
+        options=FeatureOptions(storage="f32"),
+        device="cpu",
     )
     compute_features(extractor, cache, tmp_path / "store", name="rgb")
     cached = FeatureTracks(open_cache(tmp_path / "store"), ["rgb"], records)
@@ -226,10 +229,8 @@ def test_frozen_backbone_on_the_fly_equals_cached_features(
 def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow):
     records = make_cache(tmp_path / "cache", write_entry, smooth_flow)
     model = build("small-cnn", num_classes=2, width=2)
-    extractor = FeatureExtractor(
-        model, StreamInput("rgb", "rgb", 1, crop_size=(16, 16)), network="small-cnn",
-        device="cpu", storage="f32",
-    )  # fmt: skip
+    frozen = FrozenNetwork(model, StreamInput("rgb", "rgb", 1, crop_size=(16, 16)), "small-cnn")
+    extractor = FeatureExtractor(frozen, options=FeatureOptions(storage="f32"), device="cpu")
     compute_features(extractor, open_cache(tmp_path / "cache"), tmp_path / "store", name="rgb")
     store = open_cache(tmp_path / "store")
     clips = FeatureTracks(store, ["rgb", "rgb"], records)

@@ -130,7 +130,7 @@ def _export_features(
     overwrite: bool,
 ) -> list[dict[str, Any]]:
     from flowpipe.errors import InvalidArgument
-    from flowpipe.features.files import export_features
+    from flowpipe.features.interchange import export_features
 
     if not opened.networks:
         raise InvalidArgument(f"--features is for caches of features; {opened.path} holds flow")

@@ -15,7 +15,7 @@ from .common import json_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The cache.")
 @click.option("--name", required=True, help="What the features are called in it.")
 @click.option("--fps", required=True, type=float, metavar="F", help="Frames per second.")
-@click.option("--stride", "step", required=True, type=float, help="Frames from row to row.")
+@click.option("--stride", "clip_step", required=True, type=float, help="Frames from row to row.")
 @click.option(
     "--offset", required=True, type=float, help="Middle of the first row's snippet, in frames."
 )
@@ -35,11 +35,14 @@ def take(folder: Path, out: Path, as_json: bool, **options: Any) -> None:
     A file's path without .npy is the video's name; folders and extensions that annotations have
     beside may be missing. Exit status: 0 all were taken, 1 some not, 2 misuse.
     """
-    from flowpipe.features.files import import_features
+    from flowpipe.features.interchange import import_features
 
     with progress_line("import") as update:
         result = import_features(
-            folder, out, on_progress=lambda done, of: update(done / of, f"{done}/{of}"), **options
+            folder,
+            out,
+            on_progress=lambda p: update(p.share, f"{p.finished}/{p.videos}"),
+            **options,
         )
     if as_json:
         print_json(as_record(result))

@@ -1,218 +1,201 @@
-"""From what a person names, a run, a network or a preset, to a `FeatureExtractor`."""
+"""From what a person names, a run, a network or flow histograms, to extractors of features."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, Literal
 
 from flowpipe.cache import Cache, FlowRecipe
-from flowpipe.clips.streams import StreamInput
-from flowpipe.errors import ConfigError, InvalidArgument, UnknownName, nearest_name
+from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.experiment import Experiment
-from flowpipe.features.extractor import FeatureExtractor
-from flowpipe.features.presets import PRESETS
-from flowpipe.models import TABLE, build_for_clip, input_layout
-from flowpipe.models.weights import load_weights, read_state
+from flowpipe.features import histogram
+from flowpipe.features.extractor import Extractor, FeatureExtractor, FrozenNetwork
+from flowpipe.features.options import FeatureOptions
+from flowpipe.features.presets import PRESETS, named_network
 
-DEFAULT_CROP_SIZE = (224, 224)
-DEFAULT_CROP_SCALE = 0.875
-DEFAULT_FLOWS = 10
-SEED = 0
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """Which network is meant, beside its name; each field goes with one kind of name.
+
+    Attributes
+    ----------
+    stream : str, optional
+        Of a run. [default: its only one]
+    fold : str, optional
+        Of a run; "all": each. [default: the first]
+    weights : Path, optional
+        Of a network.
+    random_weights : bool
+        Of a network: random ones are wanted.
+    content : "rgb", "flow" or "rgbdiff", optional
+        What a network looks at. [default: rgb]
+    parameters : dict
+        A parameter of the network.
+    """
+
+    stream: str | None = None
+    fold: str | None = None
+    weights: Path | None = None
+    random_weights: bool = False
+    content: Literal["rgb", "flow", "rgbdiff"] | None = None
+    parameters: Mapping[str, Any] | None = None
+
+    def refuse(self, names: tuple[str, ...], why: str) -> None:
+        """Refuse the fields that do not go with the kind of name."""
+        if used := tuple(name for name in names if getattr(self, name)):
+            raise InvalidArgument(f"{', '.join(used)}: {why}", parameter=used)
+
+
+OF_RUN = ("stream", "fold")
+OF_NETWORK = ("weights", "random_weights", "content", "parameters")
 
 
 def extractors_of(
     source: str,
     cache: Cache,
+    choice: NetworkChoice,
+    layer: str | None = None,
+    options: FeatureOptions | None = None,
     *,
-    stream: str | None,
-    fold: str | None,
-    weights: Path | None,
-    random_weights: bool,
-    content: str | None,
-    parameters: Mapping[str, Any],
-    layer: str | None,
-    spatial: bool,
-    clip: tuple[int, int | None] | None,
-    fps: float | None,
-    crops: str | None,
-    crop_size: tuple[int, int] | None,
-    crop_scale: float | None,
-    storage: str,
-    device: str,
+    name: str | None = None,
+    whole_video: bool = False,
+    device: str = "auto",
     say: Callable[[str], None] = lambda text: None,
-) -> Iterator[tuple[str, str, FeatureExtractor]]:
-    """Give (name of the features, what is added to it, extractor): several only for fold "all".
+) -> Iterator[tuple[str, Extractor]]:
+    """Yield (name of the features, extractor): several only for fold "all".
+
+    Parameters
+    ----------
+    source : str
+        Folder of a run, name of a network, or "flow-histogram".
+    cache : Cache
+        Of flow; a network with a published input is refused a cache of another.
+    choice : NetworkChoice
+    layer : str, optional
+        The layer whose output is kept.
+    options : FeatureOptions, optional
+    name : str, optional
+        What the features are called; by default the stream, the input, or "flow-histogram".
+    whole_video : bool
+        Flow histograms only: each video is one snippet.
+    device : "auto", "cpu" or "cuda"
+    say : callable
+        Called with what became of the weights.
 
     Raises
     ------
     InvalidArgument, UnknownName
         For options that do not go with the source, or a source that is nothing known.
     """
-    common: dict[str, Any] = {
-        "layer": layer,
-        "spatial": spatial,
-        "crops": crops or "center",
-        "storage": storage,
-        "device": device,
-        "frames": clip[0] if clip else None,
-        "step": clip[1] if clip else None,
-    }
+    options = options or FeatureOptions()
+    if whole_video and source != histogram.NAME:
+        raise InvalidArgument(
+            f"{source} takes snippets of a length; {histogram.NAME} alone takes whole videos",
+            parameter="clip",
+        )
     if Path(source).is_dir():
-        given = {
-            "--weights": weights,
-            "--input": content,
-            "--model-arg": parameters,
-            "--random-weights": random_weights,
-        }
-        if used := [option for option, value in given.items() if value]:
-            raise InvalidArgument(
-                f"{', '.join(used)} do not go with the run {source}, which has its own"
-            )
-        changes = {"fps": fps, "crop_size": crop_size}
-        scale = crop_scale
-        yield from _of_run(Path(source), stream, fold, changes, scale, common)
+        choice.refuse(OF_NETWORK, f"the run {source} has its own")
+        for found, suffix, network in run_networks(Path(source), choice.stream, choice.fold):
+            yield (name or found) + suffix, FeatureExtractor(network, layer, options, device=device)
         return
-    if stream or fold:
-        raise InvalidArgument(f'--stream and --fold belong to a run; "{source}" is no directory')
-    yield _of_model(
-        source, cache, weights, random_weights, content, parameters, clip, fps, crop_size,
-        crop_scale, common, say,
-    )  # fmt: skip
+    choice.refuse(OF_RUN, f'they belong to a run, and "{source}" is no directory')
+    if source == histogram.NAME:
+        choice.refuse(OF_NETWORK[:3], "histograms of flow have no weights")
+        yield name or source, _histogram(options, layer, whole_video, choice.parameters or {})
+        return
+    network = named_network(
+        source,
+        options,
+        weights=choice.weights,
+        random_weights=choice.random_weights,
+        content=choice.content,
+        parameters=choice.parameters,
+        say=say,
+    )
+    if source in PRESETS:
+        for recipe in map(cache.recipes.get, {row.recipe for row in cache.rows()}):
+            if isinstance(recipe, FlowRecipe):
+                PRESETS[source].check(recipe)
+    yield name or network.stream.input, FeatureExtractor(network, layer, options, device=device)
 
 
-def _of_run(
-    run: Path,
-    stream: str | None,
-    fold: str | None,
-    changes: Mapping[str, Any],
-    crop_scale: float | None,
-    common: Mapping[str, Any],
-) -> Iterator[tuple[str, str, FeatureExtractor]]:
+def run_networks(
+    run: Path, stream: str | None = None, fold: str | None = None
+) -> Iterator[tuple[str, str, FrozenNetwork]]:
+    """Yield (stream, what is added to its name, network) of a finished run, as it was trained.
+
+    Parameters
+    ----------
+    run : Path
+    stream : str, optional
+        By default the only one on flow or frames.
+    fold : str, optional
+        By default the first; "all": each in turn, and "-FOLD" is added to its name.
+
+    Raises
+    ------
+    InvalidArgument, ConfigError
+        If the run has no such stream or fold.
+    """
     experiment = Experiment.of_run(run)
     settings, results = experiment.settings, experiment.results
-    usable = [name for name, s in settings.streams.items() if s.input != "features"]
+    usable = [name for name, s in settings.streams.items() if not s.features]
     if stream is None and len(usable) != 1:
-        raise InvalidArgument(f"{run} has the streams {', '.join(usable)}; choose with --stream")
+        raise InvalidArgument(
+            f"{run} has the streams {', '.join(usable)}; choose one", parameter="stream"
+        )
     name = stream or usable[0]
     if name not in usable:
         raise InvalidArgument(
             f'{run} has no stream "{name}" on flow or frames{nearest_name(name, usable)}; it has '
-            f"{', '.join(usable)}"
+            f"{', '.join(usable)}",
+            parameter="stream",
         )
     folds = [str(row["fold"]) for row in results["folds"]]
     if fold not in (None, "all", *folds):
         raise ConfigError(
-            f'{run} has no fold "{fold}"{nearest_name(str(fold), folds)}; it has {", ".join(folds)}'
+            f'{run} has no fold "{fold}"{nearest_name(str(fold), folds)}; it has '
+            f"{', '.join(folds)}",
+            parameter="fold",
         )
-    wanted = settings.streams[name].clip_input(name)
-    if changes["fps"] is not None:
-        wanted = replace(wanted, fps=changes["fps"], frame_step=1)
-    if changes["crop_size"] is not None:
-        wanted = replace(wanted, crop_size=changes["crop_size"])
+    trained = settings.streams[name]
     for chosen in folds if fold == "all" else [fold or folds[0]]:
-        model = experiment.trained(experiment.stream(name, chosen), chosen, len(results["classes"]))
         yield (
             name,
             f"-{chosen}" if fold == "all" else "",
-            FeatureExtractor(
-                model,
-                wanted,
-                network=settings.streams[name].model,
-                parameters=settings.streams[name].model_parameters,
-                crop_scale=settings.test.crop_scale if crop_scale is None else crop_scale,
-                **common,
+            FrozenNetwork(
+                experiment.trained(experiment.stream(name, chosen), chosen, len(results["classes"])),
+                trained.clip_input(name),
+                trained.model,
+                trained.model_parameters,
+                settings.test.crop_scale,
             ),
         )
 
 
-def _of_model(
-    source: str,
-    cache: Cache,
-    weights: Path | None,
-    random_weights: bool,
-    content: str | None,
-    parameters: Mapping[str, Any],
-    clip: tuple[int, int | None] | None,
-    fps: float | None,
-    crop_size: tuple[int, int] | None,
-    crop_scale: float | None,
-    common: Mapping[str, Any],
-    say: Callable[[str], None],
-) -> tuple[str, str, FeatureExtractor]:
-    preset = PRESETS.get(source)
-    if preset is None and source not in TABLE and ":" not in source:
-        known = [*PRESETS, *TABLE]
-        raise UnknownName(
-            f'"{source}" is neither a run nor a network{nearest_name(source, known)}; known: '
-            f"{', '.join(sorted(known))}; or give your own as package.module:callable"
-        )
-    if weights is None and not random_weights:
+def _histogram(
+    options: FeatureOptions, layer: str | None, whole_video: bool, parameters: Mapping[str, Any]
+) -> histogram.FlowHistogram:
+    plain = FeatureOptions(options.frames, options.clip_step, storage=options.storage)
+    if layer is not None or options != plain:
         raise InvalidArgument(
-            f'"{source}" without weights gives features of random numbers: name a file of trained '
-            "weights with --weights, or say --random-weights if random ones are what you want"
+            f"{histogram.NAME} counts whole fields as they are cached: it has no layers, crops, "
+            "maps or rate of its own"
         )
-    if weights is not None and random_weights:
-        raise InvalidArgument("--weights and --random-weights exclude each other; give one")
-    truncate, scale, classes = False, DEFAULT_CROP_SCALE, None
-    if preset is not None:
-        if content not in (None, preset.stream.input):
-            raise InvalidArgument(f"{source} looks at {preset.stream.input}, not at {content}")
-        for recipe in map(cache.recipes.get, {row.recipe for row in cache.rows()}):
-            if isinstance(recipe, FlowRecipe):
-                preset.check(recipe)
-        network, stream = preset.model, preset.stream
-        truncate, scale, classes = preset.truncate_flow, preset.crop_scale, preset.num_classes
-    else:
-        network = source
-        stream = _stream_of_model(source, content or "rgb", parameters, clip)
-    stream = replace(
-        stream, crop_size=crop_size or stream.crop_size, fps=fps if fps else stream.fps
-    )
-    if clip is not None and stream.layout != "CHW":
-        stream = replace(stream, frames=clip[0])
-    if weights is not None:
-        classes = _classes_in(weights, network, stream, parameters) or classes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = build_for_clip(network, stream.clip_CTHW, num_classes=classes or 1, **parameters)
-    if weights is not None:
-        say(str(load_weights(model, weights)))
-    else:
-        say(f"{source}: random weights, seed {SEED}; these features mean nothing")
-    extractor = FeatureExtractor(
-        model,
-        stream,
-        network=network,
-        parameters=parameters,
-        crop_scale=scale if crop_scale is None else crop_scale,
-        truncate_flow=truncate,
-        **common,
-    )
-    return stream.input, "", extractor
-
-
-def _stream_of_model(
-    name: str, content: str, parameters: Mapping[str, Any], clip: tuple[int, int | None] | None
-) -> StreamInput:
-    """One frame, or ten flows, for a 2D network; snippets as they are asked for otherwise."""
-    layout = input_layout(name, **parameters)
-    if layout == "CHW":
-        frames = 1 if content != "flow" else (clip[0] if clip else DEFAULT_FLOWS)
-    elif clip is None:
-        raise InvalidArgument(f'"{name}" takes clips; say how long, such as --clip 16,8')
-    else:
-        frames = clip[0]
-    made = StreamInput(content, "rgb", frames, crop_size=DEFAULT_CROP_SIZE, layout=layout)
-    return replace(made, input=content)  # type: ignore[arg-type]
-
-
-def _classes_in(
-    weights: Path, network: str, stream: StreamInput, parameters: Mapping[str, Any]
-) -> int | None:
-    """Classes of the classifier in a file of weights; None where it has none."""
-    with torch.device("meta"):
-        empty = build_for_clip(network, stream.clip_CTHW, num_classes=1, **parameters)
-    kernel = read_state(weights).get(f"{empty.classifier_name}.weight")
-    return None if kernel is None else int(kernel.shape[0])
+    unknown = [name for name in parameters if name not in histogram.PARAMETERS]
+    if unknown:
+        raise InvalidArgument(
+            f'{histogram.NAME} has no parameter "{unknown[0]}"'
+            f"{nearest_name(unknown[0], histogram.PARAMETERS)}; it has "
+            f"{', '.join(histogram.PARAMETERS)}",
+            parameter="parameters",
+        )
+    values: dict[str, Any] = {**parameters, "storage": options.storage}
+    if "grid" in values:
+        values["grid"] = tuple(values["grid"])
+    if whole_video:
+        values |= {"frames": None}
+    elif options.frames is not None:
+        values |= {"frames": options.frames, "clip_step": options.clip_step}
+    return histogram.FlowHistogram(histogram.HistogramOptions(**values))

@@ -19,7 +19,7 @@ from flowpipe.clips.streams import AnyInput, FeatureInput
 from flowpipe.datasets import Dataset, Video
 from flowpipe.experiment.settings import SVM, StreamSettings
 from flowpipe.features.align import FeatureTracks
-from flowpipe.features.linear import fit_linear
+from flowpipe.features.probe import fit_linear
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head

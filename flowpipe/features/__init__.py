@@ -1,16 +1,18 @@
-"""Features of a frozen network, the second level of the cache.
+"""Features: what a frozen network, or a histogram of flow, makes of the entries of a cache.
 
 ============  ==================================================================
 module        what it holds
 ============  ==================================================================
-extractor     a network, what it looks at, which snippets, which layer
-computing     all videos of a cache → a store of features, resumable
-results       what that did
-presets       published feature extractors
-files         features as .npy with a JSON beside it: export and import
-linear        a linear classifier, fitted at once
-probe         what a feature is worth: a linear classifier on its mean, by fold
+options       `FeatureOptions`: which snippets, boxes and precision
+snippets      where the snippets of a video lie, and when
+extractor     a frozen network, and which of its layers is kept
+presets       networks by name, with their published input and their weights
+histogram     histograms of flow: features without weights
+computing     all videos of a cache → a cache of features, resumable
+align         features of several networks on one grid of time
+probe         what features are worth: a classifier on their mean, by fold
+interchange   features as .npy with a JSON beside it: export and import
 ============  ==================================================================
 
-Reading a store needs none of these: see `flowpipe.cache.Cache.select`.
+Reading features needs none of these: `open_cache(path, recipe="rgb")["a.avi"].features`.
 """

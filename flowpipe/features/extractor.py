@@ -1,10 +1,4 @@
-"""What a network looks at, which snippets of a video, and which layer is kept.
-
-A *snippet* is T items (frames or flows), `stride` apart; the next one starts `step` items later.
-Only snippets that lie inside the video are taken; a video shorter than one snippet gives one, its
-last item repeated::
-
-    frames 4, step 2, video of 9 items      ffff.....   ..ffff...   ....ffff.
+"""A frozen network: what it looks at, which snippets of a video, which of its layers is kept.
 
 A network that looks at one item (`CHW`, trained on single frames) gives the mean of its features
 over the T items of a snippet; each item goes through the network once, however snippets overlap.
@@ -12,9 +6,10 @@ Of maps the mean over positions is kept, or, with `spatial`, the map (its mean o
 """
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,115 +17,139 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowpipe.cache import Entry, FeatureRecipe
-from flowpipe.cache.header import STORAGES
 from flowpipe.clips import sampling
 from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.streams import StreamInput
-from flowpipe.clips.transforms import Content, TestCrops, apply_view, make_test_views, to_layout
+from flowpipe.clips.transforms import Content, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
+from flowpipe.features.options import FeatureOptions
+from flowpipe.features.snippets import Snippets, cut_snippets
 from flowpipe.models.weights import model_state
 from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.training.devices import choose_device, place
 
 # I3D's flow: ±20 px to 0..255 by truncation, and back to −1..1 by v/255·2 − 1.
 LEVELS = 255
-USUAL_FRAME_S = 0.04
+# Items that one batch holds by default; sixteen frames at 224² are 2.4 MB of codes.
+BATCH_ITEMS = 64
+MOST_IN_BATCH = 16
+VIEWS = {"center": 1, "three": 3, "five": 5, "ten": 10}
 
 
-@dataclass(frozen=True)
-class Snippets:
-    """Where the snippets of a video lie: rows of items, and seconds.
+class Extractor(Protocol):
+    """What `compute_features` needs: fulfilled by `FeatureExtractor` and `FlowHistogram`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one snippet's features."""
+
+    @property
+    def input(self) -> str:
+        """ "rgb", "flow" or "rgbdiff"."""
+
+    @property
+    def batch_size(self) -> int:
+        """Units at a time."""
+
+    @property
+    def readers(self) -> int:
+        """Threads that read ahead."""
+
+    def recipe(self, source: str) -> FeatureRecipe: ...
+    def snippets(self, entry: Entry) -> Snippets: ...
+    def units(self, snippets: Snippets) -> NDArray[np.int64]: ...
+    def read(self, entry: Entry, units_UF: NDArray[np.int64]) -> Any: ...
+    def compute(self, codes: Any, entry: Entry) -> NDArray[np.float32]: ...
+    def rows(
+        self, entry: Entry, snippets: Snippets, computed: Iterable[NDArray[np.float32]]
+    ) -> Iterable[NDArray[np.float32]]: ...
+    def software(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenNetwork:
+    """A network and what it looks at.
 
     Attributes
     ----------
-    rows_TF : array of T×F int64
-        The items of each snippet.
-    span_s : array of T×2 float64
-    fps : float
-        Items per second.
-    """
-
-    rows_TF: NDArray[np.int64]
-    span_s: NDArray[np.float64]
-    fps: float
-
-    @property
-    def centre_s(self) -> NDArray[np.float64]:
-        return self.span_s.mean(axis=1)  # type: ignore[no-any-return]
-
-
-class FeatureExtractor:
-    """A network, what it looks at, and which of its layers is kept.
-
-    Parameters
-    ----------
     model : nn.Module
-        From `flowpipe.models.build`; it is put into evaluation mode.
+        From `flowpipe.models.build`, with its weights.
     stream : StreamInput
-        Input, size and values; its `frames` and `stride` (or `fps`) make a snippet.
-    network, parameters
+        Input, size and values as it was trained.
+    name, parameters
         The network's name and parameters, for the key.
-    step : int, optional
-        Items from snippet to snippet; by default the snippet's own length.
-    frames : int, optional
-        Items of a snippet, where that is not what the network takes: see the module.
-    layer : str, optional
-        Dotted name of the layer whose output is kept; by default what goes into the classifier.
-    spatial : bool
-        Keep the maps' rows and columns.
-    crops, crop_scale
-        See `flowpipe.clips.transforms.make_test_views`; the mean over several crops is kept.
-    storage : "f16" or "f32"
+    crop_scale : float
+        Box, as a share of the largest that fits.
     truncate_flow : bool
         Truncate flow to 256 levels within ±`flow_scale_px`, as I3D's was.
-    device : "auto", "cpu" or "cuda"
-
-    Raises
-    ------
-    InvalidArgument
-        For arguments outside their rules, or a layer the network has not.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        stream: StreamInput,
-        *,
-        network: str,
-        parameters: Mapping[str, Any] | None = None,
-        step: int | None = None,
-        frames: int | None = None,
-        layer: str | None = None,
-        spatial: bool = False,
-        crops: TestCrops = "center",
-        crop_scale: float = 0.875,
-        storage: str = "f16",
-        truncate_flow: bool = False,
-        device: str = "auto",
-    ) -> None:
-        if storage not in STORAGES:
-            raise InvalidArgument(f'dtype "{storage}" must be one of {", ".join(STORAGES)}')
+    model: nn.Module
+    stream: StreamInput
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    crop_scale: float = 0.875
+    truncate_flow: bool = False
+
+    def __post_init__(self) -> None:
+        stream = self.stream
         if stream.input not in ("rgb", "flow", "rgbdiff") or stream.stacking != "plain":
             raise InvalidArgument(
                 f"features are computed from rgb, flow or rgbdiff, items in a row; here the input "
                 f"is {stream.input}, stacking {stream.stacking}"
             )
-        if spatial and crops != "center":
-            raise InvalidArgument(f'maps of "{crops}" crops have no mean; spatial needs "center"')
-        if truncate_flow and stream.input != "flow":
+        if self.truncate_flow and stream.input != "flow":
             raise InvalidArgument(f"truncate_flow is for flow, not for {stream.input}")
-        self.frames = stream.frames if frames is None else frames
-        self.step = sampling.span(self.frames, stream.frame_step) if step is None else step
-        if self.frames < 1 or self.step < 1:
-            raise InvalidArgument(f"frames {self.frames} and step {self.step} must be ≥ 1")
+
+
+class FeatureExtractor:
+    """A frozen network, and which of its layers is kept of which snippets.
+
+    Parameters
+    ----------
+    network : FrozenNetwork
+        Its model is put into evaluation mode.
+    layer : str, optional
+        Dotted name of the layer whose output is kept; by default what goes into the classifier.
+    options : FeatureOptions
+    device : "auto", "cpu" or "cuda"
+
+    Attributes
+    ----------
+    stream : StreamInput
+        What one unit is: a snippet, or one item of it.
+    frames, clip_step : int
+        Items of a snippet, and from one to the next.
+    shape : tuple of int
+        Of one snippet's features.
+
+    Raises
+    ------
+    InvalidArgument
+        For options that do not go with the network, or a layer it has not.
+    """
+
+    def __init__(
+        self,
+        network: FrozenNetwork,
+        layer: str | None = None,
+        options: FeatureOptions | None = None,
+        *,
+        device: str = "auto",
+    ) -> None:
+        options = options or FeatureOptions()
+        model, stream = network.model, options.stream_of(network.stream)
+        self.network, self.options = network, options
+        self.frames = stream.frames if options.frames is None else options.frames
+        covers = sampling.span(self.frames, stream.frame_step)
+        self.clip_step = covers if options.clip_step is None else options.clip_step
+        self.crop_scale = network.crop_scale if options.crop_scale is None else options.crop_scale
         self.device = torch.device(choose_device(device))
         self.model = place(model, self.device).eval()
         self.layer = f"input of {model.classifier_name}" if layer is None else layer
         self._named = layer
         find_layer(model, layer)
-        self.spatial, self.crops, self.crop_scale = spatial, crops, crop_scale
-        self.storage, self.truncate_flow = storage, truncate_flow
-        self.stream = self._stream_of_network(stream)
+        self.stream = self._stream_of_unit(stream)
         self.pooled = self.stream.frames != self.frames
         self._weights_sha256 = weights_digest(model)
         # The same numbers within rounding, sooner.
@@ -138,73 +157,75 @@ class FeatureExtractor:
         example = torch.rand((1, *self.stream.input_shape), generator=draw).to(self.device)
         self.model = fold_batch_norm(model, example, run=self._reach)
         self.shape = tuple(self._features(self._zeros(self.stream)).shape[1:])
-        self._network, self._parameters = network, dict(parameters or {})
+
+    @property
+    def input(self) -> str:
+        """What the network looks at."""
+        return self.stream.input
+
+    @property
+    def batch_size(self) -> int:
+        """Units at a time, unless another number is asked for."""
+        stream = self.stream
+        items = BATCH_ITEMS // stream.frames
+        if stream.layout == "CHW":  # stacks that overlap share most of their items
+            covers = sampling.span(stream.frames, stream.frame_step)
+            items = max(items, (BATCH_ITEMS - covers) // self.clip_step + 1)
+        return max(1, min(MOST_IN_BATCH, items))
+
+    @property
+    def readers(self) -> int:
+        """Threads that read ahead: one for a CPU, which the network keeps busy."""
+        return (os.cpu_count() or 1) if self.device.type == "cuda" else 1
+
+    def software(self) -> dict[str, str]:
+        """Return the versions and the device that take part beside flowpipe itself."""
+        found = {"torch": torch.__version__, "device": self.device.type}
+        if self.device.type == "cuda":
+            found["gpu"] = torch.cuda.get_device_name(self.device)
+        return found
 
     def recipe(self, source: str) -> FeatureRecipe:
-        """Give the recipe of features of flow entries of the recipe `source` (its id)."""
-        stream = self.stream
+        """Return the recipe of features of flow entries of the recipe `source` (its id)."""
+        stream, options = self.stream, self.options
         return FeatureRecipe(
             source=source,
             input=stream.input,
-            network=self._network,
-            network_parameters=self._parameters,
+            network=self.network.name,
+            network_parameters=dict(self.network.parameters),
             weights_sha256=self._weights_sha256,
             layer=self.layer,
-            spatial=self.spatial,
+            spatial=options.spatial,
             frames=self.frames,
             stride=stream.frame_step,
             fps=stream.fps,
-            step=self.step,
+            step=self.clip_step,
             crop_size=(stream.crop_size[0], stream.crop_size[1]),
             crop_scale=self.crop_scale,
-            crops=self.crops,
+            crops=options.crops,
             values=self._values_rule(),
-            storage=self.storage,
+            storage=options.storage,
         )
 
     def snippets(self, entry: Entry) -> Snippets:
-        """Give the snippets of a video."""
-        stream = self.stream
-        length = stream.length(entry)
-        pts_s = entry.pts_s
-        steps_s = np.diff(pts_s)
-        usual_s = float(np.median(steps_s)) if steps_s.size else USUAL_FRAME_S
-        if stream.fps is None:
-            items = np.arange(length)
-            # Flow i ends where frame i + 1 is shown; the last frame is shown as long as others.
-            bounds_s = np.append(pts_s, pts_s[-1] + usual_s)[: length + 1]
-            fps = round(1 / usual_s, 6)
-        else:
-            fps = stream.fps
-            last_s = float(pts_s[length - 1] - pts_s[0])
-            count = int((last_s + sampling.TIME_SLACK_S) * fps) + 1
-            items = sampling.low_rate_indices(pts_s[:length], float(pts_s[0]), count, fps)
-            bounds_s = pts_s[0] + np.arange(count + 1) / fps
-        covers = sampling.span(self.frames, stream.frame_step)
-        starts = sampling.dense_starts(len(items), covers, self.step)
-        rows = [
-            sampling.clip_indices(int(start), self.frames, stream.frame_step, len(items))
-            for start in starts
-        ]
-        stops = np.minimum(starts + covers, len(items))
-        span_s = np.stack([bounds_s[starts], bounds_s[stops]], axis=1)
-        return Snippets(items[np.stack(rows)], span_s, fps)
+        """Return the snippets of a video."""
+        return cut_snippets(entry, self.stream, self.frames, self.clip_step)
 
     def units(self, snippets: Snippets) -> NDArray[np.int64]:
-        """Give what goes through the network, U×F items: whole snippets, or each item once."""
+        """Return what goes through the network, U×F items: whole snippets, or each item once."""
         if self.pooled:
             return np.unique(snippets.rows_TF)[:, None]
         return snippets.rows_TF
 
     def read(self, entry: Entry, units_UF: NDArray[np.int64]) -> Tensor:
-        """Give the codes of some units, U·V × the network's clip, as a data loader would."""
+        """Return the codes of some units, U·V × the network's clip, as a data loader would."""
         stream = self.stream
         unique, places = np.unique(units_UF, return_inverse=True)
         codes_TCHW = stream.items(entry, unique)
         views = make_test_views(
             (entry.height, entry.width),
             stream.crop_size,
-            crops=self.crops,
+            crops=self.options.crops,
             scale=self.crop_scale,
         )
         content: Content = stream.input  # type: ignore[assignment]
@@ -217,18 +238,35 @@ class FeatureExtractor:
         return torch.from_numpy(np.stack(clips))
 
     def compute(self, codes: Tensor, entry: Entry) -> NDArray[np.float32]:
-        """Give the features of the units that `read` gave, U × `shape`, float32."""
+        """Return the features of the units that `read` gave, U × `shape`, float32."""
         stream = self.stream
-        views = 10 if self.crops == "ten" else {"center": 1, "three": 3, "five": 5}[self.crops]
+        views = VIEWS[self.options.crops]
         with torch.inference_mode():
             moved = {stream.name: codes.to(self.device, non_blocking=True)}
             quantiser = entry.quantiser if stream.input == "flow" else None
             values = to_network_input(moved, stream, quantiser)
-            if self.truncate_flow:
+            if self.network.truncate_flow:
                 values = truncated(values)
             features = self._features(values)
             mean = features.reshape(-1, views, *features.shape[1:]).mean(1)
             return mean.float().cpu().numpy()
+
+    def rows(
+        self, entry: Entry, snippets: Snippets, computed: Iterable[NDArray[np.float32]]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the features of snippets, in order: of the units, or means over their items."""
+        if not self.pooled:
+            yield from computed
+            return
+        items = iter(self.units(snippets)[:, 0].tolist())
+        values = (value for batch in computed for value in batch)
+        waiting: dict[int, NDArray[np.float32]] = {}
+        for snippet in snippets.rows_TF.tolist():
+            for item in [item for item in waiting if item < snippet[0]]:
+                del waiting[item]
+            while snippet[-1] not in waiting:
+                waiting[next(items)] = next(values)
+            yield np.mean([waiting[item] for item in snippet], axis=0)[None]
 
     def _features(self, clips: Tensor) -> Tensor:
         """Run the network as far as the layer, and average what is not kept."""
@@ -237,9 +275,9 @@ class FeatureExtractor:
             value = value.mean(2)
         if value.ndim == 3:
             value = value.mean(1)
-        if value.ndim == 4 and not self.spatial:
+        if value.ndim == 4 and not self.options.spatial:
             value = value.mean((2, 3))
-        if self.spatial and value.ndim != 4:
+        if self.options.spatial and value.ndim != 4:
             raise InvalidArgument(
                 f'layer "{self.layer}" gives {tuple(found.shape[1:])}, which is no map; name a '
                 "convolution or pooling with --layer, or leave --spatial out"
@@ -266,8 +304,8 @@ class FeatureExtractor:
             handle.remove()
         raise InvalidArgument(f'layer "{self.layer}" is not reached; choose another')
 
-    def _stream_of_network(self, stream: StreamInput) -> StreamInput:
-        """The stream of one unit: of T items, or of one whose features are averaged over T."""
+    def _stream_of_unit(self, stream: StreamInput) -> StreamInput:
+        """Return the stream of one unit: of T items, or of one, averaged over T later."""
         if stream.layout == "CHW":
             if self.frames != stream.frames and stream.frames != 1:
                 raise InvalidArgument(
@@ -290,7 +328,7 @@ class FeatureExtractor:
         stream = self.stream
         if stream.input == "flow":
             form = ", mean subtracted" if stream.mean_subtraction else ""
-            form += f", truncated to {LEVELS + 1} levels" if self.truncate_flow else ""
+            form += f", truncated to {LEVELS + 1} levels" if self.network.truncate_flow else ""
             return f"px / {stream.flow_scale_px:g}{form}"
         return stream.rgb_range if stream.input == "rgb" else "difference"
 
@@ -324,7 +362,7 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def find_layer(model: nn.Module, name: str | None) -> tuple[nn.Module, bool]:
-    """Give (layer, whether its input is meant): the classifier's input where none is named.
+    """Return (layer, whether its input is meant): the classifier's input where none is named.
 
     Raises
     ------

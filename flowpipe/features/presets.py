@@ -1,17 +1,31 @@
-"""Published feature extractors: what the network looks at, and what the cache must hold for it.
+"""Networks by name: what each looks at, what the cache must hold for it, and its weights.
 
 I3D: Carreira, Zisserman: Quo vadis, action recognition?, CVPR 2017,
 doi:10.1109/CVPR.2017.502. 25 frames per second by timestamp, short side 256, centre crop 224,
-16 frames a snippet (`--clip 64,16` for the paper's 64); RGB in −1..1; flow by TV-L1, truncated at
+16 frames a snippet (64 in the paper); RGB in −1..1; flow by TV-L1, truncated at
 ±20 px to 256 levels, in −1..1. Features are the 1024 averages that go into the classifier.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
 
 from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
+from flowpipe.features.extractor import FrozenNetwork
+from flowpipe.features.options import FeatureOptions
+from flowpipe.models import build_for_clip, input_layout
+from flowpipe.models.table import TABLE
+from flowpipe.models.weights import load_weights, read_state
+
+DEFAULT_CROP_SCALE = 0.875
+DEFAULT_CROP_SIZE = (224, 224)
+DEFAULT_FLOWS = 10
+SEED = 0
 
 I3D_FPS, I3D_SHORT_SIDE, I3D_BOUND_PX = 25.0, 256, 20.0
 I3D_FLOWS = ("tvl1", "opencv-tvl1")
@@ -44,7 +58,7 @@ class Preset:
         Raises
         ------
         InvalidArgument
-            With the extract command that makes them.
+            With what makes them.
         """
         wrong = []
         if recipe.fps != I3D_FPS:
@@ -61,8 +75,8 @@ class Preset:
                 wrong.append(f"bound {recipe.bound_px:g} px, not {I3D_BOUND_PX:g} at least")
         if wrong:
             raise InvalidArgument(
-                f"I3D does not know such input: {'; '.join(wrong)}. Extract with: flowpipe extract "
-                "VIDEOS --out CACHE --fps 25 --short-side 256 --flow tvl1 --storage i16"
+                f"I3D does not know such input: {'; '.join(wrong)}; extract the videos with "
+                "fps 25, short_side 256, flow tvl1 and storage i16"
             )
 
 
@@ -77,3 +91,111 @@ PRESETS: Mapping[str, Preset] = {
         truncate_flow=True,
     ),
 }
+
+
+def named_network(
+    name: str,
+    options: FeatureOptions | None = None,
+    *,
+    weights: Path | None = None,
+    random_weights: bool = False,
+    content: Literal["rgb", "flow", "rgbdiff"] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> FrozenNetwork:
+    """Build a network by its name and give it its weights.
+
+    Parameters
+    ----------
+    name : str
+        Of `PRESETS`, of `flowpipe.models.table.TABLE`, or your own as `package.module:callable`.
+    options : FeatureOptions, optional
+        Its length and size of snippets count, where the network is built for one.
+    weights : Path, optional
+        File of trained weights.
+    random_weights : bool
+        True: random ones are what is wanted.
+    content : "rgb", "flow" or "rgbdiff", optional
+        What the network looks at; by default what the preset does, or frames.
+    parameters : mapping, optional
+        The network's.
+    say : callable
+        Called with what became of the weights.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such network.
+    InvalidArgument
+        For neither or both of `weights` and `random_weights`, or what does not go with the name.
+    """
+    options, parameters = options or FeatureOptions(), dict(parameters or {})
+    preset = PRESETS.get(name)
+    if preset is None and name not in TABLE and ":" not in name:
+        known = [*PRESETS, *TABLE]
+        raise UnknownName(
+            f'"{name}" is neither a run nor a network{nearest_name(name, known)}; known: '
+            f"{', '.join(sorted(known))}; or give your own as package.module:callable"
+        )
+    if (weights is None) == (not random_weights):
+        raise InvalidArgument(
+            f'"{name}" without weights gives features of random numbers: name a file of trained '
+            "weights, or ask for random ones if they are what you want"
+            if weights is None
+            else "weights of a file and random ones exclude each other; give one",
+            parameter=("weights", "random_weights"),
+        )
+    if preset is None:
+        model_name, scale, truncate, classes = name, DEFAULT_CROP_SCALE, False, None
+        stream = _stream_of(name, content or "rgb", options, parameters)
+    else:
+        if content not in (None, preset.stream.input):
+            raise InvalidArgument(f"{name} looks at {preset.stream.input}, not at {content}")
+        model_name, stream = preset.model, preset.stream
+        scale, truncate, classes = preset.crop_scale, preset.truncate_flow, preset.num_classes
+    stream = options.stream_of(stream)
+    if options.frames is not None and stream.layout != "CHW":
+        stream = replace(stream, frames=options.frames)
+    if weights is not None:
+        classes = _classes_in(weights, model_name, stream, parameters) or classes
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build_for_clip(model_name, stream.clip_CTHW, num_classes=classes or 1, **parameters)
+    if weights is not None:
+        say(str(load_weights(model, weights)))
+    else:
+        say(f"{name}: random weights, seed {SEED}; these features mean nothing")
+    return FrozenNetwork(model, stream, model_name, parameters, scale, truncate)
+
+
+def _stream_of(
+    name: str,
+    content: Literal["rgb", "flow", "rgbdiff"],
+    options: FeatureOptions,
+    parameters: Mapping[str, Any],
+) -> StreamInput:
+    """One frame, or ten flows, for a 2D network; for others as long as the table has it."""
+    layout = input_layout(name, **parameters)
+    row = TABLE.get(name)
+    size = DEFAULT_CROP_SIZE if row is None else row.clip_CTHW[2:]
+    if layout == "CHW" and content == "flow":
+        frames: int | None = options.frames or DEFAULT_FLOWS
+    elif layout == "CHW":
+        frames = 1
+    else:
+        frames = options.frames or (None if row is None else row.clip_CTHW[1])
+    if frames is None:
+        raise InvalidArgument(
+            f'"{name}" takes clips; say how long, such as 16 frames', parameter="clip"
+        )
+    return StreamInput(content, content, frames, crop_size=size, layout=layout)
+
+
+def _classes_in(
+    weights: Path, network: str, stream: StreamInput, parameters: Mapping[str, Any]
+) -> int | None:
+    """Classes of the classifier in a file of weights; None where it has none."""
+    with torch.device("meta"):
+        empty = build_for_clip(network, stream.clip_CTHW, num_classes=1, **parameters)
+    kernel = read_state(weights).get(f"{empty.classifier_name}.weight")
+    return None if kernel is None else int(kernel.shape[0])

@@ -26,13 +26,14 @@ from flowpipe.atomic import write_aside
 from flowpipe.cache import Cache, Entry, FeatureRecipe, entry_path, write_recipe
 from flowpipe.cache.export import folder_of
 from flowpipe.cache.header import STORAGES
-from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
+from flowpipe.cache.manifest import ManifestRow
 from flowpipe.cache.part import remove_abandoned
 from flowpipe.cache.store import name_network
 from flowpipe.cache.write import FeatureWriter
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.align import align
-from flowpipe.features.results import FeatureFailure, FeaturesResult
+from flowpipe.features.computing import FeaturesResult
+from flowpipe.runs import Progress, Run, reporting
 from flowpipe.video import content_digest
 
 BLOCK_ROWS = 1024
@@ -87,8 +88,8 @@ def export_features(
     taken = [path for path in targets.values() if path.exists()]
     if taken and not overwrite:
         raise InvalidArgument(
-            f"{taken[0]} is there already; overwrite (--overwrite) replaces it, or choose another "
-            "folder"
+            f"{taken[0]} is there already; overwrite it, or choose another folder",
+            parameter=("overwrite", "out"),
         )
     written = []
     for done, (name, path) in enumerate(targets.items()):
@@ -138,31 +139,31 @@ def import_features(
     *,
     name: str,
     fps: float,
-    step: float,
+    clip_step: float,
     offset: float,
     frames: float | None = None,
     storage: str = "f32",
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> FeaturesResult:
-    """Take `.npy` files from elsewhere into a store, so that they can be trained on.
+    """Take `.npy` files from elsewhere into a cache of features, so that they can be trained on.
 
     Parameters
     ----------
     folder : path
-        Searched for `.npy` files, T×D or T×D×H'×W'; a file's path without `.npy` is the video's
+        Searched for `.npy` files, T×D or T×D×H×W; a file's path without `.npy` is the video's
         name, which may lack the folders and the extension that annotations have.
     out : path
-        The store; made when missing.
+        The cache of features; made when missing.
     name : str
-        What the features are called in the store.
-    fps, step, offset : float
+        What the features are called in it.
+    fps, clip_step, offset : float
         Frames per second; frames from row to row; the middle of the first row's snippet, in
         frames.
     frames : float, optional
-        Frames that a snippet covers; by default twice the offset, or the step where that is 0.
+        Frames that a snippet covers; by default twice the offset, or `clip_step` where that is 0.
     storage : "f16" or "f32"
     on_progress : callable, optional
-        Called with (files done, files).
+        Called with a `Progress` about four times a second.
 
     Returns
     -------
@@ -173,21 +174,22 @@ def import_features(
     InvalidArgument
         For numbers outside their rules, or a folder without `.npy` files.
     CacheError
-        If the store cannot be written.
+        If the cache cannot be written.
     """
-    started = time.perf_counter()
     source, store = Path(folder), Path(out).absolute()
-    if not (0 < fps < 10_000 and step > 0 and offset >= 0 and (frames is None or frames > 0)):
+    if not (0 < fps < 10_000 and clip_step > 0 and offset >= 0 and (frames is None or frames > 0)):
         raise InvalidArgument(
-            f"fps {fps:g} and stride {step:g} must be > 0 and offset {offset:g} ≥ 0; for 16-frame "
-            "snippets every 8 frames at 25 fps give 25, 8 and 8"
+            f"fps {fps:g} and clip_step {clip_step:g} must be > 0 and offset {offset:g} ≥ 0; for "
+            "16-frame snippets every 8 frames at 25 fps give 25, 8 and 8",
+            parameter=("fps", "clip_step", "offset"),
         )
     if storage not in STORAGES:
-        raise InvalidArgument(f'dtype "{storage}" must be one of {", ".join(STORAGES)}')
+        raise InvalidArgument(
+            f'storage "{storage}" must be one of {", ".join(STORAGES)}', parameter="storage"
+        )
     files = sorted(source.rglob("*.npy")) if source.is_dir() else []
     if not files:
         raise InvalidArgument(f"{source} holds no .npy file; give the folder of the features")
-    length = float(frames or 2 * offset or step)
     recipe = FeatureRecipe(
         source="import",
         input="",
@@ -196,64 +198,59 @@ def import_features(
         weights_sha256="",
         layer="",
         spatial=False,
-        frames=length,
+        frames=float(frames or 2 * offset or clip_step),
         stride=1,
         fps=float(fps),
-        step=float(step),
+        step=float(clip_step),
         crop_size=(0, 0),
         crop_scale=0.0,
         crops="",
         values="",
         storage=storage,
     )
-    result = FeaturesResult(name, recipe.id, videos=len(files))
     write_recipe(store, recipe)
     name_network(store, name, recipe)
     remove_abandoned(store / recipe.id)
-    manifest = ManifestWriter(store)
-    known = {(row.name, row.digest) for row in read_manifest(store) if row.recipe == recipe.id}
-    for done, path in enumerate(files):
-        video = path.relative_to(source).with_suffix("").as_posix()
+    run = Run(store, FeaturesResult(recipe.id, videos=len(files), name=name))
+    with reporting(run.progress, on_progress):
+        for path in files:
+            _import(path, path.relative_to(source).with_suffix("").as_posix(), recipe, offset, run)
+    return run.finish()
+
+
+def _import(
+    path: Path, video: str, recipe: FeatureRecipe, offset: float, run: Run[FeaturesResult]
+) -> None:
+    """Take one file, unless it is there already."""
+    try:
+        digest = content_digest(path)
+        target = entry_path(run.cache, recipe.id, digest)
+        computed = False
         try:
-            digest = content_digest(path)
-            target = entry_path(store, recipe.id, digest)
-            try:
-                entry = Entry(target)
-                result.skipped += 1
-            except (EntryNotFound, EntryCorrupt):
-                _take(path, target, video, digest, recipe, offset)
-                entry = Entry(target)
-                result.done += 1
-                result.snippets += entry.num_snippets
-        except CacheError:
-            raise
-        except (FlowpipeError, OSError, ValueError) as error:
-            result.failed += 1
-            told = str(error) if str(path) in str(error) else f"{path}: {error}"
-            result.failures.append(FeatureFailure(video, told))
-            continue
-        result.snippets_total += entry.num_snippets
-        result.bytes += target.stat().st_size
-        result.shape = entry.features.shape[1:]
-        if (video, digest) not in known:
-            status = path.stat()
-            manifest.add(
-                ManifestRow(
-                    video,
-                    None,
-                    digest,
-                    recipe.id,
-                    str(path.absolute()),
-                    status.st_size,
-                    status.st_mtime_ns,
-                    time.time(),
-                )
-            )
-        if on_progress is not None:
-            on_progress(done + 1, len(files))
-    result.seconds = time.perf_counter() - started
-    result.snippets_per_s = result.snippets / result.seconds if result.snippets else 0.0
-    return result
+            entry = Entry(target)
+        except (EntryNotFound, EntryCorrupt):
+            _take(path, target, video, digest, recipe, offset)
+            entry, computed = Entry(target), True
+        status = path.stat()
+    except CacheError:
+        raise
+    except (FlowpipeError, OSError, ValueError) as error:
+        reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+        run.fail(ManifestRow(video, None, "", recipe.id, str(path.absolute()), 0, 0, 0.0), reason)
+        return
+    run.result.shape = entry.features.shape[1:]
+    row = ManifestRow(
+        video,
+        None,
+        digest,
+        recipe.id,
+        str(path.absolute()),
+        status.st_size,
+        status.st_mtime_ns,
+        time.time(),
+    )
+    size = target.stat().st_size
+    run.add(row, computed=computed, items=len(entry.features), num_bytes=size)
 
 
 def _take(
