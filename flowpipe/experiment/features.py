@@ -159,13 +159,15 @@ def run_networks(
             f"{', '.join(folds)}",
             parameter="fold",
         )
-    trained = settings.streams[name]
+    trained, num_classes = settings.streams[name], len(results["classes"])
     for chosen in folds if fold == "all" else [fold or folds[0]]:
         yield (
             name,
             f"-{chosen}" if fold == "all" else "",
             FrozenNetwork(
-                experiment.trained(experiment.stream(name, chosen), chosen, len(results["classes"])),
+                experiment.trained(
+                    experiment.stream(name, chosen), chosen, len(results["classes"])
+                ),
                 trained.clip_input(name),
                 trained.model,
                 trained.model_parameters,
