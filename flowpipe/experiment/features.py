@@ -165,9 +165,7 @@ def run_networks(
             name,
             f"-{chosen}" if fold == "all" else "",
             FrozenNetwork(
-                experiment.trained(
-                    experiment.stream(name, chosen), chosen, len(results["classes"])
-                ),
+                experiment.trained(experiment.stream(name, chosen), chosen, num_classes),
                 trained.clip_input(name),
                 trained.model,
                 trained.model_parameters,
