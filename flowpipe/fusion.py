@@ -8,6 +8,8 @@ average    mean of p [1]
 weighted   weighted mean of p; weights given, or searched on held-out scores
 svm        softmax of the decision values of a linear SVM on stacked L2-normalised p [1]
 sum        softmax of the sum of the streams' mean logits, as two-stream I3D [2]
+validated  softmax of Σ w·log p/τ: temperatures τ and weights w by the least cross-entropy of
+           held-out scores; a stream that is no better than chance there gets no weight
 =========  ====================================================================================
 
 `p` are a video's probabilities in one stream, already averaged over clips and crops. Of classes
@@ -33,14 +35,20 @@ import numpy.typing as npt
 from flowpipe.errors import InvalidArgument, ScoresMismatch, nearest_name
 from flowpipe.scores import Scores
 
-Method: TypeAlias = Literal["logsum", "average", "weighted", "svm", "sum"]
+Method: TypeAlias = Literal["logsum", "average", "weighted", "svm", "sum", "validated"]
 FUSIONS: tuple[str, ...] = get_args(Method)
+
+ONE_LABEL = ("svm", "validated")
 
 # A probability of zero has no logarithm; the smallest normal float64 (log: −708) keeps the order.
 PROBABILITY_FLOOR = float(np.finfo(np.float64).tiny)
 # What a class gets that the SVM never saw: e⁻¹⁰⁰ of the others, and finite as Scores must be.
 UNSEEN_LOGIT = -100.0
 SVM_PENALTY = 1.0
+# Of "validated": temperatures to choose from, and how sure a stream must be better than chance.
+TEMPERATURES = tuple(float(t) for t in np.geomspace(0.25, 8.0, 26))
+CHANCE_LEVEL = 0.05
+VALIDATED_STEPS = (0, 1, 2, 4)
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -60,7 +68,7 @@ def fuse(
     scores : sequence of Scores
         One per stream, of the same videos in any order, with the same classes. The result keeps
         the order of the first. A label unknown (−1) in one stream is taken from another.
-    method : {"logsum", "average", "weighted", "svm", "sum"}
+    method : {"logsum", "average", "weighted", "svm", "sum", "validated"}
         See the table above. "logsum" takes a probability of 0 as 2.2e-308.
     weights : sequence of float, optional
         For "weighted": one per stream, ≥ 0, not all 0; divided by their sum. Without them the
@@ -69,10 +77,10 @@ def fuse(
         do equally well the most equal are taken (least Σ w²), then the ones that favour the
         earlier streams.
     training : sequence of Scores, optional
-        For "weighted" without weights and for "svm": scores of the same streams in the same
-        order, every video labelled, none of them among the tested ones. Take scores of videos
-        that the networks were *not* trained on (a held-out fold): on their own training videos
-        networks are right and sure, which teaches a fusion nothing. Other methods ignore it.
+        For "weighted" without weights, for "svm" and "validated": scores of the same streams in
+        the same order, every video labelled, none of them among the tested ones. Take scores of
+        videos that the networks were *not* trained on (a held-out fold): on their own training
+        videos networks are right and sure, which teaches a fusion nothing. Other methods ignore it.
     seed : int
         Of the SVM's solver.
 
@@ -107,11 +115,11 @@ def fuse(
     activate = _sigmoid if sigmoid else _softmax
     labels_N = _merge_labels(streams)
     details: dict[str, Any] = {}
+    if method in ONE_LABEL and (sigmoid or streams[0].targets_NK is not None):
+        raise InvalidArgument(
+            f"{method} gives each video one class; for several labels take logsum, average or sum"
+        )
     if method == "svm":
-        if sigmoid or streams[0].targets_NK is not None:
-            raise InvalidArgument(
-                "svm gives each video one class; for several labels take logsum, average or sum"
-            )
         logits_NK, details = _svm_logits(streams, _checked_training(streams, training), seed)
         probabilities_NK = _softmax(logits_NK)
     elif method == "logsum":
@@ -119,6 +127,10 @@ def fuse(
         if sigmoid:
             logits_NK -= np.sum([_log(1 - stream.probabilities_NK) for stream in streams], axis=0)
         probabilities_NK = activate(logits_NK)
+    elif method == "validated":
+        powers, details = _validated_powers(_checked_training(streams, training))
+        logits_NK = _raised(streams, powers)
+        probabilities_NK = _softmax(logits_NK)
     elif method == "sum":
         logits_NK = np.sum([stream.logits_NK for stream in streams], axis=0, dtype=np.float64)
         probabilities_NK = activate(logits_NK)
@@ -289,6 +301,55 @@ def _search_weights(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any]]
     }
 
 
+def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any]]:
+    """Return what multiplies the log of each stream's probabilities, and how it was found."""
+    labels_N = _merge_labels(training)
+    num_classes = len(training[0].classes)
+    logs = [_log(np.maximum(stream.probabilities_NK, 1e-6)) for stream in training]
+    taus = [
+        min(TEMPERATURES, key=lambda tau, own=own: _cross_entropy(own / tau, labels_N))  # type: ignore[misc]
+        for own in logs
+    ]
+    right = [int(stream.correct_N.sum()) for stream in training]
+    useful = [_better_than_chance(count, len(labels_N), num_classes) for count in right]
+    if not any(useful):  # then all are as good as none
+        useful = [True] * len(training)
+    best, least = np.empty(0), np.inf
+    choices = [VALIDATED_STEPS if use else (0,) for use in useful]
+    # The most equal weights first: of equals they are kept.
+    for row in sorted(itertools.product(*choices), key=lambda row: (max(row), -sum(row))):
+        if not any(row) or (max(row) > 1 and all(n % 2 == 0 for n in row)):
+            continue
+        weights = np.array(row) / sum(row)
+        powers = weights / np.array(taus)
+        # The mean of several calibrated opinions is too modest: what they share counts once only.
+        mixed = np.sum([p * own for p, own in zip(powers, logs, strict=True)], axis=0)
+        loss, tau = min((_cross_entropy(mixed / t, labels_N), t) for t in TEMPERATURES)
+        if loss < least - 1e-9:
+            best, least = powers / tau, loss
+    return best, {
+        "weights": (best * np.array(taus) / (best * np.array(taus)).sum()).tolist(),
+        "temperatures": taus,
+        "validation_videos": len(labels_N),
+        "validation_top_1": [count / len(labels_N) for count in right],
+        "left_out": [
+            stream.stream for stream, use in zip(training, useful, strict=True) if not use
+        ],
+    }
+
+
+def _better_than_chance(right: int, videos: int, num_classes: int) -> bool:
+    """Whether guessing gets as many right with a probability below `CHANCE_LEVEL`."""
+    from scipy.stats import binom
+
+    return bool(binom.sf(right - 1, videos, 1 / num_classes) < CHANCE_LEVEL)
+
+
+def _cross_entropy(logits_NK: Floats, labels_N: npt.NDArray[np.int64]) -> float:
+    own_N = _softmax(logits_NK)[np.arange(len(labels_N)), labels_N]
+    return float(-np.log(np.maximum(own_N, 1e-12)).mean())
+
+
 def _simplex(parts: int, steps: int) -> Iterator[tuple[int, ...]]:
     """Give every way to share `steps` among `parts`, the first part's largest share first."""
     if parts == 1:
@@ -338,6 +399,12 @@ def _stacked(streams: Sequence[Scores]) -> Floats:
 def _weighted_mean(streams: Sequence[Scores], shares: Floats) -> Floats:
     pairs = zip(shares, streams, strict=True)
     return np.asarray(np.sum([share * stream.probabilities_NK for share, stream in pairs], axis=0))
+
+
+def _raised(streams: Sequence[Scores], powers: Floats) -> Floats:
+    """Return Σ power · log p."""
+    pairs = zip(powers, streams, strict=True)
+    return np.asarray(np.sum([p * _log(stream.probabilities_NK) for p, stream in pairs], axis=0))
 
 
 def _log(probabilities_NK: Floats) -> Floats:

@@ -15,7 +15,7 @@ from torch import nn
 from flowpipe.atomic import write_aside
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.memory import MemoryCache
-from flowpipe.datasets import Dataset, Video, videos_of
+from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
 from flowpipe.datasets.synthetic import write_videos
 from flowpipe.errors import ConfigError, VideoError, nearest_name
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
@@ -32,17 +32,25 @@ from flowpipe.experiment.results import (
     read_results,
     stream_folder,
 )
-from flowpipe.experiment.settings import Settings, read_run_settings
-from flowpipe.experiment.streams import ClipStream, FeatureStream
+from flowpipe.experiment.settings import HISTOGRAM, Settings, read_run_settings
+from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStream
 from flowpipe.extraction import ExtractionResult, extract
+from flowpipe.features.whole_clip import ClipGrids
 from flowpipe.fusion import fuse
 from flowpipe.models.weights import load_weights
 from flowpipe.scores import Scores, load_scores
 from flowpipe.training import TestOptions
-from flowpipe.training.checkpoint import CHECKPOINT, check_same, read_model, read_settings
+from flowpipe.training.checkpoint import CHECKPOINT, check_same, read_settings
 from flowpipe.training.ranks import join
 
 PREDICT_CACHE = "predict.cache"
+VALIDATION_SCORES = "validation_scores.npz"
+# The scores of training videos that a fusion learns from.
+FITTED_TO = {
+    "svm": "training_scores.npz",
+    "weighted": "training_scores.npz",
+    "validated": VALIDATION_SCORES,
+}
 
 OnMessage = Callable[[str], None]
 # Stage ("extract", "train", "test" or "predict"), share of it that is done, text.
@@ -80,6 +88,7 @@ class Experiment:
         self._progress = on_progress if on_progress and speaks else lambda stage, share, text: None
         self._cache: Cache | None = None
         self._memory: MemoryCache | None = None
+        self._grids: dict[str, ClipGrids] = {}
 
     @classmethod
     def of_run(cls, run: Path, **callbacks: Any) -> "Experiment":
@@ -196,8 +205,12 @@ class Experiment:
     def stream(self, name: str, fold: str, videos: Iterable[Video] = ()) -> ClipStream:
         """Return a stream; one on features needs features of these videos."""
         settings, options = self.settings.streams[name], self.settings.train_options(name)
+        flip = self.settings.data.flip
+        if settings.input == HISTOGRAM:
+            return HistogramStream(
+                name, settings, options, self._cache, flip=flip, grids=self._grids
+            )
         if settings.input != "features":
-            flip = self.settings.data.flip
             return ClipStream(name, settings, options, self._cache, memory=self._memory, flip=flip)
         features = self.settings.data.features
         assert features is not None
@@ -207,9 +220,7 @@ class Experiment:
 
     def trained(self, stream: ClipStream, fold: str, num_classes: int) -> nn.Module:
         """Return the network of a stream with the weights that the run gave it."""
-        model = stream.network(num_classes)
-        read_model(stream_folder(self.out, fold, stream.name) / CHECKPOINT, model)
-        return model
+        return stream.trained(stream_folder(self.out, fold, stream.name), num_classes)
 
     def _train(self, fold: Fold, name: str, report: Callable[[float, str], None]) -> None:
         """Train and test one stream on one fold."""
@@ -220,6 +231,7 @@ class Experiment:
         if stream.settings.weights is not None:
             self._message(f"{name}: {load_weights(model, stream.settings.weights)}")
         epochs = stream.options.epochs
+        held_out = self._held_out(fold)
 
         def on_epoch(record: dict[str, Any]) -> None:
             report(
@@ -233,6 +245,7 @@ class Experiment:
             fold.train,
             folder,
             fingerprint=self.fingerprint(stream, fold),
+            held_out=held_out,
             on_epoch=on_epoch,
         )
         if not ranks.first:
@@ -242,6 +255,9 @@ class Experiment:
         report(0.9, f"fold {fold.name}, {name}: testing")
         started = time.perf_counter()
         test, clips = self.settings.test, self.settings.fuse.training_clips
+        if held_out is not None:
+            chosen = stream.held_out_scores(model, held_out, test)
+            chosen.save(folder / VALIDATION_SCORES)
         if len(self.settings.streams) > 1 and clips > 0:
             fitted = stream.predict(model, fold.train, replace(test, clips=clips))
             fitted.save(folder / "training_scores.npz")
@@ -250,6 +266,19 @@ class Experiment:
         trained_s = sum(record["seconds"] for record in history)
         fold.seconds[name] = trained_s + time.perf_counter() - started
         ranks.barrier()
+
+    def _held_out(self, fold: Fold) -> Dataset | None:
+        """Return the training videos that choices are made by; None without validation."""
+        share = self.settings.train.validation
+        if share == 0:
+            return None
+        _, held_out = seeded_split(
+            fold.train,
+            group_pattern=self.settings.data.group_pattern,
+            test_fraction=share,
+            seed=self.settings.train.seed,
+        )
+        return held_out
 
     def fingerprint(self, stream: ClipStream, fold: Fold) -> dict[str, Any]:
         """Return what determines what a stream learns on a fold, beside its options of training."""
@@ -279,9 +308,10 @@ class Experiment:
     def _fuse(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
         """Fuse streams; weights and SVM see scores of the fold's training videos only."""
         training = None
-        if method in ("svm", "weighted"):
+        file = FITTED_TO.get(method)
+        if file is not None:
             folders = [stream_folder(self.out, fold, each.stream) for each in scores]
-            training = [load_scores(folder / "training_scores.npz") for folder in folders]
+            training = [load_scores(folder / file) for folder in folders]
         return fuse(
             scores,
             method,  # type: ignore[arg-type]

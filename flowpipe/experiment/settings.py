@@ -16,6 +16,8 @@ from flowpipe.training import TestOptions, TrainOptions
 
 # The head that is fitted to whole videos, not trained on clips.
 SVM = "svm"
+# The input of a stream that needs no network: histograms of the flow of whole clips.
+HISTOGRAM = "flow-histogram"
 # Options of training that a stream may have of its own.
 OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
 
@@ -73,7 +75,7 @@ class ExtractSettings:
 class StreamSettings:
     """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
 
-    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features"]
+    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features", "flow-histogram"]
     model: str = "small-cnn"
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
@@ -114,7 +116,7 @@ class FuseSettings:
     All streams are fused; `groups` of streams, each fused by the headline method, come beside.
     """
 
-    headline: Literal["logsum", "average", "weighted", "svm", "sum"] = "logsum"
+    headline: Literal["logsum", "average", "weighted", "svm", "sum", "validated"] = "logsum"
     methods: tuple[str, ...] = ("logsum", "average", "svm")
     training_clips: int = 2
     groups: tuple[tuple[str, ...], ...] = ()
@@ -141,6 +143,10 @@ class Settings:
         for name, stream in self.streams.items():
             self._check_features(name, stream)
             self.train_options(name)
+        if "validated" in (self.fuse.headline, *self.fuse.methods) and not self.train.validation:
+            raise ConfigError(
+                "fusion validated needs videos held out to choose by: set [train] validation = 0.2"
+            )
         for group in self.fuse.groups:
             if len(set(group)) < 2 or len(set(group)) < len(group):
                 raise ConfigError(f"[fuse] group {list(group)} must be of two streams or more")
@@ -152,6 +158,8 @@ class Settings:
                     )
 
     def _check_features(self, name: str, stream: StreamSettings) -> None:
+        if stream.input == HISTOGRAM and self.train.loss == "sigmoid":
+            raise ConfigError(f'stream "{name}": {HISTOGRAM} gives each video one class')
         if (stream.input == "features") != bool(stream.features):
             raise ConfigError(
                 f'stream "{name}": input "{stream.input}" and features {list(stream.features)}: '

@@ -1,15 +1,20 @@
-"""The streams of an experiment: on clips of the cache, and on cached features.
+"""The streams of an experiment: on clips of the cache, on cached features, on whole clips.
 
-Both have the same four methods: `dataset`, `network`, `train`, `predict`.
+All have the same four methods: `dataset`, `network`, `train`, `predict`.
 """
 
+import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 
 from flowpipe.cache import Cache
@@ -17,16 +22,27 @@ from flowpipe.clips.dataset import ClipDataset
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.streams import AnyInput, FeatureInput
 from flowpipe.datasets import Dataset, Video
-from flowpipe.experiment.settings import SVM, StreamSettings
+from flowpipe.experiment.settings import HISTOGRAM, SVM, StreamSettings
 from flowpipe.features.align import FeatureTracks
 from flowpipe.features.probe import fit_linear
+from flowpipe.features.whole_clip import ClipGrids, WholeClipClassifier, clip_grids
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions, TrainOptions, train_stream
-from flowpipe.training.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from flowpipe.training.checkpoint import (
+    CHECKPOINT,
+    METRICS,
+    check_same,
+    load_checkpoint,
+    read_model,
+    read_settings,
+    read_tensors,
+    save_checkpoint,
+    write_metrics,
+)
 from flowpipe.training.ranks import join
 
 History = list[dict[str, Any]]
@@ -34,6 +50,8 @@ OnEpoch = Callable[[dict[str, Any]], None]
 # "{fold}" in the name of features stands for the fold: features of a network that was trained on
 # the fold's training videos.
 FOLD = "{fold}"
+# Held-out videos are scored after every epoch: few clips, in the middle of the picture.
+VALIDATION = TestOptions(clips=3)
 
 
 class ClipStream:
@@ -105,17 +123,46 @@ class ClipStream:
         out: Path,
         *,
         fingerprint: Mapping[str, Any],
+        held_out: Dataset | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> History:
-        """Train the network, or go on with it; return the records of its epochs."""
+        """Train the network, or go on with it; return the records of its epochs.
+
+        The videos of `held_out` are left out; after each epoch they are scored, and choose the
+        epoch that counts.
+        """
+        kept, validate = data, None
+        if held_out is not None:
+            away = {video.id for video in held_out.videos}
+            kept = replace(data, videos=tuple(v for v in data.videos if v.id not in away))
+            validate = partial(self._validate, held_out)
         return train_stream(
             model,
-            self.dataset(data),
+            self.dataset(kept),
             self.options,
             out,
             fingerprint=fingerprint,
+            validate=validate,
             on_epoch=on_epoch,
         )
+
+    def _validate(self, held_out: Dataset, model: nn.Module) -> dict[str, float]:
+        scores = self.predict(model, held_out, VALIDATION)
+        chosen = scores.probabilities_NK[np.arange(len(scores.ids)), scores.labels_N]
+        return {
+            "validation_loss": float(-np.log(np.maximum(chosen, 1e-6)).mean()),
+            "validation_accuracy": float(scores.correct_N.mean()),
+        }
+
+    def trained(self, folder: Path, num_classes: int) -> nn.Module:
+        """Return the network as a run left it."""
+        model = self.network(num_classes)
+        read_model(folder / CHECKPOINT, model)
+        return model
+
+    def held_out_scores(self, model: nn.Module, held_out: Dataset, options: TestOptions) -> Scores:
+        """Return the scores of the videos that training left out."""
+        return self.predict(model, held_out, options)
 
     def predict(self, model: nn.Module, data: Dataset, options: TestOptions) -> Scores:
         """Return the scores of videos, labelled or not."""
@@ -225,11 +272,17 @@ class FeatureStream(ClipStream):
         out: Path,
         *,
         fingerprint: Mapping[str, Any],
+        held_out: Dataset | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> History:
         """Train the head; an SVM is fitted to whole videos at once, by the first process."""
         if not self.at_once:
-            return super().train(model, data, out, fingerprint=fingerprint, on_epoch=on_epoch)
+            return super().train(
+                model, data, out, fingerprint=fingerprint, held_out=held_out, on_epoch=on_epoch
+            )
+        if held_out is not None:
+            away = {video.id for video in held_out.videos}
+            data = replace(data, videos=tuple(v for v in data.videos if v.id not in away))
         path = out / CHECKPOINT
         if join().first and load_checkpoint(path, model, None, fingerprint) is None:
             self._fit(model, data)
@@ -268,3 +321,170 @@ class FeatureStream(ClipStream):
         """Return the head's name, input and parameters; the network's cost is paid once."""
         parameters = sum(p.numel() for p in self.network(num_classes).parameters())
         return self._row(self.input.input_shape, parameters, None)
+
+
+class HistogramStream(ClipStream):
+    """A kernel SVM on histograms of the flow of whole clips, chosen by cross-validation.
+
+    Parameters
+    ----------
+    name, settings, options, cache, flip
+        As for `ClipStream`; `flip` says whether an action in the mirror is the same action.
+    grids : dict
+        What has been computed of each video, shared by the folds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        settings: StreamSettings,
+        options: TrainOptions,
+        cache: Cache | None,
+        *,
+        flip: bool,
+        grids: dict[str, ClipGrids],
+    ) -> None:
+        self.name, self.settings, self.options, self.flip = name, settings, options, flip
+        self._stored, self.cache, self._grids = cache, cache, grids
+
+    def _clips(self, data: Dataset) -> list[ClipGrids]:
+        missing = [video.id for video in data.videos if video.id not in self._grids]
+        compute = delayed(lambda name: clip_grids(self.cache[name]))
+        workers = max(1, min(os.cpu_count() or 1, len(missing)))
+        made = Parallel(workers, prefer="threads")(compute(name) for name in missing)
+        self._grids |= dict(zip(missing, made, strict=True))
+        return [self._grids[video.id] for video in data.videos]
+
+    def network(self, num_classes: int) -> nn.Module:
+        """Return an empty classifier."""
+        return WholeClipModel(num_classes)
+
+    def train(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        out: Path,
+        *,
+        fingerprint: Mapping[str, Any],
+        held_out: Dataset | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> History:
+        """Fit the SVM to all videos; the held-out ones serve in its own cross-validation."""
+        assert isinstance(model, WholeClipModel)
+        path = out / CHECKPOINT
+        if (saved := read_settings(path)) is not None:
+            check_same(path, saved, fingerprint)
+            tensors, history = read_tensors(path)
+            model.restore(tensors)
+            return history
+        started = time.perf_counter()
+        labels_N = _class_numbers(data)
+        groups = [video.group or video.id for video in data.videos]
+        clips = self._clips(data)
+        model.classifier = WholeClipClassifier.fit(
+            clips,
+            labels_N,
+            len(data.classes),
+            ids=[video.id for video in data.videos],
+            groups=groups,
+            mirror=self.flip,
+            seed=self.options.seed,
+        )
+        seconds = time.perf_counter() - started
+        right = model.classifier.logits(clips).argmax(1) == labels_N
+        record = {
+            "epoch": 1,
+            "loss": 0.0,
+            "accuracy": float(right.mean()),
+            "validation_accuracy": model.classifier.validation_accuracy,
+            "seconds": round(seconds, 3),
+            "clips_per_s": round(len(data) / max(seconds, 1e-9), 1),
+            "description": asdict(model.classifier.description),
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        model.keep()
+        save_checkpoint(path, model, None, fingerprint, [record])
+        write_metrics(out / METRICS, [record])
+        if on_epoch is not None:
+            on_epoch(record)
+        return [record]
+
+    def trained(self, folder: Path, num_classes: int) -> nn.Module:
+        """Return the classifier as a run left it."""
+        model = WholeClipModel(num_classes)
+        model.restore(read_tensors(folder / CHECKPOINT)[0])
+        return model
+
+    def predict(self, model: nn.Module, data: Dataset, options: TestOptions) -> Scores:
+        """Return the scores of videos, each seen as one whole clip."""
+        assert isinstance(model, WholeClipModel)
+        return self._scores(data, model.fitted.logits(self._clips(data)))
+
+    def held_out_scores(self, model: nn.Module, held_out: Dataset, options: TestOptions) -> Scores:
+        """Return the scores of the held-out videos from the cross-validation's own SVMs."""
+        assert isinstance(model, WholeClipModel)
+        rows = [model.fitted.validation_ids.index(video.id) for video in held_out.videos]
+        return self._scores(held_out, model.fitted.validation_logits[rows])
+
+    def _scores(self, data: Dataset, logits_NK: npt.NDArray[np.float64]) -> Scores:
+        powers = np.exp(logits_NK - logits_NK.max(1, keepdims=True))
+        shares_NK = powers / powers.sum(1, keepdims=True)
+        labels_N = _class_numbers(data)
+        known = bool((labels_N >= 0).all())
+        right = float((shares_NK.argmax(1) == labels_N).mean())
+        return Scores(
+            ids=tuple(video.id for video in data.videos),
+            labels_N=labels_N,
+            probabilities_NK=shares_NK,
+            logits_NK=logits_NK.astype(np.float32),
+            classes=data.classes,
+            stream=self.name,
+            protocol={
+                "input": HISTOGRAM,
+                "clips": 1,
+                "model": SVM,
+                **({"clip_accuracy": right} if known else {}),
+            },
+        )
+
+    def learnt(self) -> dict[str, Any]:
+        """Return the options of training that determine what it learns."""
+        return {"seed": self.options.seed}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what of the stream determines what it learns, beside the options of training."""
+        return {"input": HISTOGRAM, "flip": self.flip}
+
+    def cost(self, num_classes: int) -> dict[str, Any]:
+        """Return the classifier's name and input; it has no network to count."""
+        return {"model": SVM, "input": HISTOGRAM, "parameters": None, "macs": None}
+
+
+class WholeClipModel(nn.Module):
+    """A `WholeClipClassifier` as a module, so that a checkpoint holds it as any other."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.classifier: WholeClipClassifier | None = None
+
+    @property
+    def fitted(self) -> WholeClipClassifier:
+        assert self.classifier is not None
+        return self.classifier
+
+    def keep(self) -> None:
+        """Put the classifier's arrays where a state dict finds them."""
+        for name, values in self.fitted.state().items():
+            self.register_buffer(name, torch.from_numpy(values))
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take the classifier from the tensors of a checkpoint."""
+        state = {name: tensor.numpy() for name, tensor in tensors.items()}
+        self.classifier = WholeClipClassifier.from_state(state)
+
+
+def _class_numbers(data: Dataset) -> npt.NDArray[np.int64]:
+    """Return the class number of each video, −1 without a label."""
+    numbers = {label: number for number, label in enumerate(data.classes)}
+    return np.array([numbers.get(str(video.label), -1) for video in data.videos], np.int64)

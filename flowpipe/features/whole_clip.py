@@ -149,7 +149,8 @@ class WholeClipClassifier:
     validation_accuracy : float
         Of the chosen description, by cross-validation inside the training clips.
     validation_logits : array of N×C float64
-        Of each training clip, from an SVM that had not seen its group.
+        Of each training clip, from an SVM that had not seen its group; in the order of
+        `validation_ids`.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class WholeClipClassifier:
         self.temperature = temperature
         self.validation_accuracy = math.nan
         self.validation_logits: NDArray[np.float64] = np.empty((0, num_classes))
+        self.validation_ids: tuple[str, ...] = ()
         self._svm = _fit(_kernel(description, support_SD, support_SD), labels_S, description.cost)
 
     @classmethod
@@ -174,6 +176,7 @@ class WholeClipClassifier:
         labels_N: NDArray[np.int64],
         num_classes: int,
         *,
+        ids: Sequence[str] = (),
         groups: Sequence[str] | None = None,
         mirror: bool = False,
         choices: Sequence[Description] | None = None,
@@ -188,6 +191,8 @@ class WholeClipClassifier:
         labels_N : array of int
             Class numbers.
         num_classes : int
+        ids : sequence of str, optional
+            Names of the clips, to find their `validation_logits` by.
         groups : sequence of str, optional
             Clips of one group are never on both sides of the validation.
         mirror : bool
@@ -230,6 +235,7 @@ class WholeClipClassifier:
             support, labels = np.concatenate([seen_ND, turned_ND]), np.tile(labels_N, 2)
         found = cls(chosen, num_classes, support, labels, temperature)
         found.validation_accuracy, found.validation_logits = accuracy, validation
+        found.validation_ids = tuple(ids)
         return found
 
     def logits(self, clips: Sequence[ClipGrids]) -> NDArray[np.float64]:
@@ -245,9 +251,15 @@ class WholeClipClassifier:
             "num_classes": self.num_classes,
             "temperature": self.temperature,
             "validation_accuracy": self.validation_accuracy,
+            "validation_ids": self.validation_ids,
         }
         text = np.frombuffer(json.dumps(facts).encode(), np.uint8).copy()
-        return {"facts": text, "support_SD": self.support_SD, "labels_S": self.labels_S}
+        return {
+            "facts": text,
+            "support_SD": self.support_SD,
+            "labels_S": self.labels_S,
+            "validation_logits": self.validation_logits,
+        }
 
     @classmethod
     def from_state(cls, state: dict[str, NDArray[Any]]) -> "WholeClipClassifier":
@@ -262,6 +274,8 @@ class WholeClipClassifier:
             float(facts["temperature"]),
         )
         found.validation_accuracy = float(facts["validation_accuracy"])
+        found.validation_ids = tuple(facts["validation_ids"])
+        found.validation_logits = np.asarray(state["validation_logits"], np.float64)
         return found
 
 

@@ -27,8 +27,12 @@ def save_checkpoint(
     update: torch.optim.Optimizer | None,
     settings: Mapping[str, Any],
     history: Sequence[Mapping[str, Any]],
+    best: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint; without an optimiser for what is fitted at once."""
+    """Write a checkpoint; without an optimiser for what is fitted at once.
+
+    `best` are the weights of the best epoch, where a validation chose one: those that count.
+    """
     content = {
         "model": model_state(model),
         # As text: what weights_only reads must be tensors and plain values.
@@ -37,6 +41,8 @@ def save_checkpoint(
     }
     if update is not None:
         content["optimiser"] = update.state_dict()
+    if best is not None:
+        content["best"] = dict(best)
     with write_aside(path) as file:
         torch.save(content, file)
 
@@ -75,8 +81,19 @@ def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
         If there is none, or it is of another network.
     """
     content, settings, _ = _read_checkpoint(path)
-    load_state(model, content["model"], where=str(path))
+    load_state(model, content.get("best", content["model"]), where=str(path))
     return settings
+
+
+def read_best(path: Path) -> dict[str, torch.Tensor] | None:
+    """Return the weights of the best epoch so far, None where no validation chose one."""
+    return _read_checkpoint(path)[0].get("best") if path.is_file() else None
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
+    """Return the tensors and the history of a checkpoint that is of no network."""
+    content, _, history = _read_checkpoint(path)
+    return content["model"], history
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
@@ -135,6 +152,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[d
         if (
             isinstance(content["model"], dict)
             and isinstance(content.setdefault("optimiser", {}), dict)
+            and isinstance(content.get("best", {}), dict)
             and isinstance(settings, dict)
             and isinstance(history, list)
         ):

@@ -22,11 +22,13 @@ from torch.utils.data import DataLoader
 from flowpipe.clips.dataset import ClipDataset, to_network_input
 from flowpipe.clips.order import EpochSampler, class_balanced_weights
 from flowpipe.errors import InvalidArgument
+from flowpipe.models.weights import load_state, model_state
 from flowpipe.training.checkpoint import (
     CHECKPOINT,
     METRICS,
     load_checkpoint,
     open_board,
+    read_best,
     save_checkpoint,
     write_metrics,
 )
@@ -42,6 +44,7 @@ def train_stream(
     out: str | os.PathLike[str],
     *,
     fingerprint: Mapping[str, Any] | None = None,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network on the clips of one stream; goes on from the checkpoint in `out`.
@@ -49,7 +52,8 @@ def train_stream(
     Parameters
     ----------
     model : nn.Module
-        Changed in place; at return it holds the weights of the last epoch. It gives logits B×K,
+        Changed in place; at return it holds the weights of the last epoch, or of the best by
+        `validate`. It gives logits B×K,
         or B×T×K: then the loss is the mean over the frames.
     data : ClipDataset
         With one stream.
@@ -61,6 +65,9 @@ def train_stream(
     fingerprint : mapping, optional
         What a checkpoint must share to be gone on with, beside the options that determine what
         is learnt. Its keys must not be names of options.
+    validate : callable, optional
+        Called with the network after each epoch; what it returns, `validation_loss` and others,
+        joins the epoch's record. With `options.keep` "best" the weights of the least loss count.
     on_epoch : callable, optional
         Called with each epoch's record.
 
@@ -90,6 +97,8 @@ def train_stream(
     place(model, target, single=own_batch == 1)
     update = make_optimiser(model, options)
     history = load_checkpoint(folder / CHECKPOINT, model, update, settings) or []
+    keep_best = validate is not None and options.keep == "best"
+    best = read_best(folder / CHECKPOINT) if keep_best else None
     if ranks.first:
         write_metrics(folder / METRICS, history)
     weights = class_balanced_weights(data.labels) if options.balanced else None
@@ -122,12 +131,16 @@ def train_stream(
             numbers = _train_epoch(
                 wrapped, loader, data, update, criterion, options, epoch, target, ranks
             )
+        if validate is not None:
+            numbers |= validate(model)
         seconds = time.perf_counter() - started
         speed = {"seconds": round(seconds, 3), "clips_per_s": round(len(data) / seconds, 1)}
         record = {"epoch": epoch + 1, **numbers, **speed}
         history.append(record)
+        if keep_best and record is min(history, key=lambda each: each["validation_loss"]):
+            best = {name: tensor.cpu().clone() for name, tensor in model_state(model).items()}
         if ranks.first:
-            save_checkpoint(folder / CHECKPOINT, model, update, settings, history)
+            save_checkpoint(folder / CHECKPOINT, model, update, settings, history, best)
             write_metrics(folder / METRICS, history)
         if board is not None:
             for name, value in record.items():
@@ -137,6 +150,8 @@ def train_stream(
             on_epoch(record)
     if board is not None:
         board.close()
+    if best is not None:
+        load_state(model, best, where="best epoch")
     return history
 
 

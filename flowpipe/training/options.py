@@ -57,6 +57,10 @@ class TrainOptions:
         How many steps of `scales` the two sides of a box may differ by.
     crop : "corners", "random" or "center"
         Where the training box lies.
+    validation : float
+        Share of the training videos that is held out, in whole groups, to choose by; 0 for none.
+    keep : "best" or "last"
+        With validation: the weights of the epoch with the least held-out loss, or of the last.
     seed : int
         Of initial weights, order and clips.
     mixed_precision : bool
@@ -92,6 +96,8 @@ class TrainOptions:
     scales: tuple[float, ...] = (1.0, 0.875, 0.75)
     max_distortion: int = 1
     crop: Literal["corners", "random", "center"] = "random"
+    validation: float = 0.0
+    keep: Literal["best", "last"] = "best"
     seed: int = 0
     mixed_precision: bool = True
     workers: int = field(default=0, metadata=NOT_LEARNT)
@@ -175,6 +181,8 @@ TRAIN_RULES: dict[str, Rule] = {
     "scales": ("be shares > 0 and ≤ 1", lambda v: len(v) > 0 and all(0 < s <= 1 for s in v)),
     "max_distortion": ("be a whole number ≥ 0", lambda v: is_count(v, 0)),
     "crop": ("be corners, random or center", ("corners", "random", "center").__contains__),
+    "validation": ("be ≥ 0 and < 1; 0.2 is usual, 0 is none", lambda v: 0 <= v < 1),
+    "keep": ("be best or last", ("best", "last").__contains__),
     "seed": (f"be in [0, {LARGEST_SEED}]", lambda v: is_count(v, 0) and v <= LARGEST_SEED),
     "workers": ("be a whole number ≥ 0; 0 reads clips in this process", lambda v: is_count(v, 0)),
     "memory_mb": ("be ≥ 0; 0 keeps nothing", lambda v: v >= 0),
