@@ -354,3 +354,41 @@ def test_a_clip_that_asks_for_nonsense_is_refused_before_training(data, tmp_path
     settings = settings_of(data, "streams.temporal.frames=0")
     with pytest.raises(InvalidArgument, match="frames 0 and frame_step 1 must be ≥ 1"):
         Experiment(settings, tmp_path).run()
+
+
+def test_streams_are_chosen_by_held_out_videos(data, tmp_path):
+    """Of left and right a frame shows nothing, flow all; whole clips need no network."""
+    settings = settings_of(
+        data,
+        "train.validation=0.25",
+        "streams.long.input=flow-histogram",
+        "fuse.headline=validated",
+        'fuse.methods=["validated"]',
+        "fuse.training_clips=0",
+        "train.epochs=8",
+    )
+    result = Experiment(settings, tmp_path).run("all")
+    record = result.as_record()
+    assert record["accuracy"]["long"] == 1.0
+    assert record["accuracy"]["fused"] == 1.0
+    for fold in ACTORS:
+        folder = tmp_path / f"fold-{fold}"
+        held = {name: load_scores(folder / name / "validation_scores.npz").ids for name in
+                ("spatial", "temporal", "long")}  # fmt: skip
+        assert len(set(held.values())) == 1
+        tested = set(load_scores(folder / "long" / "scores.npz").ids)
+        assert tested.isdisjoint(held["long"])
+    history = read_history(tmp_path, "ann", "temporal")
+    assert all(0 <= each["validation_accuracy"] <= 1 for each in history)
+    # A second run trains nothing and says the same.
+    again = Experiment(settings, tmp_path).run("all").as_record()
+    assert again["accuracy"] == record["accuracy"]
+    video = sorted((data / "videos" / "left").glob("*.mp4"))[0]
+    predicted = Experiment.of_run(tmp_path).predict([video])
+    assert [scores.stream for scores in predicted.scores][-1] == "fused"
+    assert predicted.best(predicted.scores[-1], 0, 1)[0][0] == "left"
+
+
+def test_validated_fusion_without_validation_is_refused(data):
+    with pytest.raises(ConfigError, match="validated needs videos held out"):
+        settings_of(data, "fuse.headline=validated")

@@ -104,7 +104,7 @@ def test_weight_zero_silences_a_stream() -> None:
 
 @pytest.mark.parametrize("method", FUSIONS)
 def test_videos_are_joined_by_id(method: Any) -> None:
-    training = HELD_OUT if method in ("weighted", "svm") else None
+    training = HELD_OUT if method in ("weighted", "svm", "validated") else None
     rgb, flow = TEST
     order = np.random.default_rng(0).permutation(len(flow.ids))
     shuffled = flow.select([flow.ids[row] for row in order])
@@ -118,7 +118,7 @@ def test_videos_are_joined_by_id(method: Any) -> None:
 
 @pytest.mark.parametrize("method", FUSIONS)
 def test_result_says_how_it_was_made(method: Any) -> None:
-    training = HELD_OUT if method in ("weighted", "svm") else None
+    training = HELD_OUT if method in ("weighted", "svm", "validated") else None
     rgb = scores([[0.5, 0.3, 0.2]], protocol={"clips": 25})
     flow = scores([[0.2, 0.6, 0.2]], stream="flow")
     fused = fuse([rgb, flow], method, training=training)
@@ -128,7 +128,7 @@ def test_result_says_how_it_was_made(method: Any) -> None:
         {"stream": "rgb", "protocol": {"clips": 25}},
         {"stream": "flow", "protocol": {}},
     ]
-    assert (fused.protocol["weights"] is None) == (method not in ("average", "weighted"))
+    assert (fused.protocol["weights"] is None) == (method in ("logsum", "sum", "svm"))
     assert fused.probabilities_NK.sum() == pytest.approx(1)
 
 
@@ -355,3 +355,42 @@ def test_svm_needs_two_classes() -> None:
     ]
     with pytest.raises(InvalidArgument, match="all 2 training videos are jump"):
         fuse(TEST, "svm", training=held)
+
+
+def test_validated_leaves_out_what_is_no_better_than_chance() -> None:
+    noise = random_scores(5, "noise", skill=0.0)
+    held_noise = random_scores(6, "noise", prefix="h", skill=0.0)
+    fused = fuse([TEST[0], noise], "validated", training=[HELD_OUT[0], held_noise])
+    assert fused.protocol["left_out"] == ["noise"]
+    assert fused.protocol["weights"] == [1.0, 0.0]
+    assert (fused.predictions_N == TEST[0].predictions_N).all()
+
+
+def test_validated_takes_both_streams_that_know_something() -> None:
+    fused = fuse(list(TEST), "validated", training=list(HELD_OUT))
+    assert fused.protocol["left_out"] == []
+    assert min(fused.protocol["weights"]) > 0
+    assert fused.correct_N.mean() >= max(stream.correct_N.mean() for stream in TEST)
+
+
+def test_validated_calms_a_stream_that_is_too_sure() -> None:
+    def sure(given: Scores) -> Scores:
+        """The same opinions, each held with almost all the probability."""
+        rows = np.maximum(given.probabilities_NK, 1e-9) ** 8
+        rows /= rows.sum(axis=1, keepdims=True)
+        return scores(rows, stream=given.stream, labels=given.labels_N.tolist(), ids=given.ids)
+
+    weak, strong = random_scores(7, "weak", skill=0.7), random_scores(8, "sure", skill=2.5)
+    held = random_scores(9, "weak", skill=0.7, prefix="h", videos=120)
+    held_strong = random_scores(10, "sure", skill=2.5, prefix="h", videos=120)
+    fused = fuse([sure(weak), strong], "validated", training=[sure(held), held_strong])
+    assert fused.protocol["temperatures"][0] > 3
+    assert fused.correct_N.mean() > fuse([sure(weak), strong], "logsum").correct_N.mean()
+
+
+def test_validated_has_something_to_say_where_all_guess() -> None:
+    noise = [random_scores(seed, f"s{seed}", skill=0.0) for seed in (11, 12)]
+    held = [random_scores(seed + 9, f"s{seed}", skill=0.0, prefix="h") for seed in (11, 12)]
+    fused = fuse(noise, "validated", training=held)
+    assert np.isfinite(fused.probabilities_NK).all()
+    assert fused.protocol["left_out"] == []

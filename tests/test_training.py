@@ -87,7 +87,9 @@ def network(outputs=2):
 
 
 def train(out, model=None, dataset=None, **options):
-    how = {key: options.pop(key) for key in ("fingerprint", "on_epoch") if key in options}
+    how = {
+        key: options.pop(key) for key in ("fingerprint", "validate", "on_epoch") if key in options
+    }
     wanted = {"epochs": 4, "batch_size": 5, "learning_rate": 0.01, "warmup_epochs": 0.0}
     made = TrainOptions(**wanted | {"device": "cpu"} | options)
     return train_stream(model or network(), dataset or clips(), made, out, **how)
@@ -451,3 +453,42 @@ def test_a_checkpoint_of_the_former_form_is_compared_in_what_it_says():
     ):
         with pytest.raises(WeightsError, match=rf"\({message}\)"):
             check_same(Path("c.pt"), FORMER, PRESENT | change)
+
+
+def worse_after(best):
+    """A validation whose loss is least after epoch `best`, and the states that it saw."""
+    states = []
+
+    def validate(model):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"validation_loss": abs(len(states) - best) + 0.5, "validation_accuracy": 0.5}
+
+    return validate, states
+
+
+def test_the_epoch_of_the_least_held_out_loss_counts(tmp_path):
+    validate, states = worse_after(2)
+    model = network()
+    history = train(tmp_path, model, validate=validate)
+    assert [record["validation_loss"] for record in history] == [1.5, 0.5, 1.5, 2.5]
+    read = network()
+    read_model(tmp_path / CHECKPOINT, read)
+    for name, value in states[1].items():
+        assert torch.equal(model.state_dict()[name], value), name
+        assert torch.equal(read.state_dict()[name], value), name
+    last = network()
+    train(tmp_path / "last", last, validate=worse_after(2)[0], keep="last")
+    for name, value in states[3].items():
+        assert torch.equal(last.state_dict()[name], value), name
+
+
+def test_a_resumed_training_still_knows_its_best_epoch(tmp_path):
+    whole, _ = worse_after(1)
+    model = network()
+    history = train(tmp_path / "whole", model, validate=whole)
+    with pytest.raises(Stopped):
+        train(tmp_path / "cut", validate=worse_after(1)[0], on_epoch=stop_after(2))
+    later, resumed = worse_after(-1), network()  # continues the whole run's losses
+    again = train(tmp_path / "cut", resumed, validate=later[0])
+    assert numbers(again) == numbers(history)
+    assert_same_state(model, resumed)

@@ -449,11 +449,11 @@ class HistogramStream(ClipStream):
 
     def learnt(self) -> dict[str, Any]:
         """Return the options of training that determine what it learns."""
-        return {"seed": self.options.seed}
+        return {}
 
     def facts(self) -> dict[str, Any]:
         """Return what of the stream determines what it learns, beside the options of training."""
-        return {"input": HISTOGRAM, "flip": self.flip}
+        return {"input": HISTOGRAM, "flip": self.flip, "seed": self.options.seed}
 
     def cost(self, num_classes: int) -> dict[str, Any]:
         """Return the classifier's name and input; it has no network to count."""
