@@ -4,16 +4,12 @@ import importlib
 import json
 import shlex
 import shutil
-from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import click
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from support import run_cli as run
 
 from flowpipe import open_cache
 from flowpipe.cache.export import FORMATS
@@ -26,23 +22,6 @@ NAMES = [
     "checks-rotate/checks-rotate-001.mp4",
     "stripes-zoom/stripes-zoom-000.mp4",
 ]
-
-
-def run(*arguments: Any) -> SimpleNamespace:
-    """Run the console script's function in this process."""
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    main = script.load()
-
-    @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-    @click.argument("given", nargs=-1, type=click.UNPROCESSED)
-    def whole(given: tuple[str, ...]) -> None:
-        main(list(given))
-
-    result = CliRunner().invoke(whole, [str(argument) for argument in arguments])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    if "--traceback" not in arguments:
-        assert "Traceback" not in result.stdout + result.stderr
-    return SimpleNamespace(status=result.exit_code, out=result.stdout, err=result.stderr)
 
 
 @pytest.fixture(scope="module")

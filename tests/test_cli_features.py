@@ -2,14 +2,10 @@
 
 import hashlib
 import json
-from importlib.metadata import entry_points
-from types import SimpleNamespace
-from typing import Any
 
-import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from support import run_cli as run
 
 from flowpipe.cache import open_cache
 from flowpipe.errors import InvalidArgument
@@ -49,20 +45,6 @@ crops = "ten"
 methods = ["logsum"]
 training_clips = 0
 """
-
-
-def run(*arguments: Any) -> SimpleNamespace:
-    """Run the console script's function in this process."""
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    main = script.load()
-
-    @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-    @click.argument("given", nargs=-1, type=click.UNPROCESSED)
-    def whole(given: tuple[str, ...]) -> None:
-        main(list(given))
-
-    done = CliRunner().invoke(whole, [str(argument) for argument in arguments])
-    return SimpleNamespace(status=done.exit_code, out=done.stdout, err=done.stderr)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,13 @@ import subprocess
 import sys
 import time
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import click
 import pytest
 import torch
-from click.testing import CliRunner
+from support import run_cli as run
 
 from flowpipe.datasets.synthetic import write_videos
 from flowpipe.experiment import quickstart as quickstart_module
@@ -47,22 +45,6 @@ scales = [1.0]
 [test]
 clips = 2
 """
-
-
-def run(*arguments: Any) -> SimpleNamespace:
-    """Run the console script's function in this process."""
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    main = script.load()
-
-    @click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-    @click.argument("given", nargs=-1, type=click.UNPROCESSED)
-    def whole(given: tuple[str, ...]) -> None:
-        main(list(given))
-
-    result = CliRunner().invoke(whole, [str(argument) for argument in arguments])
-    assert isinstance(result.exception, SystemExit | None), result.exception
-    assert "Traceback" not in result.stdout + result.stderr
-    return SimpleNamespace(status=result.exit_code, out=result.stdout, err=result.stderr)
 
 
 def run_json(*arguments: Any) -> dict[str, Any]:

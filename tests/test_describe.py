@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
+from support import app
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -27,14 +28,6 @@ def slow_unless_quick(rows):
         else pytest.param(*([row] if isinstance(row, str) else row), marks=pytest.mark.slow)
         for row in rows
     ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def app():
-    from importlib.metadata import entry_points
-
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    return __import__(script.module, fromlist=["app"]).app
 
 
 AVERAGES = {
@@ -388,14 +381,14 @@ def test_models_imports_no_torch_and_gives_every_row():
     }
 
 
-def test_models_prints_a_table(app):
-    lines = CliRunner().invoke(app, ["models"]).stdout.splitlines()
+def test_models_prints_a_table():
+    lines = CliRunner().invoke(app(), ["models"]).stdout.splitlines()
     assert any("c3d" in line and "79,991,015" in line and "38.55" in line for line in lines)
 
 
-def test_describe_as_json(app):
+def test_describe_as_json():
     arguments = ["describe", "c3d-tiny", "--classes", "5", "--input", "2,16,32,48", "--json"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = CliRunner().invoke(app(), arguments, catch_exceptions=False)
     record = json.loads(done.stdout)
     assert record["input"] == [2, 16, 32, 48]
     assert record["parameters"] == sum(layer["parameters"] for layer in record["layers"])
@@ -411,19 +404,19 @@ def test_describe_as_json(app):
     }
 
 
-def test_describe_prints_layers_and_totals_and_joins_stages(app):
-    text = CliRunner().invoke(app, ["describe", "resnet18"], catch_exceptions=False).stdout
+def test_describe_prints_layers_and_totals_and_joins_stages():
+    text = CliRunner().invoke(app(), ["describe", "resnet18"], catch_exceptions=False).stdout
     (stem,) = [line for line in text.splitlines() if line.strip().startswith("conv1")]
     assert stem.split() == ["conv1", "Conv2d", "64×112×112", "1×7×7", "9,408", "118.01"]
     assert text.splitlines()[-2].split() == ["total", "11,689,512", "1,814.07"]
     arguments = ["describe", "resnet18", "--depth", "1"]
-    text = CliRunner().invoke(app, arguments, catch_exceptions=False).stdout
+    text = CliRunner().invoke(app(), arguments, catch_exceptions=False).stdout
     (stage,) = [line for line in text.splitlines() if line.strip().startswith("layer2")]
     assert stage.split()[2:4] == ["128×28×28", "1×99×99"]
     assert text.splitlines()[-2].split() == ["total", "11,689,512", "1,814.07"]
 
 
-def test_describe_takes_ones_own_network_and_its_parameters(app, tmp_path, monkeypatch):
+def test_describe_takes_ones_own_network_and_its_parameters(tmp_path, monkeypatch):
     (tmp_path / "own_described.py").write_text(
         "from torch import nn\n"
         "class Net(nn.Module):\n"
@@ -440,7 +433,7 @@ def test_describe_takes_ones_own_network_and_its_parameters(app, tmp_path, monke
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = ["describe", "own_described:build", "--classes", "3", "--input", "2,10,16,16"]
-    done = CliRunner().invoke(app, [*arguments, "--set", "width=6", "--json"])
+    done = CliRunner().invoke(app(), [*arguments, "--set", "width=6", "--json"])
     record = json.loads(done.stdout)
     assert [row["name"] for row in record["layers"]] == ["stem", "mean", "fc"]
     assert [row["output"] for row in record["layers"]] == [[6, 14, 14], [6, 1, 1], [3]]
@@ -460,10 +453,10 @@ def test_describe_takes_ones_own_network_and_its_parameters(app, tmp_path, monke
         (["squeezenet1_0", "--input", "3,1,9,9"], "cannot take this clip"),
     ],
 )
-def test_describe_says_what_is_wrong(app, arguments, told):
+def test_describe_says_what_is_wrong(arguments, told):
     from flowpipe.errors import FlowpipeError
 
-    done = CliRunner().invoke(app, ["describe", *arguments])
+    done = CliRunner().invoke(app(), ["describe", *arguments])
     assert isinstance(done.exception, FlowpipeError)
     assert told in str(done.exception)
 

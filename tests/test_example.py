@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from flowpipe.datasets.synthetic import write_videos
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 def test_own_network_trains_from_its_one_file(tmp_path):
     write_videos(tmp_path / "videos", clips=36)
     (first,) = [

@@ -7,25 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import moving_texture
 
 from flowpipe import extract, open_cache
 from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.errors import InvalidArgument
 from flowpipe.flow import create
 from flowpipe.video import VideoReader
-
-
-def moving_texture(frames=6, height=48, width=64, seed=0):
-    """Frames of a smooth texture that moves 2 px to the right per frame."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.uniform(0, 255, (height // 8 + 2, (width + 64) // 8 + 2))
-    fine = np.kron(coarse, np.ones((8, 8)))
-    return np.stack(
-        [
-            np.repeat(fine[:height, 40 - 2 * t : 40 - 2 * t + width, None], 3, 2)
-            for t in range(frames)
-        ]
-    ).astype(np.uint8)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import moving_texture
 
 from flowpipe import extract, open_cache
 from flowpipe.cache.manifest import read_failures
@@ -45,13 +46,6 @@ class Fatal:
         return np.zeros((*prev_HW.shape, 2), np.float32)
 '''
 ENDS = {"segfault": 240, "exit": 200, "kill": 160, "hang": 120}
-
-
-def moving_texture(frames=6, height=48, width=64, seed=0):
-    rng = np.random.default_rng(seed)
-    fine = np.kron(rng.uniform(0, 255, (height // 8 + 1, width // 8 + 12)), np.ones((8, 8)))
-    steps = [fine[:height, 2 * t : 2 * t + width, None].repeat(3, 2) for t in range(frames)]
-    return np.stack(steps).astype(np.uint8)
 
 
 @pytest.fixture

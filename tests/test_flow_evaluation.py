@@ -1,12 +1,11 @@
 """Errors against ground truth, the layouts it is found in, and the `flowpipe flow` commands."""
 
 import json
-from importlib.metadata import entry_points
 
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from support import run_cli
 
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow.evaluation import (
@@ -20,12 +19,9 @@ from flowpipe.flow.files import write_flo
 
 
 def run(*arguments, status=0):
-    """Run the console script's app."""
-    (script,) = entry_points(group="console_scripts", name="flowpipe")
-    app = __import__(script.module, fromlist=["app"]).app
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == status, (result.output, result.exception)
-    return result
+    done = run_cli(*arguments)
+    assert done.status == status, done.err
+    return done
 
 
 @pytest.fixture
@@ -96,7 +92,7 @@ def test_layouts_of_the_benchmarks(tmp_path, frames, layout):
     assert (found == known).all()
     assert (uv[known] == [2, 0]).all()
     assert read_grey(pair.first).shape == (64, 80)
-    record = json.loads(run("flow", "eval", tmp_path, "--methods", "dis,tvl1", "--json").stdout)
+    record = json.loads(run("flow", "eval", tmp_path, "--methods", "dis,tvl1", "--json").out)
     assert [row["method"] for row in record["pairs"]] == ["dis", "tvl1"]
     assert all(row["pixels"] == known.sum() for row in record["pairs"])
     assert record["mean"]["tvl1"]["end_point_px"] < 0.1
@@ -164,24 +160,24 @@ def test_compare_files_and_entries(tmp_path, write_entry, smooth_flow):
     write_flo(tmp_path / "a.flo", flow[0])
     write_flo(tmp_path / "b.flo", flow[0] + np.float32([0.3, 0.4]))
     record = json.loads(
-        run("flow", "compare", tmp_path / "a.flo", tmp_path / "b.flo", "--json").stdout
+        run("flow", "compare", tmp_path / "a.flo", tmp_path / "b.flo", "--json").out
     )
     assert record["mean_px"] == pytest.approx(0.5, abs=1e-5)
     entry = f"{tmp_path / 'cache'}::walk"
-    told = run("flow", "compare", entry, entry).stdout
+    told = run("flow", "compare", entry, entry).out
     assert "3 fields" in told
     assert "0.0000 px" in told
-    failure = run("flow", "compare", entry, tmp_path / "a.flo", status=1)
-    assert "cannot be compared" in str(failure.exception)
-    failure = run("flow", "compare", "walk.avi", entry, status=1)
-    assert "neither a .flo or .png file nor CACHE::VIDEO" in str(failure.exception)
+    failure = run("flow", "compare", entry, tmp_path / "a.flo", status=2)
+    assert "cannot be compared" in failure.err
+    failure = run("flow", "compare", "walk.avi", entry, status=2)
+    assert "neither a .flo or .png file nor CACHE::VIDEO" in failure.err
 
 
 def test_bench(tmp_path, write_video, frames):
     first = frames[0]
     video = write_video(tmp_path / "v.mp4", np.stack([np.roll(first, n, 1) for n in range(5)]))
     arguments = ("flow", "bench", "--frames", video, "--pairs", 1, "--methods", "tvl1,dis")
-    record = json.loads(run(*arguments, "--json").stdout)
+    record = json.loads(run(*arguments, "--json").out)
     assert record["pairs"] == 1
     assert record["sizes"] == [[64, 80]]
     reference, tvl1, dis = record["methods"]
@@ -191,11 +187,11 @@ def test_bench(tmp_path, write_video, frames):
     assert tvl1["mean_difference_px"] < 0.03
     assert tvl1["ns_per_pixel_iteration"] > 0
     assert dis["ns_per_pixel_iteration"] is None
-    assert "speed ×" in run(*arguments).stdout
+    assert "speed ×" in run(*arguments).out
     run("flow", "bench", "--methods", ",", status=2)
 
 
 @pytest.mark.slow
 def test_bench_on_generated_frames():
     result = run("flow", "bench", "--pairs", 1, "--methods", "dis")
-    assert "1 pairs, the first 96×96" in result.stdout
+    assert "1 pairs, the first 96×96" in result.out

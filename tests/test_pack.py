@@ -1,16 +1,15 @@
 """`pack` and `unpack`: the same values from one file, and back to the same bytes."""
 
-import importlib
 import json
 import pickle
 import subprocess
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from support import run_cli
 
 from flowpipe import open_cache
 from flowpipe.cache import schema
@@ -285,14 +284,8 @@ def test_format_tells_the_tables_of_a_pack():
 
 
 def command(*words):
-    """Give (status, stdout, stderr) of `flowpipe cache ...` in this process."""
-    from click.testing import CliRunner
-
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    group = importlib.import_module(script.module).app
-    done = CliRunner().invoke(group, ["cache", *map(str, words)])
-    assert isinstance(done.exception, SystemExit | None), done.exception
-    return done.exit_code, done.stdout, done.stderr
+    done = run_cli("cache", *words)
+    return done.status, done.out, done.err
 
 
 def test_commands_take_a_packed_file(directory, packed, tmp_path):

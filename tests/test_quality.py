@@ -1,12 +1,10 @@
 """`cache report` and `cache verify --recompute`: what a person learns of a cache."""
 
-import importlib
 import json
-from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from support import run_cli
 
 from flowpipe import extract, open_cache
 from flowpipe.cache.manifest import FailureRow, add_failure
@@ -17,11 +15,8 @@ from flowpipe.flow.quantise import Quantiser
 
 
 def command(*words):
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    group = importlib.import_module(script.module).app
-    done = CliRunner().invoke(group, ["cache", *map(str, words)])
-    assert isinstance(done.exception, SystemExit | None), done.exception
-    return done.exit_code, done.stdout, done.stderr
+    done = run_cli("cache", *words)
+    return done.status, done.out, done.err
 
 
 @pytest.fixture

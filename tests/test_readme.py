@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import click
+from support import app
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,14 +36,8 @@ def test_the_other_examples_are_python():
 
 
 def test_every_command_of_the_readme_exists():
-    from importlib.metadata import entry_points
-
-    import click
-
-    (script,) = [e for e in entry_points(group="console_scripts") if e.name == "flowpipe"]
-    app = __import__(script.module, fromlist=["app"]).app
     used = set(re.findall(r"^flowpipe (\w+)", (ROOT / "README.md").read_text(), re.M))
     assert used >= {"extract", "cache", "train", "test", "predict", "fuse", "report"}
-    context = click.Context(app)
+    context = click.Context(app())
     for name in used:
-        assert app.get_command(context, name) is not None, name
+        assert app().get_command(context, name) is not None, name

@@ -1,18 +1,12 @@
 """START+tvl1: where TV-L1 begins, what is recorded, how much noise is left."""
 
-import cv2
 import numpy as np
 import pytest
+from support import texture
 
 from flowpipe.errors import FlowError, InvalidArgument, UnknownName
 from flowpipe.flow import create
 from flowpipe.flow.evaluation import find_pairs, flow_errors, read_grey, read_truth
-
-
-def texture(height, width, seed=0):
-    noise = np.random.default_rng(seed).random((height, width)).astype(np.float32)
-    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
-    return ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
 
 
 def test_a_start_finds_what_one_level_alone_does_not():

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from support import texture
 
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import create
@@ -31,12 +32,6 @@ def opencv(first, second, **parameters):
 
 def distance(one, other):
     return np.hypot(*(one - other).transpose(2, 0, 1))
-
-
-def texture(height, width, seed=0):
-    rng = np.random.default_rng(seed)
-    noise = cv2.GaussianBlur(rng.random((height, width)).astype(np.float32), (0, 0), 2)
-    return ((noise - noise.min()) / np.ptp(noise) * 255).astype(np.uint8)
 
 
 def shifted(image, right, down):
