@@ -121,7 +121,7 @@ class Cache:
 
     def _best_rows(self, name: str) -> list[ManifestRow]:
         """Return the rows of the kind that `cache[name]` opens."""
-        rows = self._rows[self._full_name(name)]
+        rows = self._rows_of(name)
         best = min(map(self._rank, rows))
         return [row for row in rows if self._rank(row) == best]
 
@@ -186,13 +186,14 @@ class Cache:
         EntryCorrupt
             If the entry's header is not what was written.
         """
-        full = self._full_name(name)
-        entry = self._open.get(full)
+        entry = self._open.get(name)
         if entry is None:
-            entry = self._open[full] = self.entry_of(self.row(full))
+            row = self.row(name)
+            entry = self._open.get(row.name) or self.entry_of(row)
+            self._open[entry.name] = entry
             if len(self._open) > OPEN_ENTRIES:
                 self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(full)
+        self._open.move_to_end(entry.name)
         return entry
 
     def backward(self, name: str) -> Entry:
@@ -266,18 +267,18 @@ class Cache:
             return int(recipe.backward)
         return 2 if row.recipe in self.networks.values() else 3
 
-    def _full_name(self, name: str) -> str:
-        if name in self._rows:
-            return name
+    def _rows_of(self, name: str) -> list[ManifestRow]:
+        if rows := self._rows.get(name):
+            return rows
         path = PurePosixPath(name)
         # Features from elsewhere may lack the folders and the extension that videos have.
         of_features = isinstance(self.recipes.get(self.recipe or ""), FeatureRecipe)
         for spelling in (name, path.name, path.stem) if of_features else (name,):
-            if spelling in self._rows:
-                return spelling
+            if rows := self._rows.get(spelling):
+                return rows
             names = self._stems.get(spelling, [])
             if len(names) == 1:
-                return names[0]
+                return self._rows[names[0]]
             if names:
                 raise EntryNotFound(
                     f'"{name}" is the name of {len(names)} videos: {_some(sorted(names))}; give '

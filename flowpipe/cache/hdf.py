@@ -116,9 +116,10 @@ def read_datasets(file: Any, path: Path, layout: schema.Layout) -> dict[str, Any
 def chunk_table(data: Any, count: int) -> NDArray[np.int64]:
     """Return (offset, bytes, filter mask) of the chunks along time; −1 where one is missing."""
     table = np.full((count, 3), -1, np.int64)
+    rows = data.chunks[0]
 
     def take(info: Any) -> None:
-        number = info.chunk_offset[0] // data.chunks[0]
+        number = info.chunk_offset[0] // rows
         if number < count:
             table[number] = info.byte_offset, info.size, info.filter_mask
 
