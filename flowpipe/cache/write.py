@@ -23,6 +23,7 @@ from flowpipe.cache.codec import (
     to_stored,
 )
 from flowpipe.cache.hdf import append_trailer, create_chunked, create_hdf, write_attributes
+from flowpipe.cache.hdf import fixed_text as fixed_text  # for scripts that make entries by hand
 from flowpipe.cache.header import FEATURE_CODEC, STORAGES, content_sha256
 from flowpipe.cache.part import PartFile, write_errors
 from flowpipe.errors import InvalidArgument

@@ -35,6 +35,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from flowpipe.atomic import write_aside
 from flowpipe.errors import InvalidArgument
 
 TEXTURES = ("checks", "stripes", "blobs")
@@ -294,9 +295,8 @@ def _write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    with write_aside(path, "w") as file:
+        file.write(text)
 
 
 def _is_written(root: Path, settings: dict[str, int]) -> bool:
