@@ -42,6 +42,17 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         aside.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in, lastingly: each new one is synced in its parent."""
+    missing = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in a folder last; Windows has no such call and needs none."""
     if os.name == "nt":

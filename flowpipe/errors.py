@@ -72,6 +72,10 @@ class EntryCorrupt(FlowpipeError, ValueError):
     """An entry whose bytes are not what was written, or not of this format."""
 
 
+class NewerFormat(CacheError):
+    """A file of a later flowpipe: sound, but not for this one to read or to write over."""
+
+
 class WeightsError(FlowpipeError, ValueError):
     """A state dict or checkpoint that does not fit the network."""
 

@@ -11,7 +11,7 @@ from flowpipe.cache import Entry, open_cache, schema
 from flowpipe.cache.hdf import DAMAGED
 from flowpipe.cache.verify import left_over, verify, verify_entry
 from flowpipe.cache.write import EntryWriter
-from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound
+from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound, NewerFormat
 from flowpipe.flow.quantise import Quantiser
 
 FORMS = [
@@ -102,7 +102,7 @@ def test_later_format_is_refused(tmp_path, write_entry, smooth_flow):
     path = write_entry(tmp_path, smooth_flow(2, 8, 8))
     with h5py.File(path, "r+") as file:
         file.attrs["format_version"] = 99
-    with pytest.raises(EntryCorrupt, match="has format 99; this flowpipe reads 1"):
+    with pytest.raises(NewerFormat, match="has format 99; this flowpipe reads 1: update flow"):
         Entry(path)
 
 
@@ -188,8 +188,8 @@ def test_crash_and_hang_cost_one_file_each(tmp_path, four, monkeypatch):
     popen = subprocess.Popen
 
     def start(command: list[str], **options: Any) -> Any:
-        assert command[1:3] == ["-m", "flowpipe.cache.verify"]
-        return popen([command[0], "-c", FAILING, *command[3:]], **options)
+        assert command[1:4] == ["-P", "-m", "flowpipe.cache.verify"]
+        return popen([command[0], "-c", FAILING, *command[4:]], **options)
 
     monkeypatch.setattr(subprocess, "Popen", start)
     problems = [finding.problem for finding in verify(tmp_path)]

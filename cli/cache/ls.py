@@ -32,10 +32,13 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     can be read, 1 some cannot.
     """
     from flowpipe.cache import open_cache
+    from flowpipe.cache.verify import damaged_texts
 
     opened = open_cache(path, recipe=recipe)
     with progress_line("ls") as update:
         records = _records(opened, update)
+    for finding in [] if opened.is_packed else damaged_texts(path):
+        records.append(_damaged_record(finding.name, finding.path, finding.problem))
     recipes = _recipes(opened, [record["recipe"] for record in records])
     if as_json:
         print_json({"cache": str(path), "videos": records, "recipes": recipes})
@@ -89,6 +92,12 @@ def _records(opened: "Cache", update: Any) -> list[dict[str, Any]]:
     return list(records.values())
 
 
+def _damaged_record(name: str, file: Path, problem: str) -> dict[str, Any]:
+    """Return the record of a line or a recipe that cannot be read."""
+    empty = dict.fromkeys(("label", "recipe", "features", "source"))
+    return {"name": name or file.name, **empty, "file": str(file), "problem": problem}
+
+
 def _sizes(entry: "Entry") -> dict[str, Any]:
     if "features" in entry.tracks:
         return {"shape": list(entry.features.shape)}
@@ -111,7 +120,7 @@ def _recipes(opened: "Cache", used: list[str]) -> list[dict[str, Any]]:
             "videos": used.count(identity),
             **json.loads(opened.recipes[identity].to_json()),
         }
-        for identity in sorted(set(used) or opened.recipes)
+        for identity in sorted(set(filter(None, used)) or opened.recipes)
     ]
 
 
@@ -119,7 +128,7 @@ def _row(record: dict[str, Any]) -> tuple[str, ...]:
     first = (
         record["name"],
         record["label"] or "–",
-        record["features"] or record["recipe"][:SHORT_ID],
+        record["features"] or (record["recipe"] or "–")[:SHORT_ID],
     )
     if record["problem"]:
         return *first, "damaged", "–", "–"

@@ -30,7 +30,8 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
     no harm.
     """
     from flowpipe.cache import open_cache
-    from flowpipe.cache.verify import left_over
+    from flowpipe.cache.hdf import DAMAGED
+    from flowpipe.cache.verify import damaged_texts, left_over
     from flowpipe.cache.verify import verify as findings_of
 
     opened = open_cache(path)
@@ -51,6 +52,8 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
         gone = f"{missing} is gone; compute it again"
         problems.append(_problem(missing, wanted[missing], gone))
     others = [] if opened.is_packed else left_over(path)
+    for finding in [] if opened.is_packed else damaged_texts(path):
+        problems.append(_problem(finding.path, finding.name, finding.problem))
     if recompute is not None:
         problems += _recomputed(opened, recompute)
     if as_json:
@@ -66,7 +69,7 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
             say(f"note: {entries} no name; the next extract of the video gives it one")
         how = "every byte" if deep else "headers; --deep reads every byte"
         say(f"{counted(count, 'entry', 'entries')} checked ({how}), {len(problems)} wrong")
-    if problems and not opened.is_packed:
+    if any(DAMAGED in problem["problem"] for problem in problems):
         say(
             "For an entry that is wrong: delete its file, then give the extract command again; "
             "what is well is kept."

@@ -284,9 +284,10 @@ class Cache:
                     f'"{name}" is the name of {len(names)} videos: {_some(sorted(names))}; give '
                     "one of these"
                 )
+        damaged = "; ".join(map(str, self._store.problems.values()))
         raise EntryNotFound(
             f'no video "{name}" in {self._title}{self._nearest(name)}; flowpipe cache ls lists '
-            "the names"
+            f"the names{damaged and f' ({damaged})'}"
         )
 
     def _nearest(self, name: str) -> str:
@@ -304,6 +305,9 @@ class Cache:
     def _find_recipe(self, start: str) -> str:
         if start in self.networks:
             return self.networks[start]
+        for identity, problem in self._store.problems.items():
+            if start and identity.startswith(start):
+                raise problem
         starts = [identity for identity in self.recipes if identity.startswith(start)]
         if len(starts) == 1:
             return starts[0]

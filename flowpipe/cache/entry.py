@@ -34,7 +34,7 @@ from flowpipe.cache.header import (
 )
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.cache.tracks import FeatureRows, FlowFields, RgbFrames, Track
-from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound
+from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError
 from flowpipe.flow.quantise import Quantiser
 
 
@@ -197,7 +197,7 @@ def read_index(path: Path) -> Index:
     try:
         with h5py.File(path, "r", locking=False, rdcc_nbytes=0) as file:
             return _index_of(file, path)
-    except EntryCorrupt:
+    except FlowpipeError:
         raise
     except MALFORMED as error:
         if isinstance(error, OSError) and error.errno:

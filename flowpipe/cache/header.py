@@ -18,7 +18,7 @@ from flowpipe.cache import schema
 from flowpipe.cache.codec import filters_of, stored_dtype
 from flowpipe.cache.hdf import DAMAGED, filters_in
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
-from flowpipe.errors import EntryCorrupt, FlowpipeError
+from flowpipe.errors import EntryCorrupt, FlowpipeError, NewerFormat
 from flowpipe.flow.quantise import Quantiser
 
 FEATURE_CODEC = "zstd"
@@ -83,13 +83,24 @@ class Index:
 
 
 def layout_of(attributes: Mapping[str, Any], where: str) -> schema.Layout:
-    """Return the layout that an entry says it has; EntryCorrupt where it is none of ours."""
+    """Return the layout that an entry says it has.
+
+    Raises
+    ------
+    EntryCorrupt
+        If it is none of ours.
+    NewerFormat
+        If a later flowpipe wrote it.
+    """
     layout = schema.LAYOUTS.get(str(attributes.get("format")))
     if layout is None:
         raise EntryCorrupt(f"{where} is an HDF5 file, but no entry of a flowpipe cache")
     version = attributes.get("format_version")
     if version != layout.version:
-        raise EntryCorrupt(f"{where} has format {version}; this flowpipe reads {layout.version}")
+        problem = f"{where} has format {version}; this flowpipe reads {layout.version}"
+        if isinstance(version, int) and version > layout.version:
+            raise NewerFormat(f"{problem}: update flowpipe, or take another cache")
+        raise EntryCorrupt(problem)
     return layout
 
 

@@ -1,18 +1,19 @@
 """Which names and labels point to which entries: JSON lines, one file per writing process.
 
-No line is ever changed, so several processes and machines may write at once. A later line for
-the same name and path displaces an earlier one: the video's content, or its label, has changed.
+Each line ends in its checksum. No line is ever changed, so several processes and machines may
+write at once. A later line for the same name and path displaces an earlier one: the video's
+content, or its label, has changed.
 """
 
-import json
 import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from flowpipe.sealed import Lines, append_lines, read_bytes, read_lines
 
 MANIFEST_FOLDER = "manifest"
 FAILURES_FILE = "failures.jsonl"
@@ -48,6 +49,10 @@ class FailureRow:
     time: float
 
 
+MANIFEST_KEYS = frozenset(field.name for field in fields(ManifestRow))
+FAILURE_KEYS = frozenset(field.name for field in fields(FailureRow))
+
+
 class ManifestWriter:
     """Append rows to a file of this process's own."""
 
@@ -63,7 +68,6 @@ class ManifestWriter:
     def add_all(self, rows: Iterable[ManifestRow]) -> None:
         """Append several rows by one write."""
         if records := [asdict(row) for row in rows]:
-            self._folder.mkdir(parents=True, exist_ok=True)
             append_lines(self._path, records)
 
 
@@ -72,22 +76,16 @@ def add_failure(cache: Path, row: FailureRow) -> None:
     append_lines(cache / FAILURES_FILE, [asdict(row)])
 
 
-def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Append JSON lines by a single write."""
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(handle, "".join(lines).encode("utf-8", "surrogateescape"))
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def manifest_files(cache: Path) -> list[Path]:
+    """Return the files of the manifest, oldest first."""
+    return sorted((cache / MANIFEST_FOLDER).glob("*.jsonl"))
 
 
 def read_manifest(cache: Path) -> list[ManifestRow]:
-    """Give the rows that stand, oldest first: the last one for each (name, path, recipe)."""
+    """Return the rows that stand, oldest first: the last one for each (name, path, recipe)."""
     rows: list[ManifestRow] = []
-    for file in sorted((cache / MANIFEST_FOLDER).glob("*.jsonl")):
-        rows.extend(ManifestRow(**record) for record in records_of(file.read_bytes(), ManifestRow))
+    for file in manifest_files(cache):
+        rows.extend(ManifestRow(**record) for record in manifest_lines(file).records)
     rows.sort(key=lambda row: row.time)
     standing: dict[tuple[str, str, str], ManifestRow] = {}
     for row in rows:
@@ -97,32 +95,17 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
     return list(standing.values())
 
 
+def manifest_lines(file: Path) -> Lines:
+    """Return the lines of one file of the manifest, sound and damaged."""
+    return read_lines(read_bytes(file), MANIFEST_KEYS)
+
+
 def read_failures(cache: Path) -> list[FailureRow]:
-    """Give the failures, oldest first: the last one for each (path, digest, recipe)."""
-    file = cache / FAILURES_FILE
-    return failures_of(file.read_bytes() if file.is_file() else b"")
+    """Return the failures, oldest first: the last one for each (path, digest, recipe)."""
+    return failures_of(read_bytes(cache / FAILURES_FILE))
 
 
 def failures_of(text: bytes) -> list[FailureRow]:
-    """Give the failures of a text, the last one for each (path, digest, recipe)."""
-    rows = [FailureRow(**record) for record in records_of(text, FailureRow)]
+    """Return the failures of a text, the last one for each (path, digest, recipe)."""
+    rows = [FailureRow(**record) for record in read_lines(text, FAILURE_KEYS).records]
     return list({(row.path, row.digest, row.recipe): row for row in rows}.values())
-
-
-def records_of(text: bytes, kind: type[Any]) -> Iterator[dict[str, Any]]:
-    """Give the lines that hold what `kind` needs."""
-    known = set(kind.__dataclass_fields__)
-    for record in objects_of(text):
-        if known <= set(record):
-            yield {key: record[key] for key in known}
-
-
-def objects_of(text: bytes) -> Iterator[dict[str, Any]]:
-    """Give the JSON objects of a text, one a line."""
-    for line in text.splitlines():
-        try:
-            record = json.loads(line.decode("utf-8", "surrogateescape"))
-        except (ValueError, RecursionError):
-            continue  # the last line of a process that was killed while writing it
-        if isinstance(record, dict):
-            yield record

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.atomic import write_aside
+from flowpipe.atomic import make_folder, write_aside
 from flowpipe.cache import schema
 from flowpipe.cache.cache import Cache
 from flowpipe.cache.entry import Entry
@@ -99,10 +99,10 @@ def pack(
     rows, files, missing = _entries_of(cache)
     flows = snippets = 0
     with _PackWriter(path, _with_features(cache, rows)) as writer:
-        for number, (file, name) in enumerate(files.items()):
+        for number, row in enumerate(files.values()):
             if on_progress is not None:
-                on_progress(0.9 * number / len(files), name)
-            entry = Entry(file, name)
+                on_progress(0.9 * number / len(files), row.name)
+            entry = cache.entry_of(row)
             writer.add(entry)
             flows += entry.num_flows
             snippets += entry.num_snippets
@@ -168,15 +168,15 @@ def unpack(
     return Packed(len(done), flows, num_bytes, snippets=snippets)
 
 
-def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, str], list[str]]:
-    """Return the rows whose entries are there, file → name in order, and the names of the rest."""
+def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, ManifestRow], list[str]]:
+    """Return the rows whose entries are there, file → row in order, and the names of the rest."""
     rows, missing = [], []
-    files: dict[Path, str] = {}
+    files: dict[Path, ManifestRow] = {}
     for row in cache.rows():
         file = cache.entry_path(row)
         if file in files or file.is_file():
             rows.append(row)
-            files.setdefault(file, row.name)
+            files.setdefault(file, row)
         else:
             missing.append(row.name)
     if not rows:
@@ -326,9 +326,9 @@ class _PackWriter:
         self._hdf: Any = None
         self._stack = ExitStack()
         with write_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(path.parent, f".{path.stem}.*.part")
-            self._part = PartFile(path)
+            make_folder(path.parent)
+            remove_abandoned(path.parent, f".{path.name}.*.part")
+            self._part = PartFile(path, path.name)
         self._stack.callback(lambda: self._part.discard(self._hdf))
         try:
             with write_errors(path, self._part):

@@ -23,10 +23,10 @@ class PartFile:
     the first error is kept in `failure`, and after `discard` writes are thrown away.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, name: str | None = None) -> None:
         # Same folder, so that the rename stays inside one file system.
         token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.path = target.with_name(f".{target.stem}.{token}.part")
+        self.path = target.with_name(f".{name or target.stem}.{token}.part")
         self._target = target
         self.file = create_locked(self.path)
         self.failure: OSError | None = None
@@ -91,33 +91,43 @@ def write_errors(path: Path, part: PartFile | None = None) -> Iterator[None]:
 def remove_abandoned(folder: Path, pattern: str = "*/.*.part") -> None:
     """Remove unfinished files whose writer is gone: it held a lock on each, which died with it."""
     for path in folder.glob(pattern):
-        if is_abandoned(path):
-            with contextlib.suppress(OSError):  # not ours to touch
+        # Not ours to touch, or no file. While it is locked here, its maker waits to lock it.
+        with contextlib.suppress(OSError), _opened(path) as file:
+            if _lock(file.fileno()):
                 path.unlink(missing_ok=True)
 
 
 def create_locked(path: Path) -> IO[bytes]:
     """Create an unfinished file, which is not abandoned for as long as it stays open."""
-    file = path.open("xb+")
-    _lock(file.fileno())
-    return file
+    while True:
+        file = path.open("xb+")
+        _lock(file.fileno(), wait=True)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()  # taken for abandoned before it was locked
 
 
 def is_abandoned(path: Path) -> bool:
     """Whether no process is writing this unfinished file; False where that cannot be known."""
     try:
-        with path.open("rb+") as file:
+        with _opened(path) as file:
             return _lock(file.fileno())
     except OSError:
         return False
 
 
-def _lock(descriptor: int) -> bool:
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file to lock it; a pipe is not waited for."""
+    return os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0)), "rb+", buffering=0)
+
+
+def _lock(descriptor: int, *, wait: bool = False) -> bool:
     """Lock a file for as long as it is open; False where another process has it."""
     if fcntl is None:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from flowpipe.errors import EntryCorrupt, InvalidArgument
+from flowpipe.errors import EntryCorrupt, InvalidArgument, NewerFormat
 from flowpipe.flow.quantise import Quantiser
 
 RECIPE_VERSION = 1
@@ -344,11 +344,25 @@ class FeatureRecipe:
 
 
 def read_recipe(text: str) -> FlowRecipe | FeatureRecipe:
-    """Read the recipe of either kind of entry; EntryCorrupt where it is neither."""
+    """Read the recipe of either kind of entry.
+
+    Raises
+    ------
+    EntryCorrupt
+        If it is neither.
+    NewerFormat
+        If a later flowpipe wrote it.
+    """
     try:
         table = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EntryCorrupt(f"not a recipe that this flowpipe reads: {error}") from error
-    if isinstance(table, dict) and table.get("kind") == FEATURES_KIND:
-        return FeatureRecipe.from_json(text)
-    return FlowRecipe.from_json(text)
+    of_features = isinstance(table, dict) and table.get("kind") == FEATURES_KIND
+    known = FEATURE_RECIPE_VERSION if of_features else RECIPE_VERSION
+    version = table.get("version") if isinstance(table, dict) else None
+    if isinstance(version, int) and version > known:
+        raise NewerFormat(
+            f"a recipe of version {version}; this flowpipe reads {known}: update flowpipe, or take "
+            "another cache"
+        )
+    return FeatureRecipe.from_json(text) if of_features else FlowRecipe.from_json(text)

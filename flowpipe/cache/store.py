@@ -19,24 +19,20 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.atomic import write_aside
+from flowpipe.atomic import make_folder, write_aside
 from flowpipe.cache import schema
 from flowpipe.cache.entry import Entry, unreadable
 from flowpipe.cache.hdf import MALFORMED, PACK_DAMAGED
 from flowpipe.cache.header import Index, check_offsets, checked_chunks, checked_header, shape_of
-from flowpipe.cache.manifest import (
-    FAILURES_FILE,
-    ManifestRow,
-    append_lines,
-    objects_of,
-    read_manifest,
-)
+from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
 from flowpipe.cache.part import write_errors
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
-from flowpipe.errors import CacheNotFound, EntryCorrupt, InvalidArgument
+from flowpipe.errors import CacheNotFound, EntryCorrupt, FlowpipeError, InvalidArgument, NewerFormat
+from flowpipe.sealed import append_lines, read_bytes, read_lines
 
 RECIPE_FILE = "recipe.json"
 NETWORKS_FILE = "networks.jsonl"
+NETWORK_KEYS = frozenset(("name", "recipe", "time"))
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 Recipe = FlowRecipe | FeatureRecipe
@@ -47,6 +43,7 @@ class Store(Protocol):
 
     path: Path
     recipes: dict[str, Recipe]
+    problems: dict[str, FlowpipeError]
 
     def rows(self, recipe: str | None) -> Mapping[str, list[ManifestRow]]:
         """Return name → rows of the manifest, oldest first, of one recipe or of all."""
@@ -80,21 +77,31 @@ class DirectoryStore:
     ----------
     recipes : dict of str to FlowRecipe or FeatureRecipe
         By id.
+    problems : dict of str to FlowpipeError
+        Folder of a recipe whose recipe.json cannot be read → why.
 
     Raises
     ------
     CacheNotFound
         If there is no directory, or one without a recipe.
     EntryCorrupt
-        If a recipe.json is not what was written.
+        If no recipe.json is what was written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_dir():
             raise CacheNotFound(f"no cache at {path}; flowpipe extract makes one")
-        self.recipes = {file.parent.name: read_recipe_file(file) for file in recipe_files(path)}
+        self.recipes: dict[str, Recipe] = {}
+        self.problems: dict[str, FlowpipeError] = {}
+        for file in recipe_files(path):
+            try:
+                self.recipes[file.parent.name] = read_recipe_file(file)
+            except FlowpipeError as error:
+                self.problems[file.parent.name] = error
         if not self.recipes:
+            for problem in self.problems.values():
+                raise problem
             raise CacheNotFound(f"{path} is a directory but no cache; flowpipe extract makes one")
 
     def rows(self, recipe: str | None) -> dict[str, list[ManifestRow]]:
@@ -107,7 +114,7 @@ class DirectoryStore:
 
     def entry(self, row: ManifestRow) -> Entry:
         """Open the entry of a row."""
-        return Entry(self.entry_path(row), row.name, row.label)
+        return open_entry(self.path, row.recipe, row.digest, row.name, row.label)
 
     def entry_path(self, row: ManifestRow) -> Path:
         """Return the file in which a row's entry lies."""
@@ -115,13 +122,38 @@ class DirectoryStore:
 
     def text(self, name: str) -> bytes:
         """Return "failures" or "networks", JSON lines."""
-        file = self.path / {"failures": FAILURES_FILE, "networks": NETWORKS_FILE}[name]
-        return file.read_bytes() if file.is_file() else b""
+        return read_bytes(self.path / {"failures": FAILURES_FILE, "networks": NETWORKS_FILE}[name])
 
 
 def entry_path(cache: Path, recipe_id: str, digest: str) -> Path:
     """Return the place of an entry file in a directory."""
+    if not digest.isalnum():
+        raise EntryCorrupt(f'"{digest}" is no digest of a video')
     return cache / recipe_id / digest[:2] / f"{digest}.h5"
+
+
+def open_entry(
+    cache: Path, recipe_id: str, digest: str, name: str = "", label: str | None = None
+) -> Entry:
+    """Open the entry of a video and recipe in a directory; see `Entry` for the errors.
+
+    Raises
+    ------
+    EntryCorrupt
+        Also if the file holds another entry.
+    """
+    entry = Entry(entry_path(cache, recipe_id, digest), name, label)
+    check_identity(entry, recipe_id, digest)
+    return entry
+
+
+def check_identity(entry: Entry, recipe_id: str, digest: str) -> None:
+    """Refuse an entry of another video or recipe, which a copy gone wrong leaves."""
+    if (entry.recipe.id, entry.digest) != (recipe_id, digest):
+        raise EntryCorrupt(
+            f"{entry.path} holds another entry, of {entry.attributes['source_name']} by recipe "
+            f"{entry.recipe.id}; {entry.way_out}"
+        )
 
 
 def write_recipe(cache: Path, recipe: Recipe) -> None:
@@ -129,21 +161,33 @@ def write_recipe(cache: Path, recipe: Recipe) -> None:
     file = cache / recipe.id / RECIPE_FILE
     text = recipe.to_json() + "\n"
     with write_errors(file):
-        if file.is_file() and file.read_bytes() == text.encode():
+        if read_bytes(file) == text.encode():
             return
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         with write_aside(file, "w") as out:
             out.write(text)
 
 
 def read_recipe_file(file: Path) -> Recipe:
-    """Read recipe.json; EntryCorrupt where it is not what was written."""
+    """Read recipe.json.
+
+    Raises
+    ------
+    EntryCorrupt
+        If it is not what was written.
+    CacheError
+        If it cannot be read now, or a later flowpipe wrote it.
+    """
     way_out = "delete it, and the next run by this recipe writes it again"
     try:
         text = file.read_text(encoding="utf-8")
         recipe = read_recipe(text)
+    except NewerFormat as error:
+        raise NewerFormat(f"{file}: {error}") from error
     except (EntryCorrupt, UnicodeDecodeError) as error:
         raise EntryCorrupt(f"{file}: {error}; {way_out}") from error
+    except OSError as error:
+        raise unreadable(file, error) from error
     if recipe_id(text.removesuffix("\n")) != file.parent.name:
         raise EntryCorrupt(f"{file}: its id is not the name of its folder; {way_out}")
     return recipe
@@ -151,7 +195,7 @@ def read_recipe_file(file: Path) -> Recipe:
 
 def recipe_files(cache: Path) -> list[Path]:
     """Return the recipe.json of each recipe of a directory."""
-    return sorted(cache.glob(f"*/{RECIPE_FILE}"))
+    return sorted(file for file in cache.glob(f"*/{RECIPE_FILE}") if file.is_file())
 
 
 def name_network(cache: Path, name: str, recipe: FeatureRecipe) -> None:
@@ -163,13 +207,16 @@ def name_network(cache: Path, name: str, recipe: FeatureRecipe) -> None:
         raise InvalidArgument(f'name "{name}" must be of letters, digits, . - and _, like rgb')
     file = cache / NETWORKS_FILE
     with write_errors(file):
-        if networks_of(file.read_bytes() if file.is_file() else b"").get(name) != recipe.id:
+        if networks_of(read_bytes(file)).get(name) != recipe.id:
             append_lines(file, [{"name": name, "recipe": recipe.id, "time": time.time()}])
 
 
 def networks_of(text: bytes) -> dict[str, str]:
     """Return name → recipe id of networks.jsonl: the last line of each name."""
-    return {str(row.get("name")): str(row.get("recipe")) for row in objects_of(text)}
+    return {
+        str(row.get("name")): str(row.get("recipe"))
+        for row in read_lines(text, NETWORK_KEYS).records
+    }
 
 
 class PackStore:
@@ -206,7 +253,7 @@ class PackStore:
                 places = self._places(file)
             with path.open("rb") as plain:
                 self._bytes = mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ)
-        except (EntryCorrupt, CacheNotFound):
+        except FlowpipeError:
             raise
         except MALFORMED as error:
             if isinstance(error, OSError) and error.errno:
@@ -219,6 +266,7 @@ class PackStore:
                 self.recipes[recipe_id(line)] = read_recipe(line)
             except EntryCorrupt as error:
                 raise EntryCorrupt(f"{path}: {error}; {PACK_DAMAGED}") from error
+        self.problems: dict[str, FlowpipeError] = {}
         self._numbers: dict[tuple[str, str], int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -244,7 +292,9 @@ class PackStore:
             raise EntryCorrupt(
                 f"{self.path}: the header of entry {number} is damaged ({error}); {PACK_DAMAGED}"
             ) from error
-        return Entry(self.path, row.name, row.label, index=index)
+        entry = Entry(self.path, row.name, row.label, index=index)
+        check_identity(entry, row.recipe, row.digest)
+        return entry
 
     def entry_path(self, row: ManifestRow) -> Path:
         """Return the file in which a row's entry lies."""
@@ -287,6 +337,11 @@ class PackStore:
         if file.attrs.get("format") != schema.PACK_FORMAT.encode():
             raise EntryCorrupt(f"{self.path} is an HDF5 file, but no packed cache")
         version = file.attrs.get("format_version")
+        if version is not None and version > schema.PACK_FEATURES_VERSION:
+            raise NewerFormat(
+                f"{self.path} has pack format {version}; this flowpipe reads up to "
+                f"{schema.PACK_FEATURES_VERSION}: update flowpipe"
+            )
         if version not in (schema.PACK_VERSION, schema.PACK_FEATURES_VERSION):
             raise EntryCorrupt(
                 f"{self.path} has pack format {version}; this flowpipe reads "

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from flowpipe.atomic import make_folder
 from flowpipe.cache import schema
 from flowpipe.cache.codec import (
     ZSTD_LEVEL,
@@ -117,7 +118,7 @@ class TrackWriter:
         self._hdf: Any = None
         try:
             with self._writing():
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 self._part = PartFile(path)
                 self._hdf = create_hdf(self._part)
                 self._track = create_chunked(self._hdf, self.layout.track, chunk, codec, dtype)

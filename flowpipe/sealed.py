@@ -1,0 +1,157 @@
+"""Checksums of the texts that flowpipe writes: lines and tables of JSON.
+
+A line ends in `, "crc32": N}` where N is the CRC-32 of the line without that part; a table in a
+file of its own has a key "crc32", of the rest in canonical form (keys sorted, no spaces), and a
+key "sealed", which says so should a wrong bit hide the other. Both are compared at every read.
+Texts of older versions have none, and are read as they are.
+"""
+
+import json
+import os
+import stat
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flowpipe.atomic import fsync_folder, make_folder, write_aside
+from flowpipe.errors import EntryCorrupt
+
+CHECKSUM = "crc32"
+SEALED = "sealed"
+_MARK = f', "{CHECKSUM}": '.encode()
+
+
+@dataclass
+class Lines:
+    """The records of a text of JSON lines, and the lines that hold none.
+
+    Attributes
+    ----------
+    records : list of dict
+    damaged : list of (int, dict)
+        Number of each line that is not what was written, and what can still be read of it.
+    cut : list of int
+        Numbers of the lines that a kill, a full disk or a power cut has cut short.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+
+
+def sealed_line(record: Mapping[str, Any]) -> bytes:
+    """Return a record as one line of JSON that ends in its checksum."""
+    text = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    return text[:-1] + _MARK + str(zlib.crc32(text)).encode() + b"}\n"
+
+
+def read_lines(text: bytes, keys: Collection[str]) -> Lines:
+    """Read JSON lines, with and without checksums; each must have these keys and no others."""
+    lines, wanted = Lines(), set(keys)
+    for number, line in enumerate(text.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        record = _object(line)
+        checksum = record.pop(CHECKSUM, None)
+        if record.keys() == wanted and (checksum is None or _fits(line, checksum)):
+            lines.records.append(record)
+        elif not record and not line.rstrip().endswith(b"}"):
+            lines.cut.append(number)
+        else:
+            lines.damaged.append((number, record))
+    return lines
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records as sealed lines and force them to the disk; the folder is made.
+
+    What another writer was kept from finishing does not swallow them: they begin on a line of
+    their own.
+
+    Raises
+    ------
+    OSError
+        If they cannot be written whole.
+    """
+    data = b"".join(map(sealed_line, records))
+    make_folder(path.parent)
+    new = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        while data:  # a disk that fills up takes a part, and says so at the next
+            data = data[os.write(handle, data) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if new:
+        fsync_folder(path.parent)
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return the bytes of a file; none where there is no file, or a pipe."""
+    try:
+        return file.read_bytes() if stat.S_ISREG(file.stat().st_mode) else b""
+    except FileNotFoundError:
+        return b""
+
+
+def write_table(path: Path, table: Mapping[str, Any]) -> None:
+    """Write a table as a file of JSON with its checksum, whole or not at all."""
+    sealed = {**table, SEALED: CHECKSUM}
+    sealed[CHECKSUM] = _crc32_of(sealed)
+    with write_aside(path, "w") as file:
+        file.write(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read what `write_table` wrote, or a file of JSON without a checksum.
+
+    Raises
+    ------
+    EntryCorrupt
+        If the file holds no table of JSON, or another than was written.
+    OSError
+        If there is no file, or it cannot be read.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table, dict):
+            raise ValueError(f"it holds a {type(table).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise EntryCorrupt(f"{path} is no table of JSON ({error})") from error
+    checksum = table.pop(CHECKSUM, None)
+    if _is_changed(table, checksum):
+        raise EntryCorrupt(
+            f"{path} is not what was written; if you have changed it yourself, delete its lines "
+            f'"{SEALED}" and "{CHECKSUM}"'
+        )
+    table.pop(SEALED, None)
+    return table
+
+
+def _is_changed(table: Mapping[str, Any], checksum: Any) -> bool:
+    if checksum is None and SEALED not in table:
+        return False  # of an older version
+    return bool(checksum != _crc32_of(table))
+
+
+def _crc32_of(table: Mapping[str, Any]) -> int:
+    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return zlib.crc32(canonical.encode())
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line.decode("utf-8", "surrogateescape"))
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _fits(line: bytes, checksum: Any) -> bool:
+    return bool(zlib.crc32(line.rpartition(_MARK)[0] + b"}") == checksum)
