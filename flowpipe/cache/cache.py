@@ -107,7 +107,7 @@ class Cache:
         of_features = isinstance(self.recipes[rows[-1].recipe], FeatureRecipe)
         several = {(row.recipe, "" if of_features else row.digest) for row in rows}
         if len(several) > 1:
-            raise EntryNotFound(self._ambiguous(rows))
+            raise EntryNotFound(self._ambiguous(rows), parameter="recipe")
         return rows[-1]
 
     def alternatives(self, name: str) -> list[ManifestRow]:

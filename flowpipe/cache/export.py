@@ -363,7 +363,8 @@ def check_target(folder: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InvalidArgument(
-            f"{folder} is there already; overwrite replaces it, or choose another"
+            f"{folder} is there already; overwrite replaces it, or choose another",
+            parameter="overwrite",
         )
     # Whoever mistypes `out` must not lose a folder that no export has made.
     inside = list(folder.iterdir()) if folder.is_dir() else []

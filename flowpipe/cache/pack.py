@@ -95,7 +95,9 @@ def pack(
     if path.suffix != schema.PACK_SUFFIX:
         raise InvalidArgument(f'a pack must be called *{schema.PACK_SUFFIX}, not "{path.name}"')
     if path.exists() and not overwrite:
-        raise InvalidArgument(f"{path} exists; give another name, or overwrite it")
+        raise InvalidArgument(
+            f"{path} exists; give another name, or overwrite it", parameter="overwrite"
+        )
     rows, files, missing = _entries_of(cache)
     flows = snippets = 0
     with _PackWriter(path, _with_features(cache, rows)) as writer:

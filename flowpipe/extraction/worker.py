@@ -19,13 +19,15 @@ import zstandard
 from numpy.typing import NDArray
 
 from flowpipe._version import __version__
-from flowpipe.cache import Entry, entry_path
+from flowpipe.cache import entry_path
 from flowpipe.cache.part import is_abandoned
+from flowpipe.cache.store import open_entry
 from flowpipe.cache.write import EntryWriter, FieldCoder
 from flowpipe.errors import (
     CacheError,
     DeviceError,
     EntryCorrupt,
+    EntryNotFound,
     FlowError,
     FlowpipeError,
     VideoError,
@@ -100,14 +102,11 @@ class ChangedVideo(VideoError):
 
 def present_entry(job: Job, digest: str) -> Outcome | None:
     """Return the outcome of an entry that is there and whole; None where it must be computed."""
-    path = entry_path(job.cache, job.recipe.id, digest)
-    if not path.is_file():
-        return None
     try:
-        entry = Entry(path)
-    except EntryCorrupt:
-        return None  # written over
-    return _outcome(path, digest, entry.num_flows, entry.attributes)
+        entry = open_entry(job.cache, job.recipe.id, digest)
+    except (EntryNotFound, EntryCorrupt):
+        return None  # written, or written over
+    return _outcome(entry.path, digest, entry.num_flows, entry.attributes)
 
 
 def in_work(job: Job, digest: str) -> bool:
