@@ -233,7 +233,7 @@ def test_features_of_two_networks_are_not_one(tmp_path):
     write(tmp_path, np.ones((3, 2), np.float32))
     write(tmp_path, np.zeros((3, 2), np.float32), network="flow", input="flow")
     cache = open_cache(tmp_path)
-    with pytest.raises(EntryNotFound, match=r"stands for 2 entries.*rgb \(small-cnn.*flow \("):
+    with pytest.raises(EntryNotFound, match=r"stands for 2 entries.*flow \(small-cnn.*rgb \("):
         cache["walk"]
     assert [row.recipe for row in cache.alternatives("walk")] == [
         cache.networks["flow"],

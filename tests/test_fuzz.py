@@ -27,7 +27,7 @@ from flowpipe.cache.header import checked_header, content_sha256, shape_of
 from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.tracks import jpeg_size
-from flowpipe.cache.verify import verify
+from flowpipe.cache.verify import damaged_texts, verify
 from flowpipe.datasets import from_csv, from_list, from_ucf101, videos_of
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.experiment.settings import load_settings
@@ -179,12 +179,19 @@ def test_manifest_recipe_and_failures(cache):
     (cache / "failures.jsonl").write_text('{"name":"a","path":"/a","digest":"d"}\n')
     files = [*cache.glob("manifest/*.jsonl"), *cache.glob("*/recipe.json")]
 
+    whole, told = set(read_manifest(cache)), []
+
     def read(file: Path) -> None:
-        read_manifest(cache)
         read_failures(cache)
         read_everything(cache)
+        rows = set(read_manifest(cache))
+        assert rows <= whole
+        told.extend(damaged_texts(cache))
+        # Lines that are gone, whole, leave no trace; nor does a file of no lines.
+        assert rows == whole or told or not file.read_bytes().strip(), file
 
-    assert fuzz(files, read)
+    fuzz(files, read)
+    assert told
     read_everything(cache)
 
 
