@@ -328,7 +328,7 @@ class Cache:
             values = self.recipes[row.recipe].describe()
             each.append(f"{names.get(row.recipe, row.recipe)} ({values}) {row.path}")
         return (
-            f'"{rows[0].name}" stands for {len(rows)} entries of {self.path}: {_some(each)}; '
+            f'"{rows[0].name}" stands for {len(rows)} entries of {self.path}: {_some(sorted(each))}; '
             "open the cache with recipe=..., or give each source a cache of its own"
         )
 
