@@ -327,8 +327,9 @@ class Cache:
         for row in rows:
             values = self.recipes[row.recipe].describe()
             each.append(f"{names.get(row.recipe, row.recipe)} ({values}) {row.path}")
+        each.sort()
         return (
-            f'"{rows[0].name}" stands for {len(rows)} entries of {self.path}: {_some(sorted(each))}; '
+            f'"{rows[0].name}" stands for {len(rows)} entries of {self.path}: {_some(each)}; '
             "open the cache with recipe=..., or give each source a cache of its own"
         )
 
