@@ -11,7 +11,8 @@ from torch.nn import functional
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build, build_for_clip
 from flowpipe.models.convgru import ConvGru
-from flowpipe.models.i3d import MaxPoolSame, Unit3D, same_padding
+from flowpipe.models.i3d import MaxPoolSame, Unit3D
+from flowpipe.models.layers import same_padding
 from flowpipe.models.nonlocal_block import NonlocalBlock, NonlocalInserter
 from flowpipe.models.slowfast import SlowFast
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flowpipe.models.layers import dropout_layer, init_he
+from flowpipe.models.layers import dropout_layer, init_he, pad_same
 
 # Planes of b0; b1a, b1b; b2a, b2b; b3b.
 MIXED = {
@@ -40,31 +40,6 @@ MIXED = {
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Return the zeros before and after an axis in TensorFlow's "same" rule.
-
-    The output has ⌈size / stride⌉ positions; of the zeros that this takes, the odd one is behind.
-
-    ::
-
-        size 224, kernel 7, stride 2     2 before, 3 after
-        size 225, kernel 7, stride 2     3 before, 3 after
-    """
-    positions = -(-size // stride)
-    total = max((positions - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Pad the last three axes with zeros by `same_padding`."""
-    pairs = [
-        same_padding(size, k, s) for size, k, s in zip(x.shape[-3:], kernel, stride, strict=True)
-    ]
-    # functional.pad takes the last axis first.
-    flat = [zeros for pair in reversed(pairs) for zeros in pair]
-    return functional.pad(x, flat) if any(flat) else x
 
 
 def steady_padding(kernel: Sequence[int], stride: Sequence[int]) -> tuple[int, int, int] | None:

@@ -1,11 +1,12 @@
 """Layers and helpers that three or more networks share."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models import build
@@ -35,6 +36,32 @@ def check_choice(parameter: str, value: object, choices: Collection[object]) -> 
             f"{parameter} {value!r}{nearest_name(str(value), names)} must be one of "
             f"{', '.join(names)}"
         )
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Return the zeros before and after an axis in TensorFlow's "same" rule.
+
+    The output has ⌈size / stride⌉ positions; of the zeros that this takes, the odd one is behind.
+
+    ::
+
+        size 224, kernel 7, stride 2     2 before, 3 after
+        size 225, kernel 7, stride 2     3 before, 3 after
+    """
+    positions = -(-size // stride)
+    total = max((positions - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Pad the last axes, as many as there are kernels, with zeros by `same_padding`."""
+    pairs = [
+        same_padding(size, k, s)
+        for size, k, s in zip(x.shape[-len(kernel) :], kernel, stride, strict=True)
+    ]
+    # functional.pad takes the last axis first.
+    flat = [zeros for pair in reversed(pairs) for zeros in pair]
+    return functional.pad(x, flat) if any(flat) else x
 
 
 def init_he(
@@ -191,29 +218,125 @@ def check_output(output: str) -> None:
         )
 
 
+Head = Literal["global", "windows", "windows-softmax"]
+
+
+class WindowAverage(nn.Module):
+    """Means over all time and over windows of a map, which go one step at a time.
+
+    B×C×T×H×W to B×C×1×H'×W'; one position where the window is the map.
+
+    Parameters
+    ----------
+    window
+        Side of the window; a smaller map is a window by itself.
+    joined
+        Average over the windows too: one position.
+    """
+
+    def __init__(self, window: int, *, joined: bool) -> None:
+        super().__init__()
+        self.window, self.joined = window, joined
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        height, width = (min(side, self.window) for side in x_BCTHW.shape[-2:])
+        means = functional.avg_pool3d(x_BCTHW.mean(2, keepdim=True), (1, height, width), stride=1)
+        return means.mean((3, 4), keepdim=True) if self.joined else means
+
+
+def head_average(head: Head, window: int = 7) -> nn.Module:
+    """Return the pooling of a head.
+
+    Parameters
+    ----------
+    head
+        "global": the mean over the map. "windows": means over windows of the published size,
+        averaged, which at a larger size weighs the middle of the map more (pytorchvideo).
+        "windows-softmax": each window is classified and their probabilities are averaged (what
+        PySlowFast returns in testing); the logarithm serves as logits.
+    window
+        Side of the map at the published size.
+    """
+    check_choice("head", head, get_args(Head))
+    if head == "global":
+        return nn.AdaptiveAvgPool3d(1)
+    return WindowAverage(window, joined=head == "windows")
+
+
+def classify(pooled_BCPQR: Tensor, classifier: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return logits B×K of pooled maps; of several positions the log of the mean softmax."""
+    if pooled_BCPQR[0, 0].numel() == 1:
+        return classifier(pooled_BCPQR.flatten(1))
+    return log_mean_softmax(classifier(pooled_BCPQR.flatten(2).transpose(1, 2)))
+
+
+def set_bn_eps(network: nn.Module, eps: float) -> None:
+    """Set ε of every batch normalisation; part of what weights were trained with."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d):
+            layer.eps = eps
+
+
+Middle = Literal["spatial", "temporal-spatial", "depthwise"]
+
+
 class Bottleneck3d(nn.Module):
-    """t×1×1 down, 1×3×3 with the spatial stride, 1×1×1 up, around a shortcut.
+    """t×1×1 down, a middle convolution with the strides, 1×1×1 up, around a shortcut.
 
     Names are those of the 2D bottleneck of `flowpipe.models.resnet`.
+
+    Parameters
+    ----------
+    stride, time_stride
+        Of the middle convolution and the shortcut.
+    taps
+        t.
+    middle
+        "spatial": 1×3×3. "temporal-spatial": 3×1×1, normalisation, ReLU, 1×3×3. "depthwise":
+        3×3×3, every channel by itself.
     """
 
     def __init__(
-        self, in_planes: int, planes: int, *, stride: int, taps: int, expansion: int = 4
+        self,
+        in_planes: int,
+        planes: int,
+        *,
+        stride: int,
+        taps: int,
+        time_stride: int = 1,
+        middle: Middle = "spatial",
     ) -> None:
         super().__init__()
-        out_planes = planes * expansion
-        strides = (1, stride, stride)
+        out_planes = planes * 4
+        strides = (time_stride, stride, stride)
         self.conv1 = nn.Conv3d(
             in_planes, planes, (taps, 1, 1), padding=(taps // 2, 0, 0), bias=False
         )
         self.bn1 = nn.BatchNorm3d(planes)
-        self.conv2 = nn.Conv3d(planes, planes, (1, 3, 3), strides, padding=(0, 1, 1), bias=False)
+        spatial = (1, stride, stride)
+        if middle == "depthwise":
+            self.conv2: nn.Module = nn.Conv3d(
+                planes, planes, 3, strides, padding=1, groups=planes, bias=False
+            )
+        elif middle == "temporal-spatial":
+            self.conv2 = nn.Sequential(
+                nn.Conv3d(
+                    planes, planes, (3, 1, 1), (time_stride, 1, 1), padding=(1, 0, 0), bias=False
+                ),
+                nn.BatchNorm3d(planes),
+                nn.ReLU(inplace=True),
+                nn.Conv3d(planes, planes, (1, 3, 3), spatial, padding=(0, 1, 1), bias=False),
+            )
+        else:
+            self.conv2 = nn.Conv3d(
+                planes, planes, (1, 3, 3), strides, padding=(0, 1, 1), bias=False
+            )
         self.bn2 = nn.BatchNorm3d(planes)
         self.conv3 = nn.Conv3d(planes, out_planes, 1, bias=False)
         self.bn3 = nn.BatchNorm3d(out_planes)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
-        if stride != 1 or in_planes != out_planes:
+        if strides != (1, 1, 1) or in_planes != out_planes:
             self.downsample = nn.Sequential(
                 nn.Conv3d(in_planes, out_planes, 1, strides, bias=False),
                 nn.BatchNorm3d(out_planes),

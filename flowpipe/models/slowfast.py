@@ -17,19 +17,29 @@ averaged over space and time, concatenated, dropped out, classified.
 
     4×16: T = 32 (stride 2 in the video), α = 8, 5 taps      8×8: T = 32, α = 4, 7 taps
 
-The slow pathway takes frames 0, α, 2α, … of the clip, as the paper says; the public code spreads
-them from the first frame to the last. The 7 taps of 8×8 are the public code's, too. With
+The slow pathway takes frames 0, α, 2α, … of the clip, as the paper says; the authors' public code
+spreads them from the first frame to the last: 0, 10, 20, 31 of 32. The 7 taps of 8×8 are the public
+code's, too. mmaction2's lateral connections are convolutions alone. With
 `fast_channels` the last channels of the clip (flow) go into the fast pathway and the others (RGB)
 into the slow one; the paper reports that flow there scores lower than RGB.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models.layers import Bottleneck3d, dropout_layer, init_he
+from flowpipe.models.layers import (
+    Bottleneck3d,
+    Head,
+    check_choice,
+    classify,
+    dropout_layer,
+    head_average,
+    init_he,
+)
 from flowpipe.models.nonlocal_block import NonlocalInserter, Pairwise
 
 # Temporal extents of the stem and of res2 to res5.
@@ -39,7 +49,8 @@ SLOW, FAST = (1, 1, 1, 3, 3), (5, 3, 3, 3, 3)
 class Lateral(nn.Sequential):
     """From the fast pathway to the slow one: every α-th instant, twice the channels."""
 
-    def __init__(self, planes: int, *, taps: int, alpha: int) -> None:
+    def __init__(self, planes: int, *, taps: int, alpha: int, normalised: bool) -> None:
+        then = [nn.BatchNorm3d(2 * planes), nn.ReLU(inplace=True)] if normalised else []
         super().__init__(
             nn.Conv3d(
                 planes,
@@ -49,8 +60,7 @@ class Lateral(nn.Sequential):
                 padding=(taps // 2, 0, 0),
                 bias=False,
             ),
-            nn.BatchNorm3d(2 * planes),
-            nn.ReLU(inplace=True),
+            *then,
         )
 
 
@@ -104,8 +114,11 @@ class SlowFast(nn.Module):
         Channels of one frame of the clip: 3 for RGB, 2 for flow, 5 for both.
     alpha
         α, how many times as many frames the fast pathway sees.
-    lateral_taps
-        Temporal extent of the lateral connections.
+    lateral_taps, lateral_norm
+        Temporal extent of the lateral connections; whether normalisation and ReLU follow.
+    slow_frames
+        "every": each α-th frame; "spread": from the first frame to the last, cut off to whole
+        numbers.
     num_blocks
         Residual blocks of res2 to res5.
     width
@@ -118,6 +131,11 @@ class SlowFast(nn.Module):
     nonlocal_blocks, nonlocal_form, nonlocal_subsample
         Non-local blocks of the slow pathway: stage (res2 to res5) → how many, such as
         {"res4": 3}; their pairwise form, and whether they pool.
+    nonlocal_variant
+        "paper", "scaled" (the authors' code) or "mmaction2"; see `nonlocal_block`.
+    head
+        "global", "windows" or "windows-softmax", which differ over 224 px; see
+        `flowpipe.models.layers.head_average`.
     """
 
     input_layout = "CTHW"
@@ -132,22 +150,32 @@ class SlowFast(nn.Module):
         in_channels: int = 3,
         alpha: int = 8,
         lateral_taps: int = 5,
+        lateral_norm: bool = True,
+        slow_frames: Literal["every", "spread"] = "every",
         num_blocks: Sequence[int] = (3, 4, 6, 3),
         width: int = 64,
         fast_channels: int | None = None,
         dropout: float = 0.5,
-        nonlocal_blocks: Mapping[str, int] | None = None,
+        nonlocal_blocks: Mapping[str, int | Sequence[int]] | None = None,
         nonlocal_form: Pairwise = "embedded",
         nonlocal_subsample: bool = True,
+        nonlocal_variant: str = "paper",
+        head: Head = "global",
     ) -> None:
         super().__init__()
-        insert = NonlocalInserter(nonlocal_blocks, form=nonlocal_form, subsample=nonlocal_subsample)
+        check_choice("slow_frames", slow_frames, ("every", "spread"))
+        insert = NonlocalInserter(
+            nonlocal_blocks,
+            form=nonlocal_form,
+            subsample=nonlocal_subsample,
+            variant=nonlocal_variant,
+        )
         if fast_channels is not None and not 1 <= fast_channels < in_channels:
             raise InvalidArgument(
                 f"fast_channels {fast_channels} must be from 1 to {in_channels - 1}, less than the "
                 f"clip's {in_channels} channels; 2 of 5 where the input is rgb+flow"
             )
-        self.alpha, self.fast_channels = alpha, fast_channels
+        self.alpha, self.fast_channels, self.slow_frames = alpha, fast_channels, slow_frames
         slow_channels = in_channels - (fast_channels or 0)
         fast_width = width // 8
         self.slow = Pathway(
@@ -170,8 +198,10 @@ class SlowFast(nn.Module):
             inserted = insert(f"res{number + 2}", stage, 4 * width * 2**number)
             self.slow.set_submodule(f"layer{number + 1}", inserted)
         planes = [fast_width, *(4 * fast_width * 2**number for number in range(3))]
-        self.lateral = nn.ModuleList(Lateral(p, taps=lateral_taps, alpha=alpha) for p in planes)
-        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.lateral = nn.ModuleList(
+            Lateral(p, taps=lateral_taps, alpha=alpha, normalised=lateral_norm) for p in planes
+        )
+        self.avgpool = head_average(head)
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(32 * (width + fast_width), num_classes)
         init_he(self, mode="fan_out")
@@ -194,10 +224,27 @@ class SlowFast(nn.Module):
         if self.fast_channels is not None:
             border = channels - self.fast_channels
             slow, fast = clip_BCTHW[:, :border], clip_BCTHW[:, border:]
-        slow, fast = self.slow.stem(slow[:, :, :: self.alpha]), self.fast.stem(fast)
+        if self.slow_frames == "every":
+            slow = slow[:, :, :: self.alpha]
+        else:
+            slow = slow[:, :, spread_frames(frames, frames // self.alpha)]
+        slow, fast = self.slow.stem(slow), self.fast.stem(fast)
         for number, lateral in enumerate(self.lateral):
             slow = torch.cat([slow, lateral(fast)], 1)
             slow = self.slow.get_submodule(f"layer{number + 1}")(slow)
             fast = self.fast.get_submodule(f"layer{number + 1}")(fast)
-        pooled = [self.avgpool(x).flatten(1) for x in (slow, fast)]
-        return self.fc(self.dropout(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
+        pooled = torch.cat([self.avgpool(x) for x in (slow, fast)], 1)
+        return classify(pooled, lambda values: self.fc(self.dropout(values)))
+
+
+def spread_frames(frames: int, count: int) -> list[int]:
+    """Return `count` indices from the first frame to the last, cut off to whole numbers.
+
+    ::
+
+        32 frames, 4     0 10 20 31
+        32 frames, 8     0 4 8 13 17 22 26 31
+    """
+    if count == 1:
+        return [0]
+    return [number * (frames - 1) // (count - 1) for number in range(count)]

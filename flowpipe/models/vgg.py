@@ -26,6 +26,8 @@ class Vgg(nn.Module):
         K, the number of logits.
     in_channels
         Channels of the input.
+    batch_norm
+        Normalise behind every convolution (an addition of torchvision's).
     dropout
         Share of fc6 and fc7 dropped, in [0, 1).
     """
@@ -34,13 +36,22 @@ class Vgg(nn.Module):
     stem_name = "features.0"
     classifier_name = "classifier.6"
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3, dropout: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        in_channels: int = 3,
+        batch_norm: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         in_planes = in_channels
         for planes, count in GROUPS:
             for _ in range(count):
-                layers += [nn.Conv2d(in_planes, planes, 3, padding=1), nn.ReLU(inplace=True)]
+                normalisation = [nn.BatchNorm2d(planes)] if batch_norm else []
+                conv = nn.Conv2d(in_planes, planes, 3, padding=1)
+                layers += [conv, *normalisation, nn.ReLU(inplace=True)]
                 in_planes = planes
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
