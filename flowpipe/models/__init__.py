@@ -87,6 +87,10 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, **parameters: An
         given={"num_classes": num_classes, "in_channels": in_channels},
     )
     _check_network(name, network)
+    network.build_parameters = {
+        **(TABLE[name].parameters if name in TABLE else {}),
+        **parameters,
+    }
     return network  # type: ignore[no-any-return]
 
 

@@ -13,6 +13,7 @@ normalisation after them, poolings round up, average poolings count the zeros ar
 import torch
 from torch import Tensor, nn
 
+from flowpipe.errors import InvalidArgument
 from flowpipe.models.layers import dropout_layer, init_he
 
 # Planes of 1×1; 3×3 reduce, 3×3; double 3×3 reduce, double 3×3; pool projection. Modules without
@@ -89,7 +90,19 @@ class BnInception(nn.Module):
         return x
 
     def forward(self, clip_BCHW: Tensor) -> Tensor:
-        """Return logits B×K."""
+        """Return logits B×K.
+
+        Raises
+        ------
+        InvalidArgument
+            If height or width is no multiple of 32 px: poolings round up, convolutions down.
+        """
+        height, width = clip_BCHW.shape[-2:]
+        if height % 32 or width % 32:
+            raise InvalidArgument(
+                f"bn-inception takes sizes that are multiples of 32 px, not {height}×{width}; set "
+                "the crop to 224"
+            )
         x = self.maxpool(self._run(clip_BCHW, "conv1_7x7_s2"))
         x = self.maxpool(self._run(x, "conv2_3x3_reduce", "conv2_3x3"))
         for name, (one, *_, pool) in INCEPTION.items():

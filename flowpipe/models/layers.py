@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import InvalidArgument, nearest_name
 from flowpipe.models import build
@@ -81,6 +82,18 @@ def init_he(
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
             if linear and layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+class Undrawn(TorchFunctionMode):
+    """Leave weights on the meta device undrawn: to draw them, torch imports its compiler (5 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            weights = args[0] if args else kwargs["tensor"]
+            if weights.is_meta:
+                return weights
+        return func(*args, **kwargs)
 
 
 def log_mean_softmax(logits_BTK: Tensor) -> Tensor:

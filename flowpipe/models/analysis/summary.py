@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import FlowpipeError, InvalidArgument
 from flowpipe.models import TABLE, build_for_clip, input_layout
 from flowpipe.models.analysis.receptive_field import Field, Tracer
+from flowpipe.models.layers import Undrawn
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def describe(
         size = (3, 1 if input_layout(name, **parameters) == "CHW" else 16, 112, 112)
 
     def run(device: str) -> Summary:
-        with torch.random.fork_rng(devices=[]), torch.device(device), _Undrawn():
+        with torch.random.fork_rng(devices=[]), torch.device(device), Undrawn():
             network = build_for_clip(name, size, num_classes=num_classes, **parameters)
         return summarise(network, size)
 
@@ -171,18 +171,6 @@ def _run_really(run: Callable[[str], Summary]) -> Summary:
         raise InvalidArgument(
             f"the network cannot take this clip: {reason}; give another one"
         ) from error
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leave weights on the meta device undrawn: to draw them, torch imports its compiler (5 s)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
-            weights = args[0] if args else kwargs["tensor"]
-            if weights.is_meta:
-                return weights
-        return func(*args, **kwargs)
 
 
 def summarise(network: nn.Module, clip: Sequence[int]) -> Summary:

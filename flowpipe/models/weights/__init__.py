@@ -1,5 +1,7 @@
 """Weights from files and checkpoints into networks; nothing is ever unpickled."""
 
+from flowpipe.models.weights.networks import load_network
+from flowpipe.models.weights.origins import ORIGINS, Preprocessing, Recognised, recognise
 from flowpipe.models.weights.reading import (
     LoadReport,
     load_state,
@@ -7,6 +9,20 @@ from flowpipe.models.weights.reading import (
     model_state,
     read_state,
     stem_names,
+    variant_parameters,
 )
 
-__all__ = ["LoadReport", "load_state", "load_weights", "model_state", "read_state", "stem_names"]
+__all__ = [
+    "ORIGINS",
+    "LoadReport",
+    "Preprocessing",
+    "Recognised",
+    "load_network",
+    "load_state",
+    "load_weights",
+    "model_state",
+    "read_state",
+    "recognise",
+    "stem_names",
+    "variant_parameters",
+]

@@ -4,30 +4,63 @@
 classes is adapted by rule, any other difference is an error. `load_state` continues a network of
 our own: everything must fit. `model_state` returns what `load_state` takes.
 
-Nothing is ever unpickled: `.pth` and `.pt` are read by torch with `weights_only=True`, and
-`.safetensors` holds no code. A network is changed only after every tensor has been checked.
+Public files are recognised by their names and shapes (`flowpipe.models.weights.origins`) and
+converted. Nothing is ever unpickled: `.pth` and its like are read by torch with
+`weights_only=True`, and `.safetensors` holds no code. A network is changed only after every tensor
+has been checked.
 """
 
+import argparse
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from flowpipe.errors import WeightsError
+from flowpipe.models.table import TABLE
+from flowpipe.models.weights.families import default_parameters, plain
 from flowpipe.models.weights.inflation import inflate_filter
+from flowpipe.models.weights.origins import Recognised, recognise
 
 # Keys under which common training scripts keep the state dict of the network.
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
 # Prefixes that DistributedDataParallel and torch.compile put before every name.
 _PREFIXES = ("module.", "_orig_mod.")
+_ENDINGS = (".pth", ".pt", ".pyth", ".pth.tar", ".tar", ".ckpt", ".bin", ".pickle")
+# Plain values that training scripts keep beside the tensors; none of them runs code.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np.float64(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "b1")),
+]
 _MANY = 8
+# Parameters that change what a network computes and not the names or shapes of its tensors.
+VARIANTS = frozenset(
+    {
+        "alpha",
+        "average",
+        "bn_eps",
+        "head",
+        "nonlocal_form",
+        "nonlocal_variant",
+        "pool1",
+        "pool2",
+        "slow_frames",
+        "stem_pool",
+        "stem_time_strides",
+        "strides",
+        "window",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +85,8 @@ class LoadReport:
         Input channels (file, network) of an adapted stem, else None.
     classes
         Classes (file, network) of a classifier left as initialised, else None.
+    recognised
+        What a file of known origin was recognised as, else None.
     """
 
     path: Path
@@ -62,10 +97,15 @@ class LoadReport:
     unused: tuple[str, ...] = ()
     channels: tuple[int, int] | None = None
     classes: tuple[int, int] | None = None
+    recognised: Recognised | None = None
 
     def __str__(self) -> str:
         count = len(self.loaded)
         parts = [f"loaded {count} tensor{'' if count == 1 else 's'}"]
+        if self.recognised is not None:
+            parts.insert(0, self.recognised.summary)
+            if self.recognised.note:
+                parts.insert(1, self.recognised.note)
         if self.adapted:
             change = f" {self.channels[0]}→{self.channels[1]} channels" if self.channels else ""
             parts.append(f"adapted {_some(self.adapted)}{change} by averaging")
@@ -80,7 +120,11 @@ class LoadReport:
 
 
 def load_weights(
-    model: nn.Module, path: str | PathLike[str], *, rename: Mapping[str, str] | None = None
+    model: nn.Module,
+    path: str | PathLike[str],
+    *,
+    rename: Mapping[str, str] | None = None,
+    origin: str | None = None,
 ) -> LoadReport:
     """Start a network from the weights of a file, adapting stem and classifier where needed.
 
@@ -98,8 +142,10 @@ def load_weights(
         A network with `stem_name` and `classifier_name` (`flowpipe.models.build`); changed in
         place, and not at all if there is an error.
     path
-        A state dict as `.pth`, `.pt` or `.safetensors`; also within {"state_dict": …},
-        {"model_state_dict": …} or {"model": …}, and with "module." before every name.
+        A state dict as `read_state` takes it. Names of a known origin are converted; the network
+        must compute as that origin does (`variant_parameters`).
+    origin
+        A name of `ORIGINS`, where several origins have such tensors.
     rename
         Beginnings of names in the file and what they are called in the network, such as
         {"backbone.": ""}; the longest that fits is replaced.
@@ -120,8 +166,15 @@ def load_weights(
         section 3.2.
     """
     path = Path(path)
-    originals = _rename(read_state(path), rename or {}, path)
     target = model.state_dict()
+    state = read_state(path)
+    recognised = None
+    if rename is None and (origin is not None or not _fits(model, target, state)):
+        recognised = _recognised_for(model, state, path, origin)
+    if recognised is None:
+        originals = _rename(state, rename or {}, path)
+    else:
+        originals = {name: (raw, value) for name, raw, value in converted(recognised, state)}
     common = [name for name in target if name in originals]
     if not common:
         raise WeightsError(
@@ -165,7 +218,104 @@ def load_weights(
         unused=tuple(raw for name, (raw, _) in originals.items() if name not in target),
         channels=(source[adapted[0]].shape[1], target[adapted[0]].shape[1]) if adapted else None,
         classes=_class_change(target, source, head),
+        recognised=recognised,
     )
+
+
+def converted(
+    recognised: Recognised, state: Mapping[str, Tensor]
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Yield each known tensor of a file: its name in the network, its name there, its values."""
+    for raw, name in recognised.names.items():
+        value = state[raw]
+        order = recognised.columns.get(name)
+        yield name, raw, value if order is None else order(value)
+
+
+def variant_parameters(
+    model: str, path: str | PathLike[str], *, origin: str | None = None
+) -> dict[str, Any]:
+    """Return the parameters with which a row computes as the origin of a file does.
+
+    Empty where the names in the file are the network's own, or its origin is not known.
+
+    Parameters
+    ----------
+    model
+        A name of the table.
+    path, origin
+        As for `load_weights`.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read, its origin is ambiguous, or it is of another architecture.
+    """
+    state = read_state(path)
+    try:
+        recognised = recognise(shapes_of(state), where=str(path), origin=origin)
+    except WeightsError:
+        if origin is not None:
+            raise
+        return {}
+    row = TABLE.get(model)
+    if row is None or row.callable != TABLE[recognised.model].callable:
+        return {}
+    wanted = {**TABLE[recognised.model].parameters, **recognised.parameters}
+    defaults = default_parameters(row.callable)
+    has = {**defaults, **row.parameters}
+    return {
+        key: value
+        for key, value in {**defaults, **wanted}.items()
+        if plain(value) != plain(has.get(key))
+    }
+
+
+def _fits(model: nn.Module, target: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> bool:
+    """Whether a file has all tensors of a network's body under the network's own names."""
+    head = f"{_layer_name(model, 'classifier_name')}."
+    return all(
+        name in state
+        for name in target
+        if not name.startswith(head) and not name.endswith(".num_batches_tracked")
+    )
+
+
+def _recognised_for(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path, origin: str | None
+) -> Recognised | None:
+    """Recognise a file for a network that was built; None if no origin is known."""
+    try:
+        recognised = recognise(shapes_of(state), where=str(path), origin=origin)
+    except WeightsError:
+        if origin is not None:
+            raise
+        return None
+    target = model.state_dict()
+    if not any(name in target for name in recognised.names.values()):
+        return None
+    defaults = default_parameters(TABLE[recognised.model].callable)
+    wanted = {**defaults, **TABLE[recognised.model].parameters, **recognised.parameters}
+    has = {**defaults, **getattr(model, "build_parameters", wanted)}
+    differing = {
+        key: (value, has[key])
+        for key, value in wanted.items()
+        if key in VARIANTS and plain(value) != plain(has[key])
+    }
+    if differing:
+        told = ", ".join(
+            f"{key} {value!r}, not {ours!r}" for key, (value, ours) in differing.items()
+        )
+        raise WeightsError(
+            f"{path}: these are weights of {recognised.summary}, which computes otherwise than the "
+            f"network: {told}; give the network these parameters"
+        )
+    return recognised
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors by name."""
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
@@ -219,9 +369,14 @@ def load_state(model: nn.Module, state: Mapping[str, Any], *, where: str) -> Non
 
 
 def read_state(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """Read the tensors of a `.pth`, `.pt` or `.safetensors` file into main memory.
+    """Read the tensors of a file into main memory; half precision becomes float32.
 
-    Wrappers and prefixes are taken off as `load_weights` describes.
+    Parameters
+    ----------
+    path
+        A state dict as torch saves it (.pth, .pt, .pyth, .pth.tar, .ckpt, .bin) or .safetensors;
+        also within {"state_dict": …}, {"model_state": …} or {"model": …}, and with "module." (of
+        DistributedDataParallel) before every name.
 
     Raises
     ------
@@ -234,12 +389,14 @@ def read_state(path: str | PathLike[str]) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: no such file; weights are a .pth, .pt or .safetensors file")
     if path.suffix == ".safetensors":
         content: Any = _read_safetensors(path)
-    elif path.suffix in {".pth", ".pt"}:
+    elif path.suffix == ".pkl":
+        raise WeightsError(f"{path}: {_PICKLE}")
+    elif path.suffix in _ENDINGS:
         content = _read_torch(path)
     else:
         raise WeightsError(
-            f'{path}: ending "{path.suffix}" must be .pth, .pt or .safetensors; '
-            "rename the file, or save it as one of them"
+            f'{path}: ending "{path.suffix}" must be one of {", ".join(_ENDINGS[:4])}, .ckpt, .bin '
+            "or .safetensors; rename the file, or save it as one of them"
         )
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -251,7 +408,20 @@ def read_state(path: str | PathLike[str]) -> dict[str, Tensor]:
             f"{path}: holds no named tensors but a {type(content).__name__}; save the network's "
             "state_dict()"
         )
-    return _strip_prefixes(tensors)
+    half = (torch.float16, torch.bfloat16)
+    return {
+        name: value.float() if value.dtype in half else value
+        for name, value in _strip_prefixes(tensors).items()
+    }
+
+
+_PICKLE = (
+    "a pickle can run any code and is not read; where you trust it, convert it once: "
+    'python -c "import pickle, sys, torch; '
+    "d = pickle.load(open(sys.argv[1], 'rb'), encoding='latin1'); d = d.get('blobs', d); "
+    "torch.save({k: torch.as_tensor(v) for k, v in d.items() if hasattr(v, 'shape')}, "
+    'sys.argv[2])" FILE.pkl FILE.pth'
+)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -265,7 +435,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path}: refused, because it is damaged or holds Python objects other than tensors, "

@@ -1,0 +1,142 @@
+"""Public checkpoints give their authors' logits: fixtures of original implementations, run once.
+
+A fixture records an implementation with weights and inputs made by rule (names, shapes, logits). The
+file is written as its authors save it, and read through `load_network`.
+"""
+
+import json
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flowpipe.models.weights import load_network
+
+PARITY = Path(os.environ.get("FLOWPIPE_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
+# Of the logits' root mean square.
+TOLERANCE = 3e-5
+
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(
+        not PARITY.is_dir(), reason=f"no fixtures at {PARITY}; set FLOWPIPE_PARITY to their folder"
+    ),
+]
+
+
+def draw(name, shape):
+    seed = zlib.crc32(name.encode("utf-8"))
+    return 2.0 * np.random.RandomState(seed).random_sample(shape) - 1.0
+
+
+def fill_tensor(name, shape, gain):
+    last = name.rpartition(".")[2]
+    if last == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    value = draw(name, tuple(shape))
+    if last == "running_var" or (last == "weight" and len(shape) == 1):
+        value = 1.0 + 0.5 * value
+    elif len(shape) < 2:
+        value = 0.2 * value
+    elif len(shape) == 3 and shape[0] == 1:
+        value = 0.5 * value
+    else:
+        value = value * (gain * math.sqrt(3.0 / math.prod(shape[1:])))
+    return value.astype(np.float32)
+
+
+def make_input(name, shape):
+    height, width = shape[-2:]
+    grid = (*shape[:-2], -(-height // 16), -(-width // 16))
+    coarse = draw(name + "/coarse", grid).repeat(16, -2).repeat(16, -1)[..., :height, :width]
+    return (math.sqrt(1.5) * (draw(name, tuple(shape)) + coarse)).astype(np.float32)
+
+
+def fixture(name):
+    return json.loads((PARITY / f"{name}.json").read_text())
+
+
+def state_of(record):
+    rows = [(row[0], row[1], row[3] if len(row) > 3 else row[0]) for row in record["state_dict"]]
+    return {
+        name: torch.from_numpy(fill_tensor(source, shape, record["gain"]))
+        for name, shape, source in rows
+    }
+
+
+def save_as_published(name, state, folder):
+    """Write the file as its authors do; give its path."""
+    origin = name.partition("-")[0]
+    if origin in ("pyslowfast", "pytorchvideo"):
+        path = folder / f"{name.partition('-')[2].upper()}.pyth"
+        torch.save({"epoch": 196, "model_state": state, "optimizer_state": {}, "cfg": "x"}, path)
+    elif origin == "mmaction2":
+        path = folder / f"{name}.pth"
+        torch.save({"meta": {"epoch": 100}, "state_dict": state}, path)
+    elif origin in ("kenshohara", "tsn"):
+        path = folder / f"{name}.pth.tar"
+        wrapped = {f"module.{key}": value for key, value in state.items()}
+        torch.save({"epoch": 200, "arch": "x", "state_dict": wrapped, "optimizer": {}}, path)
+    elif origin == "bryanyzhu":
+        path = folder / f"{name}.pth.tar"
+        halves = {key.replace("features.", "features.module."): v for key, v in state.items()}
+        torch.save({"epoch": 1, "arch": "x", "state_dict": halves, "best_prec1": 80.0}, path)
+    elif origin == "davidea":
+        path = folder / "c3d.pickle"
+        torch.save(state, path)
+    else:
+        path = folder / f"{name}.pth"
+        torch.save(state, path)
+    return path
+
+
+def logits_of(network, clips):
+    """Run a network on a fixture's input, which may have an axis for clips of a video."""
+    value = torch.from_numpy(clips)
+    channels = network.in_channels
+    if network.input_layout == "TCHW":
+        value = value.reshape(len(clips), -1, channels, *clips.shape[-2:])
+    elif network.input_layout == "CTHW":
+        value = value.reshape(-1, channels, *clips.shape[-3:])
+    with torch.no_grad():
+        return network(value).numpy()
+
+
+RECOGNITION = sorted(
+    path.stem
+    for path in PARITY.glob("*.json")
+    if "raft" not in path.stem and not path.stem.startswith(("hf-", "torchvision-mvit"))
+)
+
+
+def worst_of(network, record, *, output="logits"):
+    """Return the largest difference of each case, as a share of its logits' root mean square."""
+    recorded = np.load(PARITY / f"{record['name']}.npz")
+    found = {}
+    for case in record["cases"]:
+        if output not in case["outputs"]:
+            continue
+        expected = recorded[case["outputs"][output]["npz"]]
+        got = logits_of(network, make_input(case["input"]["name"], case["input"]["shape"]))
+        if output == "output":
+            got = np.exp(got - np.log(np.exp(got).sum(1, keepdims=True)))
+        rms = float(np.sqrt((expected.astype(np.float64) ** 2).mean()))
+        found[case["name"]] = float(np.abs(got - expected).max()) / rms
+    return found
+
+
+@pytest.mark.parametrize("name", RECOGNITION)
+def test_logits_are_the_authors(name, tmp_path):
+    record = fixture(name)
+    path = save_as_published(name, state_of(record), tmp_path)
+    network = load_network(path)
+    assert sum(p.numel() for p in network.parameters()) == record["num_parameters"]
+    assert network.num_classes == record["num_classes"]
+    assert network.preprocessing is not None
+    worst = worst_of(network, record)
+    assert worst
+    assert max(worst.values()) <= TOLERANCE, worst
