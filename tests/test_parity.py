@@ -1,6 +1,6 @@
 """Public checkpoints give their authors' logits: fixtures of original implementations, run once.
 
-A fixture records an implementation with weights and inputs made by rule (names, shapes, logits). The
+A fixture records an implementation with weights and inputs made by rule: names, shapes, logits. The
 file is written as its authors save it, and read through `load_network`.
 """
 

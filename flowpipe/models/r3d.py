@@ -51,26 +51,40 @@ def middle_planes(in_planes: int, planes: int, *, kernel: int = 3, taps: int = 3
     return taps * in_planes * planes * area // (in_planes * area + taps * planes)
 
 
-def _pair(
-    in_planes: int, planes: int, middle: int, *, kernel: int, taps: int, stride: tuple[int, int]
-) -> nn.Sequential:
+class Pair(nn.Sequential):
     """1×k×k, normalisation, ReLU, t×1×1; strides of time and space."""
-    time_stride, space_stride = stride
-    return nn.Sequential(
-        nn.Conv3d(
-            in_planes,
-            middle,
-            (1, kernel, kernel),
-            (1, space_stride, space_stride),
-            padding=(0, kernel // 2, kernel // 2),
-            bias=False,
-        ),
-        nn.BatchNorm3d(middle),
-        nn.ReLU(inplace=True),
-        nn.Conv3d(
-            middle, planes, (taps, 1, 1), (time_stride, 1, 1), padding=(taps // 2, 0, 0), bias=False
-        ),
-    )
+
+    def __init__(
+        self,
+        in_planes: int,
+        planes: int,
+        middle: int,
+        *,
+        kernel: int,
+        taps: int,
+        stride: tuple[int, int],
+    ) -> None:
+        time_stride, space_stride = stride
+        super().__init__(
+            nn.Conv3d(
+                in_planes,
+                middle,
+                (1, kernel, kernel),
+                (1, space_stride, space_stride),
+                padding=(0, kernel // 2, kernel // 2),
+                bias=False,
+            ),
+            nn.BatchNorm3d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(
+                middle,
+                planes,
+                (taps, 1, 1),
+                (time_stride, 1, 1),
+                padding=(taps // 2, 0, 0),
+                bias=False,
+            ),
+        )
 
 
 class PaddedShortcut(nn.Module):
@@ -109,7 +123,7 @@ class Block(nn.Module):
         def over_time(source: int, step: int) -> list[nn.Module]:
             if convolution == "2plus1d":
                 middle = of_block if one_middle else middle_planes(source, planes)
-                pair = _pair(source, planes, middle, kernel=3, taps=3, stride=(step, step))
+                pair = Pair(source, planes, middle, kernel=3, taps=3, stride=(step, step))
                 return [pair, nn.BatchNorm3d(planes)]
             kernel, padding = ((1, 3, 3), (0, 1, 1)) if flat else ((3, 3, 3), (1, 1, 1))
             steps = (1, step, step) if flat else (step,) * 3
@@ -144,7 +158,7 @@ class Block(nn.Module):
         if kind == "padding":
             return PaddedShortcut(planes, strides[1])
         if kind == "pair":
-            conv: nn.Module = _pair(
+            conv: nn.Module = Pair(
                 in_planes,
                 planes,
                 middle_planes(in_planes, planes, kernel=1),
@@ -190,7 +204,7 @@ class R3d(nn.Module):
     dropout
         Share of the pooled features dropped, in [0, 1).
     bn_eps
-        ε of the normalisations.
+        ε of the normalisations, but for those within a pair (mmaction2 leaves them at 1e-5).
     nonlocal_blocks, nonlocal_form, nonlocal_subsample
         Stage (res2 to res5) → number of non-local blocks, such as {"res3": 1}; their pairwise
         form ("embedded", "gaussian", "dot", "concatenation"), and whether they pool.
@@ -228,8 +242,8 @@ class R3d(nn.Module):
         bottleneck, num_blocks = DEPTHS[depth]
         if convolution == "2plus1d":
             middle = stem_middle or middle_planes(in_channels, width, kernel=7, taps=stem_taps)
-            pair = _pair(in_channels, width, middle, kernel=7, taps=stem_taps, stride=(1, 2))
-            stem = [*pair]
+            pair = Pair(in_channels, width, middle, kernel=7, taps=stem_taps, stride=(1, 2))
+            stem = list(pair)
         else:
             padding = (stem_taps // 2, 3, 3)
             kernel = (stem_taps, 7, 7)
@@ -264,6 +278,11 @@ class R3d(nn.Module):
         self.fc = nn.Linear(in_planes, num_classes)
         init_he(self, mode="fan_out")
         set_bn_eps(self, bn_eps)
+        for layer in self.modules():
+            if isinstance(layer, Pair):
+                set_bn_eps(layer, 1e-5)
+        if convolution == "2plus1d":
+            set_bn_eps(self.stem[1], 1e-5)
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Return logits B×K."""

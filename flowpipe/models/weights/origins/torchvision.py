@@ -51,7 +51,7 @@ def _rename(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read(shapes: Shapes, where: str) -> Network | None:
-    if "lateral.0.0.weight" in shapes or "backbone.conv1.weight" in shapes:
+    if "fc_action.weight" in shapes:  # two-stream-pytorch
         return None
     network: Network | None = families.resnet2d(shapes)
     for read in (_squeezenet, _mobilenet, _s3d, families.vgg, families.r3d):
