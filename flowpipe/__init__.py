@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from flowpipe._version import __version__
 
-# Late, so that `import flowpipe` costs nothing; none of these imports torch.
+# Late, so that `import flowpipe` costs nothing; only `load_network` imports torch.
 _PUBLIC = {
     "extract": "flowpipe.extraction",
     "open_cache": "flowpipe.cache",
     "fuse": "flowpipe.fusion",
+    "load_network": "flowpipe.models.weights",
     "load_scores": "flowpipe.scores",
     "Scores": "flowpipe.scores",
     "FlowpipeError": "flowpipe.errors",
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from flowpipe.errors import FlowpipeError
     from flowpipe.extraction import extract
     from flowpipe.fusion import fuse
+    from flowpipe.models.weights import load_network
     from flowpipe.scores import Scores, load_scores
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "extract",
     "fuse",
+    "load_network",
     "load_scores",
     "open_cache",
 ]

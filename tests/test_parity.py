@@ -140,3 +140,82 @@ def test_logits_are_the_authors(name, tmp_path):
     worst = worst_of(network, record)
     assert worst
     assert max(worst.values()) <= TOLERANCE, worst
+
+
+# Fixture, and a parameter in another origin's way; each must be seen in the logits.
+WRONG = [
+    ("pyslowfast-slow_8x8_r50", {"head": "global"}),
+    ("pyslowfast-slowfast_4x16_r50", {"slow_frames": "every"}),
+    ("pyslowfast-slowfast_4x16_r50", {"head": "global"}),
+    ("pyslowfast-i3d_nln_8x8_r50", {"nonlocal_variant": "paper"}),
+    ("pyslowfast-i3d_nln_8x8_r50", {"nonlocal_form": "dot"}),
+    ("pytorchvideo-c2d_r50", {"pool2": False}),
+    ("pytorchvideo-r2plus1d_r50", {"strides": ((1, 2), (2, 2), (2, 2), (1, 2))}),
+    ("pytorchvideo-csn_r101", {"strides": ((1, 1), (1, 2), (2, 2), (2, 2))}),
+    ("pytorchvideo-x3d_s", {"window": 7}),
+    ("mmaction2-i3d-r50", {"stem_time_strides": (1, 1)}),
+    ("mmaction2-i3d-r50-nl-embedded", {"nonlocal_form": "dot"}),
+    ("mmaction2-r2plus1d-r34", {"bn_eps": 1e-5}),
+    ("mmaction2-r2plus1d-r34", {"stem_pool": "none"}),
+    ("mmaction2-slowfast-r50-4x16", {"slow_frames": "spread"}),
+    ("mmaction2-tsn-r50-rgb", {"average": "probabilities"}),
+    ("kenshohara-resnet18", {"stem_pool": "space"}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
+def test_a_wrong_variant_is_seen(name, wrong, tmp_path):
+    record = fixture(name)
+    network = load_network(save_as_published(name, state_of(record), tmp_path), **wrong)
+    assert max(worst_of(network, record).values()) > 10 * TOLERANCE
+
+
+def test_another_nonlocal_variant_pools_elsewhere(tmp_path):
+    """The order of pooling and convolution has no tensor; a maximum is not linear."""
+    from flowpipe.models import nonlocal_block
+
+    record = fixture("mmaction2-i3d-r50-nl-embedded")
+    path = save_as_published(record["name"], state_of(record), tmp_path)
+    network = load_network(path)
+    for layer in network.modules():
+        if isinstance(layer, nonlocal_block.NonlocalBlock):
+            layer.variant = nonlocal_block.Variant(scaled=False, pooled_first=True, out_bias=False)
+    assert max(worst_of(network, record).values()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["pyslowfast-slow_8x8_r50", "pyslowfast-slowfast_4x16_r50"])
+def test_windows_may_be_averaged_behind_the_softmax(name, tmp_path):
+    """What PySlowFast returns in testing, its published accuracies are of."""
+    record = fixture(name)
+    path = save_as_published(name, state_of(record), tmp_path)
+    network = load_network(path, head="windows-softmax")
+    assert max(worst_of(network, record, output="output").values()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["pyslowfast-i3d_nln_8x8_r50", "pyslowfast-slowfast_4x16_r50"])
+def test_caffe2_names_are_those_of_the_zoo(name, tmp_path):
+    record = fixture(name)
+    state = {
+        caffe2: value
+        for caffe2, value in zip(record["caffe2_names"], state_of(record).values(), strict=True)
+        if caffe2 is not None
+    }
+    path = tmp_path / "zoo.pth"
+    torch.save({**state, "conv1_w_momentum": state["conv1_w"], "lr": torch.tensor(0.1)}, path)
+    network = load_network(path)
+    assert network.origin == "caffe2"
+    assert "left in the file: conv1_w_momentum, lr" in network.report
+    assert max(worst_of(network, record).values()) <= TOLERANCE
+
+
+def test_half_precision_and_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    record = fixture("torchvision-resnet18")
+    state = state_of(record)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(half, tmp_path / "half.safetensors")
+    network = load_network(tmp_path / "half.safetensors")
+    assert {p.dtype for p in network.parameters()} == {torch.float32}
+    assert max(worst_of(network, record).values()) < 0.01

@@ -245,7 +245,7 @@ def test_nothing_but_a_classifier_of_other_classes_is_refused(tmp_path: Path) ->
 
 def test_network_without_the_names_is_refused(tmp_path: Path) -> None:
     path = _save(nn.Linear(4, 5).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="Linear has no stem_name"):
+    with pytest.raises(WeightsError, match="Linear has no classifier_name"):
         load_weights(nn.Linear(4, 5), path)
 
 
@@ -299,9 +299,13 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_other_ending(tmp_path: Path) -> None:
-    path = tmp_path / "w.ckpt"
+    path = tmp_path / "w.onnx"
     path.write_bytes(b"x")
-    with pytest.raises(WeightsError, match=r'ending "\.ckpt" must be \.pth, \.pt or'):
+    with pytest.raises(WeightsError, match=r'ending "\.onnx" must be one of \.pth, \.pt'):
+        load_weights(_network(1), path)
+    path = tmp_path / "w.pkl"
+    path.write_bytes(b"x")
+    with pytest.raises(WeightsError, match="is not read; where you trust it, convert it once"):
         load_weights(_network(1), path)
 
 

@@ -69,7 +69,9 @@ class _Inception(nn.Module):
         self.branch0 = _Unit(in_planes, planes[0])
         self.branch1 = nn.Sequential(_Unit(in_planes, planes[1]), _split(planes[1], planes[2], 3))
         self.branch2 = nn.Sequential(_Unit(in_planes, planes[3]), _split(planes[3], planes[4], 3))
-        self.branch3 = nn.Sequential(nn.MaxPool3d(3, 1, padding=(1, 1, 1)), _Unit(in_planes, planes[5]))
+        self.branch3 = nn.Sequential(
+            nn.MaxPool3d(3, 1, padding=(1, 1, 1)), _Unit(in_planes, planes[5])
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)], 1)

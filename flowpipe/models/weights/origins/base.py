@@ -140,7 +140,8 @@ class Origin:
     name, title, url
         Short name, name for people, where its authors offer it.
     rename
-        Names in a file → our names of those that are known.
+        Names in a file → our names of those that are known; what stands before a colon is for
+        `read` alone.
     read
         Network and parameters from the shapes under our names, and the file (whose name may tell
         apart what shapes do not); None if it is none of theirs.
@@ -177,7 +178,7 @@ class Origin:
             self.title,
             model,
             parameters,
-            {old: network.prefix + new for old, new in names.items()},
+            {old: network.prefix + new.rpartition(":")[2] for old, new in names.items()},
             self.preprocessing(network, ours),
             {network.prefix + name: order for name, order in self.columns(network).items()},
             network.note,

@@ -27,8 +27,10 @@ RULES: tuple[Rule, ...] = (
 
 
 def _read(shapes: Shapes, where: str) -> Network | None:
-    # 3D ResNets whose bottlenecks look along time in their first convolution are others'.
-    if shapes.get("layer1.0.conv2.0.weight", (0,) * 5)[2:] == (1, 3, 3):
+    # Bottlenecks with other middle convolutions are others'.
+    middle = shapes.get("layer1.0.conv2.0.weight", ())
+    whole = len(middle) == 5 and middle[1] > 1 and middle[2:] == (3, 3, 3)
+    if not whole and "stem.3.weight" not in shapes:
         return None
     network = families.r3d(shapes)
     return None if network is None else network.but(stem_pool="all")

@@ -70,6 +70,8 @@ RULES: tuple[Rule, ...] = (
 
 def _rename(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
+    if "conv1.weight" in names:
+        return {name: f"renamed:{name}" for name in names}
     renamed = rename_by(RULES, names)
     if any(name.startswith("stem.") for name in renamed.values()):
         # Of a pair, the normalisation behind it is the second part of its sequence.
@@ -79,14 +81,19 @@ def _rename(names: Iterable[str]) -> dict[str, str]:
     if any(name == "backbone.fc7.weight" for name in names):
         renamed = {old: re.sub(r"^fc\.", "fc8.", new) for old, new in renamed.items()}
     if any(".conv1.conv.net." in name for name in names):
-        return {old: f"shifted.{new}" for old, new in renamed.items()}
+        return {old: f"shifted:{new}" for old, new in renamed.items()}
     return renamed
 
 
 def _read(shapes: Shapes, where: str) -> Network | None:
+    if "renamed:conv1.weight" in shapes:
+        # Its I3D under the 2D ResNet's names is told from others' by the person alone.
+        shapes = {name.removeprefix("renamed:"): shape for name, shape in shapes.items()}
+        network = _resnet3d(shapes, where)
+        return network if network and network.parameters["temporal"] == "i3d" else None
     if "fc8.weight" in shapes:
         return Network("c3d:C3d")
-    plain = {name.removeprefix("shifted."): shape for name, shape in shapes.items()}
+    plain = {name.removeprefix("shifted:"): shape for name, shape in shapes.items()}
     image = families.resnet2d(plain)
     if image is not None:
         backbone = {"backbone": f"resnet{image.parameters['depth']}"}
@@ -147,7 +154,7 @@ def _preprocessing(network: Network, shapes: Shapes) -> Preprocessing:
             crop=(112, 112),
             frames=16,
         )
-    stem = shapes.get("conv1.weight", shapes.get("shifted.conv1.weight", (0, 3)))
+    stem = shapes.get("conv1.weight", shapes.get("shifted:conv1.weight", (0, 3)))
     if len(stem) == 4 and stem[1] != 3:
         return Preprocessing(
             input="flow",
@@ -185,6 +192,6 @@ ORIGIN = Origin(
     rename=_rename,
     read=_read,
     preprocessing=_preprocessing,
-    signs=(r"(backbone\.)?(slow_path\.)?conv1a?\.conv\.",),
+    signs=(r"(backbone\.)?(slow_path\.)?conv1a?\.conv\.|conv1\.weight$",),
     columns=_columns,
 )

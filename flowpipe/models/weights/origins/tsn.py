@@ -12,7 +12,7 @@ from flowpipe.models.weights.families import Network, Shapes
 from flowpipe.models.weights.origins.base import Origin, Preprocessing, Rule, rename_by
 
 RULES: tuple[Rule, ...] = (
-    (r"base_model\.(layer\d\.\d+\.conv1)\.net\.", r"shifted.\1."),
+    (r"base_model\.(layer\d\.\d+\.conv1)\.net\.", r"shifted:\1."),
     (r"base_model\.", ""),
     (r"new_fc\.", "fc."),
     (r"(conv\d|inception_)", r"\1"),
@@ -24,14 +24,14 @@ def _rename(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     renamed = rename_by(RULES, names)
     if not any(name.startswith("base_model.") for name in names):
-        return {old: f"bare.{new}" for old, new in renamed.items()}
-    if any(new.startswith("shifted.") for new in renamed.values()):
-        return {old: f"shifted.{new.removeprefix('shifted.')}" for old, new in renamed.items()}
+        return {old: f"bare:{new}" for old, new in renamed.items()}
+    if any(new.startswith("shifted:") for new in renamed.values()):
+        return {old: f"shifted:{new.removeprefix('shifted:')}" for old, new in renamed.items()}
     return renamed
 
 
 def _read(shapes: Shapes, where: str) -> Network | None:
-    if "bare.conv1_7x7_s2.weight" in shapes:
+    if "bare:conv1_7x7_s2.weight" in shapes:
         return Network("bn_inception:BnInception")
     if "conv1_7x7_s2.weight" in shapes:
         return Network(
@@ -39,7 +39,7 @@ def _read(shapes: Shapes, where: str) -> Network | None:
             {"backbone": "bn-inception", "average": "logits"},
             prefix="backbone.",
         )
-    plain = {name.removeprefix("shifted."): shape for name, shape in shapes.items()}
+    plain = {name.removeprefix("shifted:"): shape for name, shape in shapes.items()}
     image = families.resnet2d(plain)
     if image is None:
         return None

@@ -1,0 +1,151 @@
+"""Recognition of public files: what is said, what is refused, what a stream's weights become."""
+
+import pytest
+import torch
+
+from flowpipe.errors import UnknownName, WeightsError
+from flowpipe.models import TABLE, build
+from flowpipe.models.weights import (
+    ORIGINS,
+    load_network,
+    load_weights,
+    recognise,
+    variant_parameters,
+)
+from flowpipe.models.weights.origins import origin_named
+
+
+def shapes(model, **parameters):
+    with torch.device("meta"):
+        network = build(model, num_classes=5, **parameters)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
+def mmaction2_names(state):
+    """Turn the names of a 3D ResNet into mmaction2's."""
+    names = {}
+    for name in state:
+        new = name.replace("downsample.0.", "downsample.conv.").replace(
+            "downsample.1.", "downsample.bn."
+        )
+        for number in "123":
+            new = new.replace(f"conv{number}.weight", f"conv{number}.conv.weight")
+            new = new.replace(f"bn{number}.", f"conv{number}.bn.")
+        names[name] = "cls_head.fc_cls." + new[3:] if new.startswith("fc.") else f"backbone.{new}"
+    return names
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_every_origin_resolves_and_says_where_it_is(name):
+    origin = origin_named(name)
+    assert origin.name == name
+    assert origin.url.startswith("https://")
+
+
+def test_unknown_origin():
+    with pytest.raises(UnknownName, match=r'did you mean "mmaction2"'):
+        recognise({}, where="x.pth", origin="mmaction")
+
+
+def test_unknown_names():
+    with pytest.raises(WeightsError, match="no known origin has such tensors"):
+        recognise({"a.weight": (3, 4)}, where="x.pth")
+
+
+@pytest.mark.parametrize(
+    "model", ["resnet34", "resnet152", "vgg16-bn", "squeezenet1_0", "r3d-18", "mc3-18",
+              "r2plus1d-18", "s3d", "i3d", "c3d", "slow-r50", "c2d-resnet50", "x3d-s",
+              "slowfast-8x8-r50", "slowfast-4x16-r50", "slowfast-8x8-r101", "csn-r101",
+              "r2plus1d-50"],
+)  # fmt: skip
+def test_a_network_of_the_table_is_recognised_by_its_own_names(model):
+    found = recognise(shapes(model), where="x.pth")
+    assert found.model == model
+    assert found.parameters == {}
+
+
+def test_one_i3d_with_two_meanings_must_be_named():
+    names = shapes("i3d-resnet50")
+    with pytest.raises(WeightsError, match='weights_origin = "mmaction2" or "flowpipe"'):
+        recognise(names, where="x.pth")
+    assert recognise(names, where="x.pth", origin="flowpipe").parameters == {}
+    found = recognise(names, where="x.pth", origin="mmaction2")
+    assert found.parameters == {"stem_time_strides": (2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("change", "model"),
+    [
+        (lambda n: f"backbone.{n}".replace("backbone.fc.", "cls_head.fc_cls."), "mmaction2"),
+        (lambda n: f"base_model.{n}".replace("base_model.fc.", "new_fc."), "tsn"),
+    ],
+)
+def test_a_network_with_shifts_is_tsm(change, model):
+    names = shapes("resnet50")
+    if model == "tsn":
+        public = {
+            change(n.replace(".conv1.", ".conv1.net.") if n.startswith("layer") else n): s
+            for n, s in names.items()
+        }
+    else:
+        public = {
+            change(n): s
+            for n, s in zip(mmaction2_names(names).values(), names.values(), strict=True)
+        }
+        public = {
+            n.removeprefix("backbone.").replace(".conv1.conv.", ".conv1.conv.net.")
+            if "layer" in n
+            else n.replace("backbone.backbone.", "backbone.").replace("backbone.cls", "cls"): s
+            for n, s in public.items()
+        }
+    found = recognise(public, where="x.pth")
+    assert (found.origin, found.model, found.parameters) == (model, "tsm-resnet50", {})
+    assert set(found.names.values()) == {f"backbone.{n}" for n in names}
+
+
+def test_the_body_of_tsn_by_itself_is_an_image_network():
+    found = recognise(shapes("bn-inception"), where="x.pth")
+    assert (found.origin, found.model) == ("tsn", "bn-inception")
+    assert found.names["fc.weight"] == "fc.weight"
+
+
+def test_a_stream_must_compute_as_the_origin_of_its_weights(tmp_path):
+    tiny = {"num_blocks": (1, 1, 1, 1), "width": 8}
+    network = build("i3d-resnet50", num_classes=5, stem_time_strides=(2, 2), **tiny)
+    state = network.state_dict()
+    path = tmp_path / "i3d.pth"
+    torch.save(
+        {"meta": {}, "state_dict": {mmaction2_names(state)[n]: v for n, v in state.items()}}, path
+    )
+    assert variant_parameters("i3d-resnet50", path)["stem_time_strides"] == (2, 2)
+    with pytest.raises(WeightsError, match=r"stem_time_strides \(2, 2\), not \(1, 1\)"):
+        load_weights(build("i3d-resnet50", num_classes=5, **tiny), path)
+    other = build("i3d-resnet50", num_classes=7, stem_time_strides=[2, 2], **tiny)
+    report = load_weights(other, path)
+    assert report.recognised.origin == "mmaction2"
+    assert report.classes == (5, 7)
+    assert torch.equal(other.layer1[0].conv1.weight, network.layer1[0].conv1.weight)
+    loaded = load_network(path)
+    clip = torch.randn(1, 3, 8, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clip), network.eval()(clip), rtol=0, atol=0)
+
+
+def test_a_file_that_is_not_whole_is_refused(tmp_path):
+    state = build("resnet18", num_classes=5).state_dict()
+    del state["layer3.0.conv1.weight"]
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=r"missing layer3\.0\.conv1\.weight; is the file whole"):
+        load_network(tmp_path / "w.pth")
+
+
+def test_preprocessing_is_recorded_for_a_loaded_network(tmp_path):
+    torch.save(build("i3d", num_classes=5, in_channels=2).state_dict(), tmp_path / "flow.pt")
+    network = load_network(tmp_path / "flow.pt")
+    record = network.preprocessing
+    assert (record.input, record.flow, record.bound_px, record.fps) == ("flow", "tvl1", 20.0, 25.0)
+    assert (network.in_channels, network.num_classes) == (2, 5)
+    assert "tvl1 cut off at ±20 px" in str(record)
+    assert network.report.startswith("pytorch-i3d i3d, 5 classes, 2 channels; 344 tensors")
+    assert not network.training
+    assert TABLE[network.model].input_layout == network.input_layout
