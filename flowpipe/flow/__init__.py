@@ -14,6 +14,11 @@ FLOWS = {
     "farneback": "flowpipe.flow.farneback:build",
     "dis": "flowpipe.flow.dis:build",
     "dis+tvl1": "flowpipe.flow.refined:dis",
+    "gmflow": "flowpipe.flow.gmflow:build",
+    "gmflow+tvl1": "flowpipe.flow.refined:gmflow",
+    "raft": "flowpipe.flow.raft:build",
+    "raft-small": "flowpipe.flow.raft:build_small",
+    "raft+tvl1": "flowpipe.flow.refined:raft",
 }
 
 # Methods that compute many pairs at once on a GPU, by the same names; they need PyTorch.
@@ -21,6 +26,9 @@ BATCHED = {
     "tvl1": "flowpipe.flow.tvl1_torch:build",
     "tvl1-nomedian": "flowpipe.flow.tvl1_torch:build_nomedian",
     "tvl1-fast": "flowpipe.flow.tvl1_torch:build_fast",
+    "gmflow": "flowpipe.flow.gmflow:build",
+    "raft": "flowpipe.flow.raft:build",
+    "raft-small": "flowpipe.flow.raft:build_small",
 }
 
 

@@ -97,3 +97,5 @@ def _row(start: str) -> Callable[..., RefinedTVL1]:
 
 
 dis = _row("dis")
+gmflow = _row("gmflow")
+raft = _row("raft")
