@@ -36,6 +36,7 @@ from flowpipe.errors import (
 from flowpipe.extraction.ranges import RangeWriter, join
 from flowpipe.extraction.tasks import FrameRange, Job, Joining, Outcome, Probing, Task
 from flowpipe.flow import FlowMethod, create, create_batched
+from flowpipe.flow.method import input_of, takes
 from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
 
 OnStep: TypeAlias = Callable[[int, float], None]
@@ -168,7 +169,7 @@ def _fill(
             writer.add_flow(uv_HWC)
         if frame.index >= start:
             pts_s.append(frame.pts_s)
-            if frame.rgb_HWC is not None:
+            if frame.rgb_HWC is not None and job.recipe.rgb:
                 writer.add_rgb(frame.rgb_HWC)
         on_step(writer.num_flows, min(1.0, len(pts_s) / expected) if expected > 0 else 0.0)
         seconds["compress"] += time.perf_counter() - clock
@@ -205,11 +206,11 @@ def _pairs_at_once(job: Job, frame: Frame) -> int:
 
 def _fields(job: Job, method: Any, run: list[Frame]) -> Iterator[Field]:
     """Compute the fields between consecutive frames of a run."""
-    greys = [frame.grey_HW for frame in run]
+    pictures = [input_of(method, frame) for frame in run]
     if job.recipe.device == "cpu":
-        pair = greys[::-1] if job.recipe.backward else greys
+        pair = pictures[::-1] if job.recipe.backward else pictures
         return iter([method(*pair)])
-    earlier_BHW, later_BHW = np.stack(greys[:-1]), np.stack(greys[1:])
+    earlier_BHW, later_BHW = np.stack(pictures[:-1]), np.stack(pictures[1:])
     pairs = (later_BHW, earlier_BHW) if job.recipe.backward else (earlier_BHW, later_BHW)
     try:
         return iter(method.batch(*pairs))
@@ -229,13 +230,14 @@ def expected_frames(info: VideoInfo, fps: float | None) -> int:
 
 
 def _reader(job: Job, task: Task) -> VideoReader:
-    recipe = job.recipe
+    recipe, kind = job.recipe, takes(_method_of(job))
     return VideoReader(
         task.path,
         short_side=recipe.short_side,
         size=recipe.size,
         fps=recipe.fps,
-        rgb=recipe.rgb,
+        rgb=recipe.rgb or kind == "rgb",
+        vectors=kind == "frame",
         max_pixels=job.max_pixels,
     )
 

@@ -19,6 +19,7 @@ FLOWS = {
     "raft": "flowpipe.flow.raft:build",
     "raft-small": "flowpipe.flow.raft:build_small",
     "raft+tvl1": "flowpipe.flow.refined:raft",
+    "codec": "flowpipe.flow.codec:build",
 }
 
 # Methods that compute many pairs at once on a GPU, by the same names; they need PyTorch.

@@ -8,6 +8,7 @@ from typing import Any
 import av
 
 from flowpipe.errors import VideoError
+from flowpipe.video.vectors import EXPORT, VectorTracker
 
 MAX_PIXELS = 8192 * 8192
 
@@ -56,7 +57,9 @@ class Damage:
         return "; ".join(said) or None
 
 
-def open_container(source: Path, max_pixels: int, decode_threads: int) -> Any:
+def open_container(
+    source: Path, max_pixels: int, decode_threads: int, *, vectors: bool = False
+) -> Any:
     if source.stat().st_size == 0:
         raise VideoError(f"{source} has no bytes; copy or download it again")
     try:
@@ -86,16 +89,36 @@ def open_container(source: Path, max_pixels: int, decode_threads: int) -> Any:
         else:
             context.thread_count = decode_threads
             context.thread_type = "AUTO" if decode_threads > 1 else "NONE"
-            context.options = {"max_pixels": str(max_pixels)}
+            context.options = {"max_pixels": str(max_pixels), **(EXPORT if vectors else {})}
     if problem is not None:
         container.close()
         raise VideoError(f"{source} {problem}")
     return container
 
 
-def decoded_frames(container: Any, damage: Damage, max_pixels: int, source: Path) -> Iterator[Any]:
-    """Give the frames that decode; go on behind packets that fail."""
-    for packet in _packets(container, damage):
+def decoded_frames(
+    container: Any,
+    damage: Damage,
+    max_pixels: int,
+    source: Path,
+    tracker: VectorTracker | None = None,
+) -> Iterator[Any]:
+    """Yield the frames that decode, with their vectors if a tracker is there to follow them.
+
+    Packets that fail are passed over.
+    """
+    packets = _packets(container, damage)
+    if tracker is not None:
+        noted = tracker.note_packets(packets)
+        yield from tracker.follow(_decoded(noted, damage, max_pixels, source))
+    else:
+        yield from _decoded(packets, damage, max_pixels, source)
+
+
+def _decoded(
+    packets: Iterator[Any], damage: Damage, max_pixels: int, source: Path
+) -> Iterator[Any]:
+    for packet in packets:
         try:
             frames = packet.decode()
         except av.FFmpegError as error:

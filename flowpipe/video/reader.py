@@ -21,6 +21,7 @@ from flowpipe.video.decoding import (
 from flowpipe.video.files import existing_file
 from flowpipe.video.pictures import Picture, fit, output_size, rotation_of, to_grey, to_rgb
 from flowpipe.video.times import resample, with_times
+from flowpipe.video.vectors import MotionVectors, VectorTracker
 
 FALLBACK_FPS = 25.0
 
@@ -46,12 +47,16 @@ class VideoInfo:
 
 @dataclass(frozen=True, repr=False)
 class Frame:
-    """One frame: its number in the output, its time in seconds, grey and maybe RGB picture."""
+    """One frame: its number in the output, its time in seconds, grey and maybe RGB picture.
+
+    `vectors` are those of the codec, where the reader was asked for them.
+    """
 
     index: int
     pts_s: float
     grey_HW: Picture
     rgb_HWC: Picture | None
+    vectors: MotionVectors | None = None
 
     def __repr__(self) -> str:
         rgb = "no RGB" if self.rgb_HWC is None else f"rgb_HWC {self.rgb_HWC.shape}"
@@ -117,6 +122,8 @@ class VideoReader:
             fps=16             0 0 1 1 2 2 3 3 4 4 5 5 6
     rgb
         Whether frames carry `rgb_HWC` too.
+    vectors
+        Whether frames carry the codec's motion vectors too.
     max_pixels
         A frame, before or after the change of size, may not have more pixels.
     decode_threads
@@ -148,6 +155,7 @@ class VideoReader:
         size: tuple[int, int] | None = None,
         fps: float | None = None,
         rgb: bool = False,
+        vectors: bool = False,
         max_pixels: int = MAX_PIXELS,
         decode_threads: int = 1,
     ) -> None:
@@ -168,7 +176,7 @@ class VideoReader:
                 f"max_pixels {max_pixels}; give a smaller short_side or an exact size"
             )
         self._fps = fps
-        self._rgb = rgb
+        self._rgb, self._vectors = rgb, vectors
         self._max_pixels = max_pixels
         self._decode_threads = decode_threads
 
@@ -188,8 +196,11 @@ class VideoReader:
         source = self.info.path
         damage = Damage()
         self.problem = None
-        with open_container(source, self._max_pixels, self._decode_threads) as container:
-            decoded = decoded_frames(container, damage, self._max_pixels, source)
+        with open_container(
+            source, self._max_pixels, self._decode_threads, vectors=self._vectors
+        ) as container:
+            tracker = VectorTracker() if self._vectors else None
+            decoded = decoded_frames(container, damage, self._max_pixels, source, tracker)
             timed = with_times(
                 decoded,
                 self.info.average_fps or FALLBACK_FPS,
@@ -209,7 +220,8 @@ class VideoReader:
                     if frame is not last:
                         grey_HW, rgb_HWC = self._pictures(frame)
                         last = frame
-                    yield Frame(index, pts_s, grey_HW, rgb_HWC)
+                    vectors = self._vectors_of(frame) if self._vectors else None
+                    yield Frame(index, pts_s, grey_HW, rgb_HWC, vectors)
                 index += 1
             if index == 0:
                 raise VideoError(no_frame(source, damage))
@@ -224,6 +236,19 @@ class VideoReader:
         height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
         if (height, width) != (self.info.height, self.info.width):
             damage.other_size = f"{height} × {width}"
+
+    def _vectors_of(self, frame: Any) -> MotionVectors:
+        shown = frame.opaque
+        rotation, _ = rotation_of(frame)
+        return MotionVectors(
+            shown.number,
+            shown.blocks,
+            shown.distance,
+            frame.height,
+            frame.width,
+            rotation,
+            self.output_size,
+        )
 
     def _pictures(self, frame: Any) -> tuple[Picture, Picture | None]:
         rotation, _ = rotation_of(frame)
