@@ -144,8 +144,8 @@ def test_i3d_presets_are_the_published_input(recipe_of):
     assert (rgb.stream.rgb_range, flow.stream.flow_scale_px) == ("symmetric", 20.0)
     assert flow.truncate_flow
     fits = {"fps": 25.0, "short_side": 256, "flow": "tvl1"}
-    flow.check(recipe_of(**fits))
-    rgb.check(recipe_of(**(fits | {"flow": "dis"})))
+    flow.wanted.check("i3d-flow", recipe_of(**fits))
+    rgb.wanted.check("i3d-rgb", recipe_of(**(fits | {"flow": "dis"})))
     for changes, told in [
         ({"fps": 30.0}, "30 fps, not 25"),
         ({"short_side": 128}, "short side 128, not 256"),
@@ -153,7 +153,7 @@ def test_i3d_presets_are_the_published_input(recipe_of):
         ({"bound_px": 10.0}, "bound 10 px, not 20 at least"),
     ]:
         with pytest.raises(InvalidArgument, match=f"{told}.*extract the videos with"):
-            flow.check(recipe_of(**(fits | changes)))
+            flow.wanted.check("i3d-flow", recipe_of(**(fits | changes)))
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from flowpipe.clips.dataset import (
     class_balanced_weights,
     to_network_input,
 )
-from flowpipe.clips.network_input import IMAGENET_MEAN, IMAGENET_STD
+from flowpipe.clips.streams import IMAGENET_MEAN, IMAGENET_STD, PixelValues
 from flowpipe.datasets.video import Video
 from flowpipe.errors import AnnotationError, CacheError, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
@@ -278,6 +278,21 @@ def test_symmetric_pictures_reach_from_minus_one_to_one():
     stream = StreamInput("rgb", "rgb", 1, crop_size=(1, 1), rgb_range="symmetric")
     codes = torch.tensor([0, 255, 0], dtype=torch.uint8).reshape(3, 1, 1)
     assert to_network_input({"rgb": codes}, stream).flatten().tolist() == [-1.0, 1.0, -1.0]
+
+
+@pytest.mark.parametrize(("layout", "axis"), [("CHW", 1), ("CTHW", 1), ("TCHW", 2)])
+def test_pixels_as_another_library_takes_them(layout, axis):
+    values = PixelValues(1.0, (104.0, 117.0, 128.0), (2.0, 3.0, 4.0), "BGR")
+    stream = StreamInput("rgb", "rgb", 2, crop_size=(3, 4), layout=layout, rgb_range=values)
+    rgb = np.random.default_rng(1).integers(0, 256, (2, *stream.input_shape), dtype=np.uint8)
+    got = np.moveaxis(to_network_input({"rgb": torch.from_numpy(rgb)}, stream).numpy(), axis, 0)
+    raw = np.moveaxis(rgb, axis, 0)
+    for channel in range(len(raw)):
+        blue_first = channel - channel % 3 + 2 - channel % 3
+        expected = raw[blue_first] - (104.0, 117.0, 128.0)[channel % 3]
+        np.testing.assert_allclose(got[channel], expected / (channel % 3 + 2), atol=1e-5)
+    with pytest.raises(InvalidArgument, match="must be of one value or three"):
+        PixelValues(mean=(1.0, 2.0))
 
 
 def test_network_input_refuses_what_does_not_fit():

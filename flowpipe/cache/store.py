@@ -28,10 +28,11 @@ from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
 from flowpipe.cache.part import write_errors
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
 from flowpipe.errors import CacheNotFound, EntryCorrupt, FlowpipeError, InvalidArgument, NewerFormat
-from flowpipe.sealed import append_lines, read_bytes, read_lines
+from flowpipe.sealed import append_lines, read_bytes, read_lines, read_table, write_table
 
 RECIPE_FILE = "recipe.json"
 NETWORKS_FILE = "networks.jsonl"
+WEIGHTS_FILE = "weights.json"
 NETWORK_KEYS = frozenset(("name", "recipe", "time"))
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -217,6 +218,20 @@ def networks_of(text: bytes) -> dict[str, str]:
         str(row.get("name")): str(row.get("recipe"))
         for row in read_lines(text, NETWORK_KEYS).records
     }
+
+
+def note_weights(cache: Path, recipe: FeatureRecipe, weights: str | None) -> None:
+    """Note where the weights of a recipe come from; None: they are random numbers."""
+    file = cache / recipe.id / WEIGHTS_FILE
+    with write_errors(file):
+        if read_weights(cache, recipe.id) != {"weights": weights}:
+            write_table(file, {"weights": weights})
+
+
+def read_weights(cache: Path, recipe: str) -> dict[str, str | None]:
+    """Return {"weights": what `note_weights` was given}; empty where nothing was noted."""
+    file = cache / recipe / WEIGHTS_FILE
+    return read_table(file) if file.is_file() else {}
 
 
 class PackStore:

@@ -10,8 +10,6 @@ from flowpipe.clips import transforms
 from flowpipe.clips.streams import FeatureInput, QuantiserLike, StreamInput
 from flowpipe.errors import InvalidArgument
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 RGBDIFF_STD = 0.226
 
 
@@ -76,13 +74,25 @@ def to_network_input(
         return values / stream.flow_scale_px
     if stream.input == "rgbdiff":
         return values / (255.0 * RGBDIFF_STD)
-    if stream.rgb_range == "symmetric":
-        return values / 127.5 - 1.0
-    repeats = stream.frames if stream.layout == "CHW" else 1
+    return _normalised(values, stream)
+
+
+def _normalised(values: torch.Tensor, stream: StreamInput) -> torch.Tensor:
+    """Return pixels as the network was trained on them."""
+    wanted = stream.pixel_values
+    frames = stream.frames if stream.layout == "CHW" else 1
     trailing = (1, 1, 1) if stream.layout == "CTHW" else (1, 1)
-    mean = torch.tensor(IMAGENET_MEAN * repeats, device=codes.device).reshape(-1, *trailing)
-    deviation = torch.tensor(IMAGENET_STD * repeats, device=codes.device).reshape(-1, *trailing)
-    return (values / 255.0 - mean) / deviation
+
+    def per_channel(numbers: tuple[float, ...]) -> torch.Tensor:
+        repeats = frames if len(numbers) == 3 else 1
+        return torch.tensor(numbers * repeats, device=values.device).reshape(-1, *trailing)
+
+    if wanted.order == "BGR":
+        axis = stream.channel_axis
+        split = values.unflatten(axis, (-1, 3))  # type: ignore[no-untyped-call]
+        values = split.flip(axis).flatten(axis - 1, axis)
+    values = values / wanted.scale - per_channel(wanted.mean)
+    return values if wanted.deviation == (1.0,) else values / per_channel(wanted.deviation)
 
 
 def follow_trajectories(flow: torch.Tensor, layout: transforms.Layout = "TCHW") -> torch.Tensor:

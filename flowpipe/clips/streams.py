@@ -19,7 +19,51 @@ from flowpipe.errors import InvalidArgument, nearest_name
 # TSN divides 8-bit flow (±20 px on 255 levels) by 0.226 · 255 levels; in pixels that is 9.
 FLOW_SCALE_PX = 9.0
 INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 RESERVED_KEYS = frozenset({"label", "index", "clip"})
+
+
+@dataclass(frozen=True)
+class PixelValues:
+    """How a network sees 8-bit pixels: (pixel / scale − mean) / deviation.
+
+    Attributes
+    ----------
+    scale : float
+        255 for values in 0..1.
+    mean, deviation : tuple of float
+        After the scale; one for each channel as the network takes them, or one for all.
+    order : "RGB" or "BGR"
+        Of the channels, as the network takes them.
+    """
+
+    scale: float = 255.0
+    mean: tuple[float, ...] = (0.0,)
+    deviation: tuple[float, ...] = (1.0,)
+    order: Literal["RGB", "BGR"] = "RGB"
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.mean), len(self.deviation)}
+        if not lengths <= {1, 3} or not self.scale > 0 or min(self.deviation) <= 0:
+            raise InvalidArgument(
+                f"mean {self.mean} and deviation {self.deviation} must be of one value or three, "
+                f"scale {self.scale} and deviations > 0"
+            )
+        if self.order not in ("RGB", "BGR"):
+            raise InvalidArgument(f'order "{self.order}" must be "RGB" or "BGR"')
+
+    def __str__(self) -> str:
+        mean, deviation = (
+            ", ".join(f"{v:g}" for v in each) for each in (self.mean, self.deviation)
+        )
+        return f"({self.order} / {self.scale:g} - ({mean})) / ({deviation})"
+
+
+RGB_RANGES = {
+    "imagenet": PixelValues(255.0, IMAGENET_MEAN, IMAGENET_STD),
+    "symmetric": PixelValues(127.5, (1.0,)),
+}
 
 
 class QuantiserLike(Protocol):
@@ -111,8 +155,8 @@ class StreamInput:
         Take the items by timestamp at this rate in place of `frame_step`.
     flow_scale_px : float
         Flow is divided by this many pixels. 9 is TSN's normalisation; 20 gives I3D's −1..1.
-    rgb_range : {"imagenet", "symmetric"}
-        ImageNet's mean and deviation, or −1..1 (I3D).
+    rgb_range : {"imagenet", "symmetric"} or PixelValues
+        ImageNet's mean and deviation, or −1..1 (I3D), or what else a network was trained with.
     """
 
     name: str
@@ -125,13 +169,14 @@ class StreamInput:
     mean_subtraction: bool = False
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
-    rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
+    rgb_range: Literal["imagenet", "symmetric"] | PixelValues = "imagenet"
 
     def __post_init__(self) -> None:
         _check_stream(self.name, self.frames, self.frame_step)
         self._check_choice("input", self.input, INPUTS)
         self._check_choice("layout", self.layout, ("CHW", "CTHW", "TCHW"))
-        self._check_choice("rgb_range", self.rgb_range, ("imagenet", "symmetric"))
+        if not isinstance(self.rgb_range, PixelValues):
+            self._check_choice("rgb_range", self.rgb_range, tuple(RGB_RANGES))
         object.__setattr__(self, "crop_size", tuple(self.crop_size))
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise InvalidArgument(
@@ -172,6 +217,12 @@ class StreamInput:
                 f'stream "{self.name}": {field} "{value}" must be one of {", ".join(choices)}'
                 f"{nearest_name(value, choices)}"
             )
+
+    @property
+    def pixel_values(self) -> PixelValues:
+        """How 8-bit pixels become the network's values."""
+        named = not isinstance(self.rgb_range, PixelValues)
+        return RGB_RANGES[self.rgb_range] if named else self.rgb_range  # type: ignore[index,return-value]
 
     @property
     def channels(self) -> int:

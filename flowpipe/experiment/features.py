@@ -1,7 +1,7 @@
 """From what a person names, a run, a network or flow histograms, to extractors of features."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,9 +9,10 @@ from flowpipe.cache import Cache, FlowRecipe
 from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.features import histogram
+from flowpipe.features.computing import flow_recipe
 from flowpipe.features.extractor import Extractor, FeatureExtractor, FrozenNetwork
-from flowpipe.features.options import FeatureOptions
-from flowpipe.features.presets import PRESETS, named_network
+from flowpipe.features.options import FeatureOptions, WantedInput
+from flowpipe.features.presets import named_network
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def extractors_of(
     if Path(source).is_dir():
         choice.refuse(OF_NETWORK, f"the run {source} has its own")
         for found, suffix, network in run_networks(Path(source), choice.stream, choice.fold):
+            network.wanted.check(f"the network of {source}", flow_recipe(cache))
             yield (name or found) + suffix, FeatureExtractor(network, layer, options, device=device)
         return
     choice.refuse(OF_RUN, f'they belong to a run, and "{source}" is no directory')
@@ -113,10 +115,7 @@ def extractors_of(
         parameters=choice.parameters,
         say=say,
     )
-    if source in PRESETS:
-        for recipe in map(cache.recipes.get, {row.recipe for row in cache.rows()}):
-            if isinstance(recipe, FlowRecipe):
-                PRESETS[source].check(recipe)
+    network.wanted.check(source, flow_recipe(cache))
     yield name or network.stream.input, FeatureExtractor(network, layer, options, device=device)
 
 
@@ -160,6 +159,11 @@ def run_networks(
             parameter="fold",
         )
     trained, num_classes = settings.streams[name], len(results["classes"])
+    wanted = WantedInput(fps=settings.extract.fps)
+    if trained.clip_input(name).input == "flow":
+        flow, given = settings.extract.flow, settings.extract.flow_parameters
+        parameters = FlowRecipe.make(flow, flow_parameters=given).flow_parameters
+        wanted = replace(wanted, flow=flow, known_flows=(flow,), flow_parameters=parameters)
     for chosen in folds if fold == "all" else [fold or folds[0]]:
         yield (
             name,
@@ -170,6 +174,8 @@ def run_networks(
                 trained.model,
                 trained.model_parameters,
                 settings.test.crop_scale,
+                wanted=wanted,
+                weights=f"the run {run}, fold {chosen}",
             ),
         )
 

@@ -103,7 +103,7 @@ def compute_features(
         )
     recipe = extractor.recipe(str(cache.recipe))
     write_recipe(store, recipe)
-    name_network(store, name, recipe)
+    name_network(store, name, recipe, weights=extractor.weights)
     remove_abandoned(store / recipe.id)
     result = FeaturesResult(recipe.id, name=name, shape=extractor.shape)
     result.stage_seconds = {"read": 0.0, "network": 0.0}
@@ -130,6 +130,13 @@ def only_flow(cache: Cache) -> Cache:
             parameter="recipe",
         )
     return cache.select(sources.pop())
+
+
+def flow_recipe(cache: Cache) -> FlowRecipe:
+    """Return the one recipe of flow that a cache holds; refuse as `only_flow`."""
+    recipe = cache.recipes[str(only_flow(cache).recipe)]
+    assert isinstance(recipe, FlowRecipe)
+    return recipe
 
 
 @dataclass(eq=False)

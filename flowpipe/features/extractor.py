@@ -22,7 +22,7 @@ from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.streams import StreamInput
 from flowpipe.clips.transforms import Content, apply_view, make_test_views, to_layout
 from flowpipe.errors import InvalidArgument, nearest_name
-from flowpipe.features.options import FeatureOptions
+from flowpipe.features.options import FeatureOptions, WantedInput
 from flowpipe.features.snippets import Snippets, cut_snippets
 from flowpipe.models.weights import model_state
 from flowpipe.models.weights.folding import fold_batch_norm
@@ -46,6 +46,14 @@ class Extractor(Protocol):
     @property
     def input(self) -> str:
         """ "rgb", "flow" or "rgbdiff"."""
+
+    @property
+    def wanted(self) -> WantedInput:
+        """What a cache must hold for it."""
+
+    @property
+    def weights(self) -> str | None:
+        """Where its weights come from; None: they are random numbers."""
 
     @property
     def batch_size(self) -> int:
@@ -82,6 +90,10 @@ class FrozenNetwork:
         Box, as a share of the largest that fits.
     truncate_flow : bool
         Truncate flow to 256 levels within ±`flow_scale_px`, as I3D's was.
+    wanted : WantedInput
+        What a cache must hold for it.
+    weights : str, optional
+        Where its weights come from, such as the name of a file; None: random numbers.
     """
 
     model: nn.Module
@@ -90,6 +102,8 @@ class FrozenNetwork:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     crop_scale: float = 0.875
     truncate_flow: bool = False
+    wanted: WantedInput = field(default_factory=WantedInput)
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         stream = self.stream
@@ -162,6 +176,16 @@ class FeatureExtractor:
     def input(self) -> str:
         """What the network looks at."""
         return self.stream.input
+
+    @property
+    def wanted(self) -> WantedInput:
+        """What a cache must hold for the network."""
+        return self.network.wanted
+
+    @property
+    def weights(self) -> str | None:
+        """Where the network's weights come from; None: they are random numbers."""
+        return self.network.weights
 
     @property
     def batch_size(self) -> int:
@@ -330,7 +354,7 @@ class FeatureExtractor:
             form = ", mean subtracted" if stream.mean_subtraction else ""
             form += f", truncated to {LEVELS + 1} levels" if self.network.truncate_flow else ""
             return f"px / {stream.flow_scale_px:g}{form}"
-        return stream.rgb_range if stream.input == "rgb" else "difference"
+        return str(stream.rgb_range) if stream.input == "rgb" else "difference"
 
 
 class _Reached(Exception):

@@ -31,7 +31,7 @@ from flowpipe.cache import Entry, FeatureRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import InvalidArgument
 from flowpipe.features.align import AlignedFeatures
-from flowpipe.features.options import Storage
+from flowpipe.features.options import Storage, WantedInput
 from flowpipe.features.snippets import Snippets, cut_snippets
 from flowpipe.flow.histogram import (
     CENTER_FIELDS,
@@ -114,6 +114,8 @@ class FlowHistogram:
     """
 
     input = "flow"
+    wanted = WantedInput(flow="dis")
+    weights: str | None = "none needed"
     batch_size = BATCH_FIELDS
     # Decoding takes longer than counting.
     readers = os.cpu_count() or 1

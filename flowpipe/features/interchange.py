@@ -3,17 +3,18 @@
 ::
 
     OUT/bend/daria_bend.npy      T×D float32
-    OUT/bend/daria_bend.json     fps, feature_stride, offset, …
+    OUT/bend/daria_bend.json     fps, feature_stride, offset, start_s, centre_s, stop_s, columns, …
 
 Row k is the snippet whose middle lies at `(offset + k · feature_stride) / fps` seconds; `offset`,
-`feature_stride` and `snippet_frames` count frames at `fps`. Of a video of varying rate the JSON
-holds every middle as well (`centre_s`), which is exact where the formula is not.
+`feature_stride` and `snippet_frames` count frames at `fps`. The JSON
+holds every row's [start, stop) and middle in seconds as well, which are exact where the formula is
+not (videos of varying rate), and which columns are which network's, with the digest of its weights.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,10 @@ from flowpipe.cache.export import folder_of
 from flowpipe.cache.header import STORAGES
 from flowpipe.cache.manifest import ManifestRow
 from flowpipe.cache.part import remove_abandoned
-from flowpipe.cache.store import name_network
+from flowpipe.cache.store import name_network, weights_of
 from flowpipe.cache.write import FeatureWriter
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
-from flowpipe.features.align import align
+from flowpipe.features.align import AlignedFeatures, align
 from flowpipe.features.computing import FeaturesResult
 from flowpipe.runs import Progress, Run, reporting
 from flowpipe.video import content_digest
@@ -91,11 +92,12 @@ def export_features(
             f"{taken[0]} is there already; overwrite it, or choose another folder",
             parameter=("overwrite", "out"),
         )
+    weights = weights_of(store.networks_text())
     written = []
     for done, (name, path) in enumerate(targets.items()):
         entries = [network[name] for network in opened]
         found = align(entries)
-        record = _record(name, entries, found.centre_s, networks)
+        record = _record(name, entries, found, networks, weights)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_aside(path.with_suffix(".json"), "w") as file:
@@ -113,24 +115,62 @@ def export_features(
 def _record(
     name: str,
     entries: Sequence[Entry],
-    centre_s: NDArray[np.float64],
+    found: AlignedFeatures,
     networks: Sequence[str],
+    weights: Mapping[str, str | None],
 ) -> dict[str, Any]:
+    """Return what stands in the JSON of a video."""
     grid = max(entries, key=lambda entry: float(entry.attributes["step_frames"]))
-    fps, stride = float(grid.attributes["fps"]), float(grid.attributes["step_frames"])
+    fps, clip_step = float(grid.attributes["fps"]), float(grid.attributes["step_frames"])
     return {
         "video": name,
         "label": grid.label,
         "features": list(networks),
         "fps": fps,
-        "feature_stride": stride,
-        "offset": float(centre_s[0] * fps),
+        "feature_stride": clip_step,
+        "offset": float(found.centre_s[0] * fps),
         "snippet_frames": float(grid.attributes["snippet_frames"]),
-        "num_snippets": len(centre_s),
-        "centre_s": [round(float(value), 6) for value in centre_s],
+        "num_snippets": len(found.centre_s),
+        "centre_s": _rounded(found.centre_s),
+        "start_s": _rounded(found.span_s[:, 0]),
+        "stop_s": _rounded(found.span_s[:, 1]),
         "recipes": [entry.recipe.id for entry in entries],
+        "columns": _columns(name, entries, networks, weights),
         "made_by": f"flowpipe {__version__}",
     }
+
+
+def _columns(
+    name: str,
+    entries: Sequence[Entry],
+    networks: Sequence[str],
+    weights: Mapping[str, str | None],
+) -> list[dict[str, Any]]:
+    """Return, for each network, which columns are its own and how they were made."""
+    columns, start = [], 0
+    for network, entry in zip(networks, entries, strict=True):
+        recipe = entry.recipe
+        assert isinstance(recipe, FeatureRecipe)
+        stop = start + int(entry.features.shape[1])
+        columns.append(
+            {
+                "features": network,
+                "columns": [start, stop],
+                "network": recipe.network,
+                "input": recipe.input,
+                "layer": recipe.layer,
+                "weights": weights.get(network),
+                "weights_sha256": recipe.weights_sha256,
+                # Not known of features that were computed before this was recorded.
+                "random_weights": weights[network] is None if network in weights else None,
+            }
+        )
+        start = stop
+    return columns
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float]:
+    return [round(float(value), 6) for value in values]
 
 
 def import_features(

@@ -1,8 +1,10 @@
-"""What is computed of a frozen network, as a record."""
+"""What is computed of a frozen network, and what it wants of a cache, as records."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
+from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.clips.transforms import TestCrops
 from flowpipe.errors import InvalidArgument
@@ -65,3 +67,105 @@ class FeatureOptions:
         if self.crop_size is not None:
             stream = replace(stream, crop_size=self.crop_size)
         return stream
+
+
+@dataclass(frozen=True)
+class WantedInput:
+    """What the frames and flow of a cache must be for a network to know them.
+
+    Attributes
+    ----------
+    fps : float, optional
+        Frames per second; None: every frame, at any rate.
+    short_side : int, optional
+        In px; None: any.
+    size : (int, int), optional
+        (height, width) in px, in place of `short_side`.
+    strict : bool
+        Refuse frames of another size.
+    flow : str, optional
+        Method of flow to extract; None where it looks at frames alone.
+    known_flows : tuple of str
+        Methods whose flow it knows; none: any.
+    flow_parameters : dict, optional
+        Of the method, in full; None: any.
+    bound_px : float, optional
+        Flow must not be cut off below.
+    """
+
+    fps: float | None = None
+    short_side: int | None = None
+    size: tuple[int, int] | None = None
+    strict: bool = False
+    flow: str | None = None
+    known_flows: tuple[str, ...] = ()
+    flow_parameters: Mapping[str, Any] | None = None
+    bound_px: float | None = None
+
+    def check(self, name: str, recipe: FlowRecipe) -> None:
+        """Refuse a cache that was not made as the network's input was.
+
+        Raises
+        ------
+        InvalidArgument
+            With what makes such a cache.
+        """
+        wrong = []
+        if self.fps is not None and recipe.fps != self.fps:
+            rate = "every frame" if recipe.fps is None else f"{recipe.fps:g} fps"
+            wrong.append(f"{rate}, not {self.fps:g}")
+        if self.strict and (recipe.short_side, recipe.size) != (self.short_side, self.size):
+            found = recipe.short_side or recipe.size or "source size"
+            wrong.append(f"short side {found}, not {self.short_side or self.size}")
+        if self.known_flows and recipe.flow not in self.known_flows:
+            wrong.append(f"flow {recipe.flow}, not {' or '.join(self.known_flows)}")
+        elif self.flow_parameters not in (None, recipe.flow_parameters):
+            wrong.append(f"{recipe.flow} with {_named(recipe.flow_parameters)}")
+        if self.bound_px and recipe.bound_px is not None and recipe.bound_px < self.bound_px:
+            wrong.append(f"bound {recipe.bound_px:g} px, not {self.bound_px:g} at least")
+        if wrong:
+            raise InvalidArgument(
+                f"{name} does not know such input: {'; '.join(wrong)}; extract the videos with "
+                f"{self}"
+            )
+
+    def __str__(self) -> str:
+        words = [f"fps {self.fps:g}"] if self.fps else []
+        words += [f"short_side {self.short_side}"] if self.short_side else []
+        words += [f"size {self.size[0]}x{self.size[1]}"] if self.size else []
+        words += [f"flow {self.flow}, storage i16"] if self.flow else []
+        words += [_named(self.flow_parameters)] if self.flow_parameters else []
+        return ", ".join(words)
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def wanted_recipe(wanted: Sequence[WantedInput], *, flow: str | None = None) -> FlowRecipe:
+    """Return the recipe of a cache that suits several networks.
+
+    Parameters
+    ----------
+    wanted : sequence of WantedInput
+    flow : str, optional
+        The method of flow; by default the one they want. Where none looks at flow it is the
+        quickest there is, as a cache has flow beside its frames.
+
+    Raises
+    ------
+    InvalidArgument
+        If they want different frames.
+    """
+    frames = {(one.fps, one.short_side, one.size) for one in wanted}
+    if len(frames) > 1:
+        raise InvalidArgument(
+            f"these networks want different frames ({'; '.join(map(str, wanted))}); compute them "
+            "one after the other"
+        )
+    fps, short_side, size = frames.pop()
+    method = flow or next((one.flow for one in wanted if one.flow), None)
+    how: dict[str, Any] = {"fps": fps, "short_side": short_side, "size": size}
+    if method is None:
+        return FlowRecipe.make("dis", flow_parameters={"preset": "ultrafast"}, **how)
+    return FlowRecipe.make(method, storage="i16", **how)

@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import torch
 
-from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
 from flowpipe.features.extractor import FrozenNetwork
-from flowpipe.features.options import FeatureOptions
+from flowpipe.features.options import FeatureOptions, WantedInput
 from flowpipe.models import build_for_clip, input_layout
 from flowpipe.models.table import TABLE
 from flowpipe.models.weights import load_weights, read_state
@@ -27,8 +26,8 @@ DEFAULT_CROP_SIZE = (224, 224)
 DEFAULT_FLOWS = 10
 SEED = 0
 
-I3D_FPS, I3D_SHORT_SIDE, I3D_BOUND_PX = 25.0, 256, 20.0
-I3D_FLOWS = ("tvl1", "opencv-tvl1")
+I3D_BOUND_PX = 20.0
+I3D_INPUT = WantedInput(fps=25.0, short_side=256, strict=True)
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,9 @@ class Preset:
     Attributes
     ----------
     model : str
-        A name of `flowpipe.models.TABLE`.
+        A name of `flowpipe.models.table.TABLE`.
     stream : StreamInput
+    wanted : WantedInput
     crop_scale : float
     truncate_flow : bool
     num_classes : int
@@ -48,46 +48,25 @@ class Preset:
 
     model: str
     stream: StreamInput
+    wanted: WantedInput
     crop_scale: float = 224 / 256
     truncate_flow: bool = False
     num_classes: int = 400
 
-    def check(self, recipe: FlowRecipe) -> None:
-        """Refuse flow entries that were not made as the network's input was.
-
-        Raises
-        ------
-        InvalidArgument
-            With what makes them.
-        """
-        wrong = []
-        if recipe.fps != I3D_FPS:
-            wrong.append(
-                f"{'every frame' if recipe.fps is None else f'{recipe.fps:g} fps'}, not 25"
-            )
-        if recipe.short_side != I3D_SHORT_SIDE:
-            size = recipe.short_side or recipe.size or "source size"
-            wrong.append(f"short side {size}, not {I3D_SHORT_SIDE}")
-        if self.stream.input == "flow":
-            if recipe.flow not in I3D_FLOWS:
-                wrong.append(f"flow {recipe.flow}, not {' or '.join(I3D_FLOWS)}")
-            if recipe.bound_px is not None and recipe.bound_px < I3D_BOUND_PX:
-                wrong.append(f"bound {recipe.bound_px:g} px, not {I3D_BOUND_PX:g} at least")
-        if wrong:
-            raise InvalidArgument(
-                f"I3D does not know such input: {'; '.join(wrong)}; extract the videos with "
-                "fps 25, short_side 256, flow tvl1 and storage i16"
-            )
-
 
 PRESETS: Mapping[str, Preset] = {
     "i3d-rgb": Preset(
-        "i3d",
-        StreamInput("rgb", "rgb", 16, layout="CTHW", rgb_range="symmetric"),
+        "i3d", StreamInput("rgb", "rgb", 16, layout="CTHW", rgb_range="symmetric"), I3D_INPUT
     ),
     "i3d-flow": Preset(
         "i3d",
         StreamInput("flow", "flow", 16, layout="CTHW", flow_scale_px=I3D_BOUND_PX),
+        replace(
+            I3D_INPUT,
+            flow="tvl1",
+            known_flows=("tvl1", "opencv-tvl1"),
+            bound_px=I3D_BOUND_PX,
+        ),
         truncate_flow=True,
     ),
 }
@@ -147,11 +126,12 @@ def named_network(
         )
     if preset is None:
         model_name, scale, truncate, classes = name, DEFAULT_CROP_SCALE, False, None
+        wanted = WantedInput(flow="tvl1" if content == "flow" else None)
         stream = _stream_of(name, content or "rgb", options, parameters)
     else:
         if content not in (None, preset.stream.input):
             raise InvalidArgument(f"{name} looks at {preset.stream.input}, not at {content}")
-        model_name, stream = preset.model, preset.stream
+        model_name, stream, wanted = preset.model, preset.stream, preset.wanted
         scale, truncate, classes = preset.crop_scale, preset.truncate_flow, preset.num_classes
     stream = options.stream_of(stream)
     if options.frames is not None and stream.layout != "CHW":
@@ -165,7 +145,8 @@ def named_network(
         say(str(load_weights(model, weights)))
     else:
         say(f"{name}: random weights, seed {SEED}; these features mean nothing")
-    return FrozenNetwork(model, stream, model_name, parameters, scale, truncate)
+    source = None if weights is None else weights.name
+    return FrozenNetwork(model, stream, model_name, parameters, scale, truncate, wanted, source)
 
 
 def _stream_of(
