@@ -5,11 +5,33 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from support import moving_texture
 from support import run_cli as run
 
 from flowpipe.cache import open_cache
 from flowpipe.errors import InvalidArgument
+from flowpipe.features.options import WantedInput, wanted_recipe
 from flowpipe.features.presets import PRESETS
+from flowpipe.models import build
+
+RUN_CONFIG = """
+[data]
+root = "videos"
+test_fraction = 0.5
+[extract]
+flow = "dis"
+workers = 1
+[streams.temporal]
+input = "flow"
+frames = 2
+crop_size = [16, 16]
+model_parameters = {width = 2}
+[train]
+epochs = 1
+[test]
+clips = 1
+"""
 
 CONFIG = """
 [data]
@@ -275,3 +297,128 @@ def test_config_refuses_features_without_a_store(folder, tmp_path):
     assert done.status == 2
     assert 'needs features = ["NAME", …]' in done.err
     assert len(open_cache(folder / "flow.cache")) == 12
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, write_video):
+    """Two short videos in class folders, as a user has them."""
+    path = tmp_path_factory.mktemp("videos")
+    (path / "left").mkdir()
+    (path / "right").mkdir()
+    write_video(path / "left" / "a.mp4", moving_texture(14)[:, :, ::-1])
+    write_video(path / "right" / "b.mp4", moving_texture(9))
+    return path
+
+
+def test_videos_become_files_in_one_command(videos, tmp_path):
+    out = tmp_path / "npy"
+    arguments = ["features", "small-cnn", videos, "--model-arg", "width=2", "--crop-size", "32x32"]
+    two = ["--input", "rgb,flow", "--clip", "2,1", "--random-weights", "--flow", "dis"]
+    done = run(*arguments, *two, "--workers", 1, "--out", out, "--json")
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert [row["video"] for row in told["files"]] == ["left/a.mp4", "right/b.mp4"]
+    for name, frames in (("left/a", 14), ("right/b", 9)):
+        values = np.load(out / f"{name}.npy")
+        record = json.loads((out / f"{name}.json").read_text())
+        assert values.shape == (frames - 2, 64) == (record["num_snippets"], 64)
+        # Two flows span three frames: from the first until the third is shown.
+        np.testing.assert_allclose(record["start_s"], np.arange(frames - 2) / 25, atol=1e-6)
+        np.testing.assert_allclose(record["stop_s"], np.arange(2, frames) / 25, atol=1e-6)
+        np.testing.assert_allclose(record["centre_s"], (np.arange(frames - 2) + 1) / 25, atol=1e-6)
+        first, second = record["columns"]
+        assert (first["features"], first["columns"]) == ("rgb", [0, 32])
+        assert (second["input"], second["columns"]) == ("flow", [32, 64])
+        assert first["random_weights"] is second["random_weights"] is True
+        assert len(first["weights_sha256"]) == 64
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*.h5")}
+    again = run(*arguments, *two, "--workers", 1, "--out", out)
+    assert again.status == 0, again.err
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.h5")} == before
+    assert again.out.split() == [str(out / "left/a.npy"), str(out / "right/b.npy")]
+
+
+def test_weights_of_a_file_are_named_beside_the_features(videos, tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        torch.save(build("small-cnn", num_classes=3, width=2).state_dict(), tmp_path / "epoch=3.pt")
+    arguments = ["--model-arg", "width=2", "--crop-size", "32x32", "--workers", 1, "--json"]
+    done = run(
+        "features", "small-cnn", videos / "right", "--out", tmp_path / "out",
+        "--weights", tmp_path / "epoch=3.pt", *arguments,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    (column,) = json.loads(done.out)["files"][0]["columns"]
+    assert (column["weights"], column["random_weights"]) == ("epoch=3.pt", False)
+
+
+def test_histograms_of_videos(videos, tmp_path):
+    done = run("features", "flow-histogram", videos, "--out", tmp_path / "out", "--clip", "4,2")
+    assert done.status == 0, done.err
+    assert np.load(tmp_path / "out" / "left" / "a.npy").shape == (5, 432)
+    rows = np.load(tmp_path / "out" / "right" / "b.npy").reshape(-1, 4, 3, 4, 9)
+    assert (rows[..., 0] > 3 * rows[..., 4]).all()  # to the right, not to the left
+
+
+def test_i3d_has_its_input_made_for_it():
+    made = wanted_recipe([PRESETS["i3d-rgb"].wanted, PRESETS["i3d-flow"].wanted])
+    assert (made.fps, made.short_side, made.flow, made.storage) == (25.0, 256, "tvl1", "i16")
+    for preset in PRESETS.values():
+        preset.wanted.check("i3d", made)
+    assert wanted_recipe([PRESETS["i3d-rgb"].wanted]).flow == "dis"  # the quickest beside frames
+    with pytest.raises(InvalidArgument, match="these networks want different frames"):
+        wanted_recipe([PRESETS["i3d-rgb"].wanted, WantedInput()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "give --cache, a cache of flow, or VIDEOs"),
+        (["--workers", "1", "--cache", "x"], "--flow and --workers are for VIDEOs"),
+        (["x.mp4", "--recipe", "ab"], "--recipe chooses of a cache"),
+        (["x.mp4", "--weights", "rgb=a.pt", "--input", "flow"], "give no more"),
+        (["x.mp4", "--weights", "a.pt", "--input", "rgb,flow"], "give one for each"),
+        (["x.mp4", "--input", "sound"], '"sound" is not one of rgb, flow, rgbdiff'),
+    ],
+)
+def test_features_of_videos_refuse_with_a_sentence(tmp_path, arguments, told):
+    done = run("features", "small-cnn", *arguments, "--out", tmp_path / "out")
+    assert done.status == 2
+    assert told in done.err
+
+
+def test_a_folder_of_other_features_is_not_written_over(videos, tmp_path):
+    np.save(tmp_path / "mine.npy", np.zeros((3, 4)))
+    done = run("features", "flow-histogram", videos, "--out", tmp_path)
+    assert done.status == 2
+    assert ".npy files of another origin" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.npy"]
+
+
+def test_a_network_of_a_run_refuses_flow_of_another_method(videos, tmp_path, write_video):
+    for label, number in (("left", 2), ("right", 3)):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+        for clip in (0, number):
+            write_video(tmp_path / "videos" / label / f"{label}{clip}.mp4", moving_texture(6))
+    config = tmp_path / "one.toml"
+    config.write_text(RUN_CONFIG, encoding="utf-8")
+    done = run("train", config, "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    for flow in (["farneback"], ["dis", "--flow-arg", "preset=fast"], ["dis"]):
+        cache = tmp_path / "-".join(flow)
+        done = run("extract", videos, "--flow", *flow, "--workers", 1, "--out", cache)
+        assert done.status == 0, done.err
+    places = ["--out", tmp_path / "store", "--cache"]
+    done = run("features", tmp_path / "run", *places, tmp_path / "farneback")
+    assert done.status == 2
+    assert "does not know such input: flow farneback, not dis; extract the videos" in done.err
+    done = run("features", tmp_path / "run", *places, tmp_path / "dis---flow-arg-preset=fast")
+    assert (done.status, "dis with preset fast" in done.err) == (2, True)
+    assert not (tmp_path / "store").exists()
+    done = run("features", tmp_path / "run", *places, tmp_path / "dis", "--json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out)["name"] == "temporal"
+    done = run("features", tmp_path / "run", videos, "--out", tmp_path / "npy", "--json")
+    assert done.status == 0, done.err  # extracted as the run's videos were
+    column = json.loads(done.out)["files"][0]["columns"][0]
+    assert column["weights"] == f"the run {tmp_path / 'run'}, fold split"

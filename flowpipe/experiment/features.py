@@ -1,18 +1,17 @@
 """From what a person names, a run, a network or flow histograms, to extractors of features."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from flowpipe.cache import Cache, FlowRecipe
+from flowpipe.cache import FlowRecipe
 from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.features import histogram
-from flowpipe.features.computing import flow_recipe
 from flowpipe.features.extractor import Extractor, FeatureExtractor, FrozenNetwork
 from flowpipe.features.options import FeatureOptions, WantedInput
-from flowpipe.features.presets import named_network
+from flowpipe.features.presets import PRESETS, named_network
 
 
 @dataclass(frozen=True)
@@ -25,53 +24,68 @@ class NetworkChoice:
         Of a run. [default: its only one]
     fold : str, optional
         Of a run; "all": each. [default: the first]
-    weights : Path, optional
-        Of a network.
+    weights : dict of str to Path
+        Of a network, by what it looks at ("rgb", "flow"); "": by `contents`, or by default.
     random_weights : bool
         Of a network: random ones are wanted.
-    content : "rgb", "flow" or "rgbdiff", optional
-        What a network looks at. [default: rgb]
+    contents : tuple of str
+        What a network looks at: "rgb", "flow", "rgbdiff". [default: rgb]
     parameters : dict
         A parameter of the network.
     """
 
     stream: str | None = None
     fold: str | None = None
-    weights: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
     random_weights: bool = False
-    content: Literal["rgb", "flow", "rgbdiff"] | None = None
-    parameters: Mapping[str, Any] | None = None
+    contents: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def refuse(self, names: tuple[str, ...], why: str) -> None:
         """Refuse the fields that do not go with the kind of name."""
         if used := tuple(name for name in names if getattr(self, name)):
             raise InvalidArgument(f"{', '.join(used)}: {why}", parameter=used)
 
+    def networks(self) -> list[tuple[Any, Path | None]]:
+        """Return (what it looks at, or None for the default; file of weights) of each network."""
+        named = {content: path for content, path in self.weights.items() if content}
+        if named and (self.contents or "" in self.weights):
+            raise InvalidArgument(
+                f"weights of {', '.join(named)} say what their networks look at; give no more",
+                parameter=("weights", "contents"),
+            )
+        if named:
+            return list(named.items())
+        if len(self.contents) > 1 and self.weights:
+            raise InvalidArgument(
+                f"one file of weights for {' and '.join(self.contents)}; give one for each",
+                parameter="weights",
+            )
+        return [(content, self.weights.get("")) for content in self.contents or (None,)]
+
 
 OF_RUN = ("stream", "fold")
-OF_NETWORK = ("weights", "random_weights", "content", "parameters")
+OF_NETWORK = ("weights", "random_weights", "contents", "parameters")
 
 
 def extractors_of(
     source: str,
-    cache: Cache,
     choice: NetworkChoice,
     layer: str | None = None,
     options: FeatureOptions | None = None,
     *,
     name: str | None = None,
     whole_video: bool = False,
+    published: bool = False,
     device: str = "auto",
     say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[str, Extractor]]:
-    """Yield (name of the features, extractor): several only for fold "all".
+    """Yield (name of the features, extractor): several for fold "all", or several weights.
 
     Parameters
     ----------
     source : str
         Folder of a run, name of a network, or "flow-histogram".
-    cache : Cache
-        Of flow; a network with a published input is refused a cache of another.
     choice : NetworkChoice
     layer : str, optional
         The layer whose output is kept.
@@ -80,6 +94,9 @@ def extractors_of(
         What the features are called; by default the stream, the input, or "flow-histogram".
     whole_video : bool
         Flow histograms only: each video is one snippet.
+    published : bool
+        Of a network that was published for frames and for flow ("i3d"), take the published input;
+        where nothing says which, both.
     device : "auto", "cpu" or "cuda"
     say : callable
         Called with what became of the weights.
@@ -98,25 +115,30 @@ def extractors_of(
     if Path(source).is_dir():
         choice.refuse(OF_NETWORK, f"the run {source} has its own")
         for found, suffix, network in run_networks(Path(source), choice.stream, choice.fold):
-            network.wanted.check(f"the network of {source}", flow_recipe(cache))
             yield (name or found) + suffix, FeatureExtractor(network, layer, options, device=device)
         return
     choice.refuse(OF_RUN, f'they belong to a run, and "{source}" is no directory')
     if source == histogram.NAME:
         choice.refuse(OF_NETWORK[:3], "histograms of flow have no weights")
-        yield name or source, _histogram(options, layer, whole_video, choice.parameters or {})
+        yield name or source, _histogram(options, layer, whole_video, choice.parameters)
         return
-    network = named_network(
-        source,
-        options,
-        weights=choice.weights,
-        random_weights=choice.random_weights,
-        content=choice.content,
-        parameters=choice.parameters,
-        say=say,
-    )
-    network.wanted.check(source, flow_recipe(cache))
-    yield name or network.stream.input, FeatureExtractor(network, layer, options, device=device)
+    pair = published and f"{source}-flow" in PRESETS
+    if pair and choice.random_weights and not choice.contents:
+        choice = replace(choice, contents=("rgb", "flow"))
+    for content, weights in choice.networks():
+        preset = f"{source}-{content or 'rgb'}"
+        network = named_network(
+            preset if pair and preset in PRESETS else source,
+            options,
+            weights=weights,
+            random_weights=choice.random_weights,
+            content=content,
+            parameters=choice.parameters,
+            say=say,
+        )
+        own = network.stream.input
+        suffix = "" if name is None or len(choice.networks()) == 1 else f"-{own}"
+        yield (name or own) + suffix, FeatureExtractor(network, layer, options, device=device)
 
 
 def run_networks(

@@ -87,7 +87,8 @@ def compute_features(
     Raises
     ------
     InvalidArgument
-        For arguments outside their rules, or a cache of several recipes.
+        For arguments outside their rules, a cache of several recipes, or of input that the
+        network does not know.
     CacheError
         If the features cannot be written; what was done is kept.
     """
@@ -101,6 +102,7 @@ def compute_features(
             f"{store} is a file; a cache of features is a directory: choose another place",
             parameter="out",
         )
+    extractor.wanted.check(f'the network of "{name}"', _flow_recipe(cache))
     recipe = extractor.recipe(str(cache.recipe))
     write_recipe(store, recipe)
     name_network(store, name, recipe, weights=extractor.weights)
@@ -132,9 +134,8 @@ def only_flow(cache: Cache) -> Cache:
     return cache.select(sources.pop())
 
 
-def flow_recipe(cache: Cache) -> FlowRecipe:
-    """Return the one recipe of flow that a cache holds; refuse as `only_flow`."""
-    recipe = cache.recipes[str(only_flow(cache).recipe)]
+def _flow_recipe(cache: Cache) -> FlowRecipe:
+    recipe = cache.recipes[str(cache.recipe)]
     assert isinstance(recipe, FlowRecipe)
     return recipe
 
