@@ -8,9 +8,11 @@ import click
 from .output import duration, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
+    from flowpipe.cache import Cache
     from flowpipe.datasets import Dataset
 
 FOLDS = 5
+OF_A_RUN = "the run "
 
 
 @click.command()
@@ -38,10 +40,10 @@ FOLDS = 5
 )
 @click.option(
     "--method",
-    type=click.Choice(["svm", "linear"]),
+    type=click.Choice(["svm", "linear", "kernel"]),
     default="svm",
     show_default=True,
-    help="Linear SVM, or logistic regression.",
+    help="Linear SVM, logistic regression, or SVM with Gaussian kernels.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -57,9 +59,10 @@ def probe(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Say what FEATURES are worth: a linear classifier on each video's mean, fold by fold.
+    """Print what FEATURES are worth: a classifier on each video's mean, fold by fold.
 
-    Without a column of folds, the videos are divided at random into five.
+    Without a column of folds, the videos are divided at random into five. Of a column with "train",
+    "val" and "test", those of "train" are trained on and those of "test" tested.
     """
     from flowpipe.cache import open_cache
     from flowpipe.features.probe import probe as run
@@ -70,6 +73,7 @@ def probe(
         listed = _from_store(path, names)
     else:
         listed = _from_csv(annotations, root, label_column, fold_column)
+    _say_what_was_trained(store, names)
     divisions = _divisions(listed, fold, seed)
     with progress_line("probe") as update:
         result = run(
@@ -108,6 +112,20 @@ def probe(
     header = ["", "D", "accuracy", "class mean", *(f for f in result.folds if several)]
     print_table(f"{result.videos} test videos, {method} on the mean over time", header, rows)
     say(f"{duration(result.seconds)}")
+
+
+def _say_what_was_trained(store: "Cache", names: list[str]) -> None:
+    """Say which features come from networks that were trained on some of these videos."""
+    from flowpipe.cache.store import weights_of
+
+    weights = weights_of(store.networks_text())
+    for name in names:
+        if "{fold}" not in name and (weights.get(name) or "").startswith(OF_A_RUN):
+            say(
+                f"{name}: of {weights[name]}; videos on which that network was trained look better "
+                "than others here. Features of each fold's own network (features RUN --fold all) "
+                f"under the name {name}-{{fold}} keep them apart"
+            )
 
 
 def _columns(per_fold: dict[str, list[float]]) -> list[dict[str, float]]:
@@ -157,8 +175,9 @@ def _from_store(path: Path, names: list[str]) -> "Dataset":
 
 def _divisions(listed: "Dataset", fold: str | None, seed: int) -> dict[str, Any]:
     from flowpipe.datasets import equal_folds, folds, split_fold
+    from flowpipe.datasets.splits import tested_folds
 
     if not folds(listed):
         listed = equal_folds(listed, FOLDS, seed=seed)
         say(f"no folds given: {FOLDS} at random, seed {seed}")
-    return {name: split_fold(listed, name) for name in ([fold] if fold else folds(listed))}
+    return {name: split_fold(listed, name) for name in ([fold] if fold else tested_folds(listed))}

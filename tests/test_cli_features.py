@@ -215,6 +215,21 @@ def test_probe_names_the_classes(folder):
     assert 'no features "rbg"' in done.err
 
 
+def test_probe_trains_on_train_and_tests_on_test_alone(folder, tmp_path):
+    parts = tmp_path / "parts.csv"
+    of = ["train"] * 6 + ["val"] * 2 + ["test"] * 4
+    lines = [f"{n}.avi,{('dark', 'bright')[n % 2]},{part}" for n, part in enumerate(of)]
+    parts.write_text("\n".join(["video,label,part", *lines]) + "\n", encoding="utf-8")
+    arguments = ["--annotations", parts, "--fold-column", "part", "--features", "rgb", "--json"]
+    done = run("probe", folder / "store", *arguments)
+    assert done.status == 0, done.err
+    told = json.loads(done.out)
+    assert (told["videos"], list(told["folds"])) == (4, ["test"])
+    done = run("probe", folder / "store", *arguments, "--fold", "val", "--method", "kernel")
+    told = json.loads(done.out)
+    assert (told["videos"], list(told["folds"]), told["accuracy"]["rgb"]) == (2, ["val"], 1.0)
+
+
 def test_cache_commands_on_a_store(folder, tmp_path):
     store = folder / "store"
     done = run("cache", "ls", store, "--json")
@@ -418,6 +433,8 @@ def test_a_network_of_a_run_refuses_flow_of_another_method(videos, tmp_path, wri
     done = run("features", tmp_path / "run", *places, tmp_path / "dis", "--json")
     assert done.status == 0, done.err
     assert json.loads(done.out)["name"] == "temporal"
+    done = run("probe", tmp_path / "store")
+    assert f"temporal: of the run {tmp_path / 'run'}, fold split; videos on which" in done.err
     done = run("features", tmp_path / "run", videos, "--out", tmp_path / "npy", "--json")
     assert done.status == 0, done.err  # extracted as the run's videos were
     column = json.loads(done.out)["files"][0]["columns"][0]

@@ -16,7 +16,7 @@ from flowpipe.features.align import FeatureTracks
 from flowpipe.features.computing import compute_features
 from flowpipe.features.extractor import FeatureExtractor, FrozenNetwork
 from flowpipe.features.options import FeatureOptions
-from flowpipe.features.probe import fit_linear
+from flowpipe.features.probe import fit_kernel, fit_linear
 from flowpipe.models import build
 from flowpipe.models.heads import HEADS, build_head
 from flowpipe.models.weights import load_state, model_state
@@ -146,6 +146,22 @@ def test_linear_classifier_separates_and_knows_what_it_has_not_seen(method, clas
         fit_linear(values, np.zeros(60, int), 2)
     with pytest.raises(InvalidArgument, match='method "svn"'):
         fit_linear(values, labels, classes, method="svn")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_kernels_separate_what_no_line_does(classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % classes
+    angles, radii = rng.uniform(0, 2 * np.pi, 240), 1.0 + 2 * labels
+    rings = np.stack([radii * np.cos(angles), radii * np.sin(angles), np.full(240, 7.0)], 1)
+    fitted = fit_kernel(rings, labels, classes + 1)
+    scores = fitted(rings)
+    assert (scores.argmax(1) == labels).mean() > 0.95
+    assert (scores[:, classes] == -100).all()
+    linear = fit_linear(rings, labels, classes)(rings)
+    assert (linear.argmax(1) == labels).mean() < 0.7
+    with pytest.raises(InvalidArgument, match="1 class in training"):
+        fit_kernel(rings, np.zeros(240, int), 2)
 
 
 def make_cache(path, write_entry, smooth_flow):

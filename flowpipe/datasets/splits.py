@@ -25,6 +25,16 @@ def folds(dataset: Dataset) -> list[str]:
     )
 
 
+def tested_folds(dataset: Dataset) -> list[str]:
+    """Return the folds that together test a data set once.
+
+    All of them; of those beside a fold "train", which share its videos for training, the first.
+    """
+    names = folds(dataset)
+    shared = any(TRAIN in video.folds for video in dataset.videos)
+    return names[:1] if shared else names
+
+
 def split_fold(dataset: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
     """Return `(train, test)`: the videos of one fold are the test set.
 

@@ -15,7 +15,7 @@ from flowpipe.datasets import (
     seeded_split,
     split_fold,
 )
-from flowpipe.datasets.splits import TRAIN
+from flowpipe.datasets.splits import tested_folds
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import DataSettings
@@ -59,10 +59,9 @@ def choose_folds(dataset: Dataset, fold: str | None) -> list[str]:
         if fold not in (None, "all", WHOLE):
             raise ConfigError(f'fold "{fold}": the data has no folds; set [data] fold_column')
         return [WHOLE]
-    # Folds beside a fold "train" share their training videos: one of them is enough for all.
-    if fold == "all" and any(TRAIN in video.folds for video in dataset.videos):
-        fold = None
-    return names if fold == "all" else [names[0] if fold is None else fold]
+    if fold == "all":
+        return tested_folds(dataset)
+    return [names[0] if fold is None else fold]
 
 
 def make_fold(data: DataSettings, dataset: Dataset, name: str, *, seed: int) -> Fold:

@@ -17,10 +17,12 @@ from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
 
 TOGETHER = "all fused"
 LinearMethod = Literal["svm", "linear"]
+Method = Literal["svm", "linear", "kernel"]
 METHODS: tuple[str, ...] = ("svm", "linear")
 # What a class gets that no training video has: e⁻¹⁰⁰ of the others, and finite.
 UNSEEN_LOGIT = -100.0
 PENALTY = 1.0
+KERNEL_PENALTY = 10.0
 MOST_ITERATIONS = 2000
 # A feature that never varies in training is left out rather than blown up.
 LEAST_SCALE = 1e-6
@@ -54,11 +56,11 @@ def probe(
     networks: Sequence[str],
     divisions: Mapping[str, tuple[Dataset, Dataset]],
     *,
-    method: LinearMethod = "svm",
+    method: Method = "svm",
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
-    """Fit a linear classifier to the mean features of the training videos of each fold.
+    """Fit a classifier to the mean features of the training videos of each fold.
 
     Parameters
     ----------
@@ -67,7 +69,8 @@ def probe(
         Names in the store; "{fold}" in one stands for the fold.
     divisions : mapping
         Fold → (training, test), as `flowpipe.datasets.splits` gives them.
-    method : "svm" or "linear"
+    method : "svm", "linear" or "kernel"
+        A linear SVM, logistic regression, or an SVM with Gaussian kernels.
     seed : int
     on_progress : callable, optional
         Called with (folds done, folds).
@@ -95,13 +98,8 @@ def probe(
             found = FeatureTracks(store, [name], missing, average=True, memory_mb=0)
             for record in missing:
                 known[record.id] = found[record.id].features.reshape(-1)
-            fitted = fit_linear(
-                np.stack([known[record.id] for record in train.videos]),
-                train_labels,
-                len(train.classes),
-                method=method,
-                seed=seed,
-            )
+            seen = np.stack([known[record.id] for record in train.videos])
+            fitted = _fit(seen, train_labels, len(train.classes), method, seed)
             values = np.stack([known[record.id] for record in test.videos])
             sizes[network] = values.shape[1]
             shares.append(softmax(fitted(values)))
@@ -132,6 +130,18 @@ def _labels(annotations: Dataset) -> NDArray[np.int64]:
         if record.label is None:
             raise AnnotationError(f'"{record.id}" has no label; a probe needs one for each video')
     return np.array([numbers[str(record.label)] for record in annotations.videos])
+
+
+def _fit(
+    features_ND: NDArray[np.floating],
+    labels_N: NDArray[np.integer],
+    num_classes: int,
+    method: Method,
+    seed: int,
+) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
+    if method == "kernel":
+        return fit_kernel(features_ND, labels_N, num_classes)
+    return fit_linear(features_ND, labels_N, num_classes, method=method, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -174,13 +184,9 @@ def fit_linear(
         raise InvalidArgument(
             f'method "{method}"{nearest_name(method, METHODS)} must be one of {", ".join(METHODS)}'
         )
-    seen = np.unique(labels_N)
-    if len(seen) < 2:
-        raise InvalidArgument(f"{len(seen)} class in training; two at least are needed")
+    seen = _seen(labels_N)
     features = np.asarray(features_ND, np.float64)
-    mean, deviation = features.mean(axis=0), features.std(axis=0)
-    constant = deviation < LEAST_SCALE
-    scale = np.where(constant, 1.0, deviation * np.sqrt(features.shape[1]))
+    mean, scale, constant = _standard(features)
     values = np.where(constant, 0.0, (features - mean) / scale)
     if method == "svm":
         model = LinearSVC(C=PENALTY, random_state=seed, max_iter=MOST_ITERATIONS)
@@ -198,7 +204,57 @@ def fit_linear(
     return LinearClassifier(mean, scale, weights_KD, biases_K)
 
 
+def fit_kernel(
+    features_ND: NDArray[np.floating], labels_N: NDArray[np.integer], num_classes: int
+) -> Callable[[NDArray[np.floating]], NDArray[np.float64]]:
+    """Fit an SVM with Gaussian kernels (C = 10, width by the variance) to standardised features.
+
+    Returns
+    -------
+    callable
+        Features N×D → decision values N×K, one class against the rest.
+
+    Raises
+    ------
+    InvalidArgument
+        For videos of one class only.
+    """
+    from sklearn.svm import SVC
+
+    seen = _seen(labels_N)
+    features = np.asarray(features_ND, np.float64)
+    mean, scale, constant = _standard(features)
+    model = SVC(C=KERNEL_PENALTY)
+    model.fit(np.where(constant, 0.0, (features - mean) / scale), labels_N)
+
+    def decide(features_MD: NDArray[np.floating]) -> NDArray[np.float64]:
+        found = model.decision_function(np.where(constant, 0.0, (features_MD - mean) / scale))
+        if len(seen) == 2:  # scikit-learn gives one column for two classes
+            found = np.stack([-found, found], axis=1)
+        values_MK = np.full((len(features_MD), num_classes), UNSEEN_LOGIT)
+        values_MK[:, seen] = found
+        return values_MK
+
+    return decide
+
+
+def _seen(labels_N: NDArray[np.integer]) -> NDArray[np.integer]:
+    seen = np.unique(labels_N)
+    if len(seen) < 2:
+        raise InvalidArgument(f"{len(seen)} class in training; two at least are needed")
+    return seen
+
+
+def _standard(
+    features_ND: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return mean and scale (deviation · √D) of features, and which do not vary."""
+    mean, deviation = features_ND.mean(axis=0), features_ND.std(axis=0)
+    constant = deviation < LEAST_SCALE
+    return mean, np.where(constant, 1.0, deviation * np.sqrt(features_ND.shape[1])), constant
+
+
 def softmax(values_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn decision values into shares that sum to 1 for each video."""
+    """Return decision values as shares that sum to 1 for each video."""
     raised = np.exp(values_NK - values_NK.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
