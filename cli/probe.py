@@ -116,13 +116,14 @@ def probe(
 
 def _say_what_was_trained(store: "Cache", names: list[str]) -> None:
     """Say which features come from networks that were trained on some of these videos."""
-    from flowpipe.cache.store import weights_of
+    from flowpipe.cache.store import read_weights
 
-    weights = weights_of(store.networks_text())
     for name in names:
-        if "{fold}" not in name and (weights.get(name) or "").startswith(OF_A_RUN):
+        recipe = store.networks.get(name)
+        weights = read_weights(store.path, recipe).get("weights") if recipe else None
+        if weights is not None and weights.startswith(OF_A_RUN):
             say(
-                f"{name}: of {weights[name]}; videos on which that network was trained look better "
+                f"{name}: of {weights}; videos on which that network was trained look better "
                 "than others here. Features of each fold's own network (features RUN --fold all) "
                 f"under the name {name}-{{fold}} keep them apart"
             )

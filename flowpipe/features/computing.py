@@ -26,7 +26,7 @@ from flowpipe._version import __version__
 from flowpipe.cache import Cache, Entry, FeatureRecipe, FlowRecipe, entry_path, write_recipe
 from flowpipe.cache.manifest import ManifestRow
 from flowpipe.cache.part import remove_abandoned
-from flowpipe.cache.store import name_network
+from flowpipe.cache.store import name_network, note_weights
 from flowpipe.cache.write import FeatureWriter
 from flowpipe.clips import sampling
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
@@ -105,7 +105,8 @@ def compute_features(
     extractor.wanted.check(f'the network of "{name}"', _flow_recipe(cache))
     recipe = extractor.recipe(str(cache.recipe))
     write_recipe(store, recipe)
-    name_network(store, name, recipe, weights=extractor.weights)
+    name_network(store, name, recipe)
+    note_weights(store, recipe, extractor.weights)
     remove_abandoned(store / recipe.id)
     result = FeaturesResult(recipe.id, name=name, shape=extractor.shape)
     result.stage_seconds = {"read": 0.0, "network": 0.0}

@@ -14,7 +14,7 @@ not (videos of varying rate), and which columns are which network's, with the di
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from flowpipe.cache.export import folder_of
 from flowpipe.cache.header import STORAGES
 from flowpipe.cache.manifest import ManifestRow
 from flowpipe.cache.part import remove_abandoned
-from flowpipe.cache.store import name_network, weights_of
+from flowpipe.cache.store import name_network, read_weights
 from flowpipe.cache.write import FeatureWriter
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError, InvalidArgument
 from flowpipe.features.align import AlignedFeatures, align
@@ -92,12 +92,11 @@ def export_features(
             f"{taken[0]} is there already; overwrite it, or choose another folder",
             parameter=("overwrite", "out"),
         )
-    weights = weights_of(store.networks_text())
     written = []
     for done, (name, path) in enumerate(targets.items()):
         entries = [network[name] for network in opened]
         found = align(entries)
-        record = _record(name, entries, found, networks, weights)
+        record = _record(store.path, name, entries, found, networks)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with write_aside(path.with_suffix(".json"), "w") as file:
@@ -113,11 +112,11 @@ def export_features(
 
 
 def _record(
+    store: Path,
     name: str,
     entries: Sequence[Entry],
     found: AlignedFeatures,
     networks: Sequence[str],
-    weights: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """Return what stands in the JSON of a video."""
     grid = max(entries, key=lambda entry: float(entry.attributes["step_frames"]))
@@ -135,22 +134,20 @@ def _record(
         "start_s": _rounded(found.span_s[:, 0]),
         "stop_s": _rounded(found.span_s[:, 1]),
         "recipes": [entry.recipe.id for entry in entries],
-        "columns": _columns(name, entries, networks, weights),
+        "columns": _columns(store, entries, networks),
         "made_by": f"flowpipe {__version__}",
     }
 
 
 def _columns(
-    name: str,
-    entries: Sequence[Entry],
-    networks: Sequence[str],
-    weights: Mapping[str, str | None],
+    store: Path, entries: Sequence[Entry], networks: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return, for each network, which columns are its own and how they were made."""
     columns, start = [], 0
     for network, entry in zip(networks, entries, strict=True):
         recipe = entry.recipe
         assert isinstance(recipe, FeatureRecipe)
+        weights = read_weights(store, recipe.id)
         stop = start + int(entry.features.shape[1])
         columns.append(
             {
@@ -159,10 +156,10 @@ def _columns(
                 "network": recipe.network,
                 "input": recipe.input,
                 "layer": recipe.layer,
-                "weights": weights.get(network),
+                "weights": weights.get("weights"),
                 "weights_sha256": recipe.weights_sha256,
                 # Not known of features that were computed before this was recorded.
-                "random_weights": weights[network] is None if network in weights else None,
+                "random_weights": weights["weights"] is None if weights else None,
             }
         )
         start = stop
