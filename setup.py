@@ -43,6 +43,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "jinja2>=3.1",
+        "tomli-w>=1.0",
     ],
     extras_require={
         "dask": ["distributed>=2024.1"],

@@ -1,9 +1,10 @@
 """`flowpipe train`, and the table of results."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,16 +12,27 @@ from .options import json_option, out_option
 from .output import print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
+    from flowpipe.experiment.folder import Start
     from flowpipe.experiment.results import RunResult
     from flowpipe.experiment.settings import Settings
+    from flowpipe.scores import Scores
 
 
 @click.command()
-@click.argument("config", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path))
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key: train.epochs=5."
 )
-@click.option("--fold", metavar="K|all", help="A fold of the annotations, or all. [default: first]")
+@click.option(
+    "--fold",
+    metavar="K|all",
+    help="A fold of the annotations, or all. [default: all of a FOLDER, the first of a CONFIG]",
+)
+@click.option("--folds", "num_folds", type=click.IntRange(2), help="Of a FOLDER: random folds.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), help="Of a FOLDER: time for training."
+)
+@click.option("--dry-run", is_flag=True, help="Of a FOLDER: show the plan and what it costs.")
 @click.option("--stream", metavar="NAME", help="Only this stream.")
 @click.option(
     "--weights",
@@ -28,35 +40,66 @@ if TYPE_CHECKING:
     metavar="[STREAM=]FILE",
     help="Start a stream, or all, from a state dict (.pth, .pt, .safetensors).",
 )
-@out_option("The run. [default: runs/CONFIG]")
+@out_option("The run. [default: runs/NAME]")
 @json_option
 def train(
-    config: Path,
+    source: Path,
     overrides: tuple[str, ...],
     fold: str | None,
+    num_folds: int | None,
+    minutes: float | None,
+    dry_run: bool,
     stream: str | None,
     weights: tuple[str, ...],
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Train every stream of CONFIG (TOML) from a cache, test it, fuse, and write the report.
+    """Train a classifier of videos: extract flow, train every stream, test, fuse, report.
 
-    What is missing in the cache is extracted first. A killed run goes on where it stood, with
-    the same command, and ends with the same numbers. On several GPUs, or processes:
-    torchrun --nproc-per-node 2 -m flowpipe train CONFIG
+    SOURCE is a FOLDER of videos (one folder for each class, perhaps in train, val and test
+    folders, or with an annotations.csv), whose settings are chosen and written to
+    RUN/config.toml; or a CONFIG (TOML). Run the same command again to resume; the result is the
+    same. On several GPUs, or processes: torchrun --nproc-per-node 2 -m flowpipe train CONFIG
     """
     from flowpipe.experiment.experiment import Experiment
     from flowpipe.experiment.settings import load_settings
     from flowpipe.training.ranks import join
 
-    settings = start_from(load_settings(config, overrides).only(stream), weights)
-    out = out or Path("runs") / config.stem
+    plan = None
+    if source.is_dir():
+        from flowpipe.experiment import folder
+
+        begun = folder.start(
+            source,
+            out=out,
+            minutes=minutes,
+            num_folds=num_folds,
+            fold=fold,
+            overrides=overrides,
+            workers=os.cpu_count() or 1,
+        )
+        settings, out, fold, plan = begun.settings, begun.out, begun.fold, begun.plan
+        show_plan(begun)
+        if dry_run:
+            if as_json:
+                print_json(plan_record(begun))
+            return
+        if plan is not None:
+            folder.write_config(out, plan)
+    else:
+        given = {"--folds": num_folds, "--minutes": minutes, "--dry-run": dry_run or None}
+        for name, value in given.items():
+            if value is not None:
+                raise click.UsageError(f"{name} is for a FOLDER of videos; {source} is a file")
+        settings = load_settings(source, overrides)
+        out = out or Path("runs") / source.stem
+    settings = start_from(settings.only(stream), weights)
     with progress_line("train") as update:
         experiment = Experiment(
             settings,
             out,
             on_message=say,
-            on_progress=lambda stage, share, text: update(share * (stage == "train"), text),
+            on_progress=lambda stage, share, text: update(_whole_share(stage, share), text),
         )
         result = experiment.run(fold)
     if not join().first:
@@ -64,9 +107,84 @@ def train(
     page = experiment.report()
     if as_json:
         print_json({**result.as_record(), "report": str(page)})
+        return
+    if source.is_dir():
+        print_summary(result)
     else:
         print_results(result)
-        say(f"report: {page}")
+    say(f"report: {page}")
+    say(f"next: flowpipe predict {out} VIDEO")
+
+
+# Of the time of a run, what extraction takes; a guess that only moves the bar.
+EXTRACTION_SHARE = 0.15
+
+
+def _whole_share(stage: str, share: float) -> float:
+    if stage == "extract":
+        return EXTRACTION_SHARE * share
+    return EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * share
+
+
+def show_plan(begun: "Start") -> None:
+    """Say what was seen, what is chosen and what it costs."""
+    say(begun.description)
+    if begun.plan is None:
+        return
+    for reason in begun.plan.reasons:
+        say(f"  {reason}")
+    plan = begun.plan
+    say(
+        f"about {plan.flows:,} flows, {plan.megabytes:.0f} MB, {max(1, round(plan.minutes))} "
+        f"minutes here; run: {begun.out}"
+    )
+
+
+def plan_record(begun: "Start") -> dict[str, Any]:
+    """Return the plan as --json prints it."""
+    plan = begun.plan
+    costs = (
+        {}
+        if plan is None
+        else {
+            "reasons": plan.reasons,
+            "flows": plan.flows,
+            "megabytes": round(plan.megabytes, 1),
+            "minutes": round(plan.minutes, 1),
+            "config": plan.table,
+        }
+    )
+    return {"out": str(begun.out), "fold": begun.fold, **costs}
+
+
+def print_summary(result: "RunResult") -> None:
+    """Print accuracy, interval and what is to be known of each stream, within 80 columns."""
+    from flowpipe.metrics import accuracy_interval
+
+    chance = 1 / len(result.classes)
+    rows = []
+    weights = _mean_weights(result)
+    for name, scores in {**result.streams, **_headline(result)}.items():
+        right, videos = int(scores.correct_N.sum()), len(scores.ids)
+        low, high = accuracy_interval(right, videos)
+        note = ""
+        if weights and name in weights:
+            note = f"weight {weights[name]:.2f}" if weights[name] > 0 else "left out: chance"
+        rows.append([name, f"{right / videos:.1%}", f"{low:.0%} to {high:.0%}", note])
+    folds = f", {len(result.folds)} folds" if len(result.folds) > 1 else ""
+    videos = len(next(iter(result.streams.values())).ids)
+    title = f"{videos} test videos{folds}; chance is {chance:.1%}"
+    print_table(title, ["", "videos right", "95 % interval", ""], rows)
+
+
+def _headline(result: "RunResult") -> dict[str, "Scores"]:
+    return {"fused": result.fused[result.headline]} if result.fused else {}
+
+
+def _mean_weights(result: "RunResult") -> dict[str, float]:
+    """Return the weight of each stream in the fused score, on average over the folds."""
+    rows = [fold["weights"] for fold in result.folds if "weights" in fold]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
 def start_from(settings: "Settings", weights: Sequence[str]) -> "Settings":
@@ -81,6 +199,7 @@ def start_from(settings: "Settings", weights: Sequence[str]) -> "Settings":
 
 def print_results(result: "RunResult", title: str = "") -> None:
     """Print one row for each stream and fusion, and with several folds those of each."""
+    from flowpipe.experiment.results import accuracy_names
     from flowpipe.report.results import NETWORK_COLUMNS, network_cells
 
     record = result.as_record()
@@ -99,6 +218,6 @@ def print_results(result: "RunResult", title: str = "") -> None:
     header = ["", *NETWORK_COLUMNS, "class mean %"]
     print_table(title or f"{record['videos']} test videos", header, rows, text_columns=3)
     if len(result.folds) > 1:
-        names = [name for name in result.folds[0] if name not in ("fold", "videos")]
+        names = accuracy_names(result.folds[0])
         folds = [[name, *(f"{fold[name]:.1%}" for fold in result.folds)] for name in names]
         print_table("each fold", ["", *(fold["fold"] for fold in result.folds)], folds)

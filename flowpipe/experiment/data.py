@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flowpipe.datasets import (
     Dataset,
+    equal_folds,
     folds,
     from_csv,
     from_folders,
@@ -30,7 +31,12 @@ PLAIN_READERS: Mapping[str, Callable[[Path, Path], Dataset]] = {
 
 
 def read_dataset(data: DataSettings) -> Dataset:
-    """Return all labelled videos of `[data]`."""
+    """Return all labelled videos of `[data]`, in folds where it names or asks for some."""
+    dataset = _read(data)
+    return dataset if data.folds is None else equal_folds(dataset, data.folds)
+
+
+def _read(data: DataSettings) -> Dataset:
     if not data.root.is_dir():
         raise ConfigError(f"[data] root {data.root} is not a directory")
     form = data.form or ("folders" if data.annotations is None else "csv")
@@ -48,6 +54,7 @@ def read_dataset(data: DataSettings) -> Dataset:
         video_column=data.video_column,
         label_column=data.label_column,
         fold_column=data.fold_column,
+        group_column=data.group_column,
         label_separator=data.label_separator,
     )
 

@@ -345,12 +345,24 @@ class Experiment:
             streams,
             fused,
             self.settings.fuse.headline,
-            [{"fold": f.name, "videos": len(f.test), **f.accuracies()} for f in folds],
+            [
+                {"fold": f.name, "videos": len(f.test), **f.accuracies(), **self._weights(f)}
+                for f in folds
+            ],
             extraction,
             {name: self._network_row(name, folds) for name in self.settings.streams},
         )
         result.save()
         return result
+
+    def _weights(self, fold: Fold) -> dict[str, Any]:
+        """Return the weight of each stream in the headline fusion, where it has found some."""
+        fused = fold.fused.get(self.settings.fuse.headline)
+        weights = None if fused is None else fused.protocol.get("weights")
+        if weights is None:
+            return {}
+        names = self.settings.streams
+        return {"weights": dict(zip(names, (float(w) for w in weights), strict=True))}
 
     def _network_row(self, name: str, folds: Sequence[Fold]) -> dict[str, Any]:
         """Return what a stream's network is, what it cost and what it reached."""

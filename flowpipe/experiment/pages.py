@@ -56,11 +56,15 @@ def write_page(
         protocol=json.loads(settings.to_json()),
         versions={**software_versions(), "torch": torch.__version__},
         samples=_samples(streams[0], cache),
-        folds=results["folds"] if several else None,
+        folds=[_without_weights(row) for row in results["folds"]] if several else None,
         notes=notes,
         factors=results.get("factors"),
         networks=results.get("networks"),
     )
+
+
+def _without_weights(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "weights"}
 
 
 def _samples(scores: Scores, path: Path) -> list[Sample]:

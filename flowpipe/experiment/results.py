@@ -66,7 +66,7 @@ class RunResult:
 
     def as_record(self) -> dict[str, Any]:
         """Return what `--json` prints: means over folds, which `folds` has one by one."""
-        names = [name for name in self.folds[0] if name not in ("fold", "videos")]
+        names = accuracy_names(self.folds[0])
         means = {name: float(np.mean([fold[name] for fold in self.folds])) for name in names}
         own = {name: means[name] for name in self.streams}
         if self.fused:
@@ -129,6 +129,11 @@ class Predictions:
                 for rank, cells in enumerate(ranks, start=1)
             ]
         return found
+
+
+def accuracy_names(row: dict[str, Any]) -> list[str]:
+    """Return which of the values of a fold's row are accuracies."""
+    return [name for name in row if name not in ("fold", "videos", "weights")]
 
 
 def accuracy(scores: Scores) -> float:

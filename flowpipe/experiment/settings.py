@@ -29,8 +29,8 @@ class DataSettings:
     `form` is "csv" where there are annotations and "folders" where there are none; for "ucf101"
     and "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds;
     for "list" it is a text file of paths, each with its label behind it.
-    `label_separator` stands between several labels of a video. `generate` videos of the
-    quickstart are made at `root` first.
+    `folds` makes that many folds at random, of whole groups. `label_separator` stands between
+    several labels of a video. `generate` videos of the quickstart are made at `root` first.
     """
 
     root: Path
@@ -42,6 +42,8 @@ class DataSettings:
     skip_missing: bool = False
     generate: int | None = None
     fold_column: str | None = None
+    folds: int | None = None
+    group_column: str | None = None
     group_pattern: str | None = None
     test_fraction: float = 0.25
     flip: bool = True

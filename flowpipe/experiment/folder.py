@@ -1,0 +1,167 @@
+"""From a folder of videos to an experiment: what is in it, what is chosen, where the run goes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from flowpipe.atomic import write_aside
+from flowpipe.config import apply_overrides, from_table, read_toml
+from flowpipe.datasets.readers import csv_rows
+from flowpipe.errors import AnnotationError, ConfigError
+from flowpipe.experiment.automatic import DEFAULT_MINUTES, Plan, choose, run_folder
+from flowpipe.experiment.data import read_dataset
+from flowpipe.experiment.results import RESULTS_FILE
+from flowpipe.experiment.settings import DataSettings, Settings, settings_from
+
+CONFIG_FILE = "config.toml"
+LIST_FILES = ("annotations.csv", "splits.csv")
+FOLD_COLUMNS = re.compile(r"fold|split|subset", re.IGNORECASE)
+GROUP_COLUMNS = ("group", "actor", "person", "subject", "source", "scene", "session")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `train FOLDER` does: the settings, the plan they came of, and the folder of the run.
+
+    `plan` is None where an unfinished run of the same folder goes on.
+    """
+
+    settings: Settings
+    out: Path
+    fold: str
+    plan: Plan | None
+    description: str
+
+
+def data_table(folder: Path) -> dict[str, Any]:
+    """Return the table `[data]` for a folder of videos.
+
+    An annotations.csv or splits.csv in it is taken, with its columns of folds and groups;
+    otherwise the folder holds one folder for each class, perhaps within train, val and test.
+    """
+    table: dict[str, Any] = {"root": str(folder.resolve())}
+    for name in LIST_FILES:
+        if not (folder / name).is_file():
+            continue
+        columns, _ = csv_rows(folder / name)
+        table |= {"annotations": name}
+        if fold_columns := [column for column in columns if FOLD_COLUMNS.search(column)]:
+            table["fold_column"] = fold_columns[0]
+        groups = [column for column in columns if column.lower() in GROUP_COLUMNS]
+        if groups:
+            table["group_column"] = groups[0]
+        return table
+    return table
+
+
+def start(
+    folder: Path,
+    *,
+    out: Path | None = None,
+    runs: Path = Path("runs"),
+    minutes: float | None = None,
+    num_folds: int | None = None,
+    fold: str | None = None,
+    overrides: Sequence[str] = (),
+    workers: int = 1,
+) -> Start:
+    """Look at a folder of videos and choose settings, or go on with its unfinished run.
+
+    Parameters
+    ----------
+    folder : Path
+    out : Path, optional
+        Folder of the run; by default the first of NAME, NAME-2 … in `runs` that is free or holds
+        an unfinished run of the same folder.
+    minutes : float, optional
+        About how long training may take.
+    num_folds : int, optional
+        Folds to make at random.
+    fold : str, optional
+        One fold only; by default all.
+    overrides : sequence of str
+        `key.sub=value`, after what was chosen.
+    workers : int
+        Processes of the extraction.
+
+    Raises
+    ------
+    ConfigError
+        If the folder is the folder of a run.
+    AnnotationError
+        If there are no videos of two classes in it.
+    """
+    if (folder / RESULTS_FILE).is_file() or (folder / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"{folder} is the folder of a run; give its {CONFIG_FILE} to train it again"
+        )
+    data = data_table(folder)
+    if minutes is None and num_folds is None and not overrides:
+        unfinished = _unfinished(data["root"], out, runs, folder.resolve().name)
+        if unfinished is not None:
+            settings = read_config(unfinished / CONFIG_FILE)
+            return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
+    dataset = read_dataset(from_table(DataSettings, _absolute(data), where=str(folder)))
+    if len(dataset.classes) < 2:
+        raise AnnotationError(
+            f"{folder} holds videos of {len(dataset.classes)} class; a classifier needs two: one "
+            "folder for each class"
+        )
+    plan = choose(
+        dataset,
+        data,
+        minutes=minutes or DEFAULT_MINUTES,
+        num_folds=num_folds,
+        workers=workers,
+    )
+    plan.table["title"] = folder.resolve().name
+    plan.table["data"]["cache"] = "cache"
+    apply_overrides(plan.table, overrides)
+    target = out or run_folder(runs, folder.resolve().name)
+    settings = settings_from(plan.table, where=CONFIG_FILE, folder=target)
+    counts = {len([v for v in dataset.videos if v.label == name]) for name in dataset.classes}
+    each = f"{min(counts)} to {max(counts)}" if len(counts) > 1 else f"{counts.pop()}"
+    description = (
+        f"{folder}: {len(dataset)} videos of {len(dataset.classes)} classes ({each} of each)"
+    )
+    return Start(settings, target, fold or "all", plan, description)
+
+
+def write_config(out: Path, plan: Plan) -> Path:
+    """Write config.toml, from which the same run comes again."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / CONFIG_FILE
+    head = "".join(f"# {reason}\n" for reason in plan.reasons)
+    with write_aside(path, "w") as file:
+        file.write(f"{head}\n{tomli_w.dumps(plan.table)}")
+    return path
+
+
+def read_config(path: Path) -> Settings:
+    """Read a config.toml; its paths are relative to its folder."""
+    return settings_from(read_toml(path), where=path.name, folder=path.parent)
+
+
+def _absolute(data: dict[str, Any]) -> dict[str, Any]:
+    root = Path(data["root"])
+    path = {"annotations": str(root / data["annotations"])} if "annotations" in data else {}
+    return {**data, **path}
+
+
+def _unfinished(root: str, out: Path | None, runs: Path, name: str) -> Path | None:
+    """Return the folder of a run of the same videos that was cut off."""
+    places = [out] if out is not None else sorted(runs.glob(f"{name}*"))
+    for place in places:
+        config = place / CONFIG_FILE
+        finished = (place / RESULTS_FILE).is_file()
+        if config.is_file() and not finished and _root_of(config) == root:
+            return place
+    return None
+
+
+def _root_of(config: Path) -> Any:
+    return read_toml(config).get("data", {}).get("root")
