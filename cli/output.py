@@ -8,10 +8,16 @@ from typing import Any, Literal
 
 import click
 
+# The console of the bar that is shown, which moves it out of the way of a sentence.
+_shown: list[Any] = []
+
 
 def say(text: str) -> None:
     """Print a line for people, on stderr."""
-    click.echo(printable(text), err=True)
+    if _shown:
+        _shown[-1].print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    else:
+        click.echo(printable(text), err=True)
 
 
 def printable(text: str) -> str:
@@ -50,17 +56,29 @@ def progress_line(title: str) -> Iterator[Callable[[float, str], None]]:
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
+            # What does not fit is cut off, not broken into a second line.
+            TextColumn(
+                "{task.fields[text]}",
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+                markup=False,
+            ),
         )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=1.0, told="")
-            yield lambda share, told: bar.update(task, completed=share, told=told)
+        # A bar that is gone when it is done leaves no ghost among the sentences.
+        with Progress(*columns, console=console, transient=True, expand=True) as bar:
+            task = bar.add_task(title, total=1.0, text="")
+            _shown.append(console)
+            try:
+                yield lambda share, text: bar.update(task, completed=share, text=text)
+            finally:
+                _shown.pop()
         return
     yield _plain_lines(title)
 

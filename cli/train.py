@@ -94,12 +94,16 @@ def train(
         settings = load_settings(source, overrides)
         out = out or Path("runs") / source.stem
     settings = start_from(settings.only(stream), weights)
+    extraction = EXTRACTION_SHARE if plan is None else plan.extraction_share
     with progress_line("train") as update:
         experiment = Experiment(
             settings,
             out,
             on_message=say,
-            on_progress=lambda stage, share, text: update(_whole_share(stage, share), text),
+            on_progress=lambda stage, share, text: update(
+                extraction * share if stage == "extract" else extraction + (1 - extraction) * share,
+                text,
+            ),
         )
         result = experiment.run(fold)
     if not join().first:
@@ -116,14 +120,8 @@ def train(
     say(f"next: flowpipe predict {out} VIDEO")
 
 
-# Of the time of a run, what extraction takes; a guess that only moves the bar.
+# Of the time of a run, what extraction takes where no plan says it; it only moves the bar.
 EXTRACTION_SHARE = 0.15
-
-
-def _whole_share(stage: str, share: float) -> float:
-    if stage == "extract":
-        return EXTRACTION_SHARE * share
-    return EXTRACTION_SHARE + (1 - EXTRACTION_SHARE) * share
 
 
 def show_plan(begun: "Start") -> None:

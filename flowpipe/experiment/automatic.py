@@ -46,6 +46,8 @@ class Plan:
         Flow fields to compute, about.
     megabytes, minutes : float
         Of the cache; of this machine, about.
+    extraction_share : float
+        Of the minutes, those of the extraction.
     """
 
     table: dict[str, Any]
@@ -54,6 +56,7 @@ class Plan:
     flows: int = 0
     megabytes: float = 0.0
     minutes: float = 0.0
+    extraction_share: float = 0.0
 
 
 def choose(
@@ -235,7 +238,9 @@ def _add_cost(plan: Plan, facts: Survey, workers: int) -> None:
     started = time.perf_counter()
     method(first, np.roll(first, 2, 1))
     seconds = time.perf_counter() - started
-    plan.minutes += 1.3 * plan.flows * seconds / max(1, workers) / 60
+    extraction = 1.3 * plan.flows * seconds / max(1, workers) / 60
+    plan.minutes += extraction
+    plan.extraction_share = extraction / plan.minutes
     # Measured on short sides of 128 px: 1.2 bytes a pixel of flow and frame together.
     plan.megabytes = plan.flows * height * width * 0.6 / 1e6
 

@@ -88,7 +88,7 @@ def network_cells(row: Mapping[str, Any]) -> list[str]:
     return [
         row["model"],
         row["input"],
-        f"{row['parameters']:,}",
+        "–" if row["parameters"] is None else f"{row['parameters']:,}",
         "–" if row["macs"] is None else f"{row['macs'] / 1e9:.3g}",
         _percent(row["clip_accuracy"]),
         _percent(row["video_accuracy"]),

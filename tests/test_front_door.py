@@ -1,0 +1,236 @@
+"""`flowpipe train FOLDER`: what is seen, what is chosen, and that the choice follows the data."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.support import run_cli
+
+from flowpipe.datasets import Dataset, Video
+from flowpipe.errors import AnnotationError, ConfigError
+from flowpipe.experiment import folder as front
+from flowpipe.experiment.automatic import _mirror_pair, choose, run_folder
+from flowpipe.experiment.data import read_dataset
+from flowpipe.experiment.experiment import Experiment
+from flowpipe.experiment.settings import DataSettings
+from flowpipe.experiment.survey import common_rate, survey
+
+SIDE, FRAMES, FPS = 64, 30, 15
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([25.0] * 5, 12.5),
+        ([30.0] * 5, 15.0),
+        ([10.0] * 3, 10.0),
+        ([30.0, 15.0, 30.0], 15.0),
+        ([25.0, 30.0, 29.97], 12.5),
+        ([60.0], 15.0),
+        ([float("nan")], None),
+        ([float("nan"), 24.0], 12.0),
+    ],
+)
+def test_the_rate_is_one_that_all_reach(rates, expected):
+    assert common_rate(np.array(rates)) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "pair"),
+    [
+        (("swipe_left", "swipe_right", "tap"), ("swipe_left", "swipe_right")),
+        (("rotate clockwise", "rotate counterclockwise"),
+         ("rotate clockwise", "rotate counterclockwise")),
+        (("left", "bright"), ()),
+        (("turn-left", "walk-right"), ()),
+        (("jump", "run"), ()),
+    ],
+)  # fmt: skip
+def test_mirror_images_are_known_by_their_names(classes, pair):
+    assert _mirror_pair(dict.fromkeys(classes, 1)) == pair
+
+
+def texture(rng: np.random.Generator, coarse: int = 8) -> np.ndarray:
+    """A picture to be cut from, twice as large as a frame."""
+    small = rng.integers(0, 255, (2 * SIDE // coarse, 2 * SIDE // coarse, 1), np.uint8)
+    return np.kron(small, np.ones((coarse, coarse, 3), np.uint8))
+
+
+def moving(picture: np.ndarray, steps: list[tuple[int, int]]) -> np.ndarray:
+    """Frames in which the picture moves by (x, y) px from each to the next."""
+    x = y = SIDE // 2
+    frames = []
+    for dx, dy in [(0, 0), *steps]:
+        x, y = (x - dx) % SIDE, (y - dy) % SIDE
+        frames.append(picture[y : y + SIDE, x : x + SIDE])
+    return np.stack(frames)
+
+
+def still_clip(label: int, rng: np.random.Generator) -> np.ndarray:
+    """The class is the grain of the texture; it moves anywhere."""
+    steps = [tuple(int(v) for v in rng.integers(-1, 2, 2)) for _ in range(FRAMES - 1)]
+    return moving(texture(rng, (4, 16)[label]), steps)
+
+
+def short_clip(label: int, rng: np.random.Generator) -> np.ndarray:
+    """The class is whether neighbouring frames move alike or to and fro; the mean is the same."""
+    step = 2 if rng.integers(2) else -2
+    if label:
+        steps = [(step if k % 2 else -step, 0) for k in range(FRAMES - 1)]
+    else:
+        steps = [(step if k // 14 % 2 else -step, 0) for k in range(FRAMES - 1)]
+    return moving(texture(rng), steps)
+
+
+def long_clip(label: int, rng: np.random.Generator) -> np.ndarray:
+    """The class is the order of two motions that ten flows hardly ever see together."""
+    first, second = ((2, 0), (0, 2)) if label else ((0, 2), (2, 0))
+    return moving(texture(rng), [first] * 14 + [(0, 0)] + [second] * 14)
+
+
+def write_folder(root: Path, draw, write_video, count: int = 24) -> Path:
+    for label in (0, 1):
+        (root / f"class{label}").mkdir(parents=True)
+        for take in range(count // 2):
+            rng = np.random.default_rng([label, take])
+            write_video(root / f"class{label}" / f"{take:02}.mp4", draw(label, rng), fps=FPS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory, write_video) -> Path:
+    return write_folder(tmp_path_factory.mktemp("front") / "moves", short_clip, write_video, 12)
+
+
+def test_a_survey_sees_sizes_rates_and_motion(videos):
+    seen = survey(read_dataset(DataSettings(videos)))
+    assert seen.class_counts == {"class0": 6, "class1": 6}
+    assert (seen.short_side, seen.fps) == (SIDE, 15.0)
+    assert seen.mean_length_s == pytest.approx(2.0, abs=0.1)
+    assert seen.rms_px == pytest.approx(2 / np.sqrt(2), rel=0.3)
+    assert seen.unreadable == {}
+
+
+def test_an_unreadable_video_is_named_and_does_not_stop_the_survey(videos, tmp_path):
+    root = tmp_path / "moves"
+    shutil.copytree(videos, root)
+    (root / "class0" / "broken.mp4").write_bytes(b"no video")
+    seen = survey(read_dataset(DataSettings(root)))
+    assert list(seen.unreadable) == ["class0/broken.mp4"]
+    with pytest.raises(AnnotationError, match="none of 1 videos can be read"):
+        video = Video("broken.mp4", root / "class0" / "broken.mp4", ("x",))
+        survey(Dataset((video,), ("x",)))
+
+
+def test_a_plan_says_what_it_chose_and_why(videos):
+    plan = choose(read_dataset(DataSettings(videos)), {"root": str(videos)}, minutes=30)
+    assert set(plan.table["streams"]) == {"motion", "still", "whole-clip"}
+    assert plan.table["streams"]["motion"]["flow_scale_px"] == pytest.approx(1.4, rel=0.3)
+    assert plan.table["extract"]["fps"] == 15.0
+    assert plan.table["data"]["folds"] == 5
+    assert plan.table["data"]["flip"] is True
+    text = "\n".join(plan.reasons)
+    for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 10 flows", "epochs"):
+        assert word in text
+    assert plan.flows == pytest.approx(12 * 30, rel=0.1)
+    assert plan.minutes > 0
+
+
+def test_less_time_means_less_training(videos):
+    dataset = read_dataset(DataSettings(videos))
+    seen = survey(dataset)
+
+    def clips(minutes: float) -> int:
+        table = choose(dataset, {"root": str(videos)}, minutes=minutes, seen=seen).table["train"]
+        return table["epochs"] * table["clips_per_video"]
+
+    assert clips(0.001) < clips(1e6)
+
+
+def test_an_annotation_file_beside_the_videos_is_taken(videos, tmp_path):
+    root = tmp_path / "moves"
+    shutil.copytree(videos, root)
+    rows = ["clip,label,actor,my_fold"]
+    for label in (0, 1):
+        rows += [f"class{label}/{take:02}.mp4,kind{label},a{take},{take % 3}" for take in range(6)]
+    (root / "splits.csv").write_text("\n".join(rows) + "\n")
+    assert front.data_table(root) == {
+        "root": str(root.resolve()),
+        "annotations": "splits.csv",
+        "fold_column": "my_fold",
+        "group_column": "actor",
+    }
+    begun = front.start(root, runs=tmp_path / "runs")
+    assert begun.plan is not None
+    assert "folds: those of the annotations (0, 1, 2)" in begun.plan.reasons
+    assert read_dataset(begun.settings.data).classes == ("kind0", "kind1")
+
+
+def test_runs_are_numbered(tmp_path):
+    assert run_folder(tmp_path, "my videos") == tmp_path / "my-videos"
+    (tmp_path / "my-videos").mkdir()
+    assert run_folder(tmp_path, "my videos") == tmp_path / "my-videos-2"
+
+
+def test_one_class_and_the_folder_of_a_run_are_refused(videos, tmp_path):
+    one = tmp_path / "one"
+    shutil.copytree(videos / "class0", one / "class0")
+    with pytest.raises(AnnotationError, match="of 1 class; a classifier needs two"):
+        front.start(one, runs=tmp_path / "runs")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("")
+    with pytest.raises(ConfigError, match="is the folder of a run"):
+        front.start(tmp_path / "run")
+
+
+def test_a_dry_run_computes_nothing(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_cli("train", videos, "--dry-run", "--json")
+    assert done.exit_code == 0
+    record = json.loads(done.stdout)
+    assert record["config"]["data"]["root"] == str(videos.resolve())
+    assert record["minutes"] > 0
+    assert "about" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_folder_is_trained_resumed_and_trained_again(videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ("train", videos, "--folds", 2, "--set", "train.epochs=3", "--json")
+    first = run_cli(*command)
+    assert first.exit_code == 0, first.stderr
+    out = tmp_path / "runs" / "moves"
+    table = tomllib.loads((out / "config.toml").read_text())
+    assert table["train"]["epochs"] == 3
+    # The configuration that was written gives the same run, with nothing trained anew.
+    again = run_cli("train", out / "config.toml", "--fold", "all", "--out", out, "--json")
+    assert json.loads(again.stdout)["accuracy"] == json.loads(first.stdout)["accuracy"]
+    second = run_cli(*command)
+    assert json.loads(second.stdout)["out"] == "runs/moves-2"
+    # A run that was cut off goes on where it is.
+    (out / "results.json").unlink()
+    resumed = run_cli("train", videos)
+    assert resumed.exit_code == 0, resumed.stderr
+    assert "resumed" in resumed.stderr
+    assert not (tmp_path / "runs" / "moves-3").exists()
+    assert "chance is 50.0%" in resumed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("draw", "winner"),
+    [(still_clip, "still"), (short_clip, "motion"), (long_clip, "whole-clip")],
+)
+def test_the_stream_that_counts_follows_the_data(draw, winner, write_video, tmp_path):
+    root = write_folder(tmp_path / "videos", draw, write_video, 40)
+    begun = front.start(root, runs=tmp_path / "runs", num_folds=2)
+    result = Experiment(begun.settings, begun.out).run("all")
+    accuracy = result.as_record()["accuracy"]
+    assert accuracy["fused"] >= 0.9
+    weights = [fold["weights"] for fold in result.folds]
+    assert all(row[winner] > 0 for row in weights)
+    assert accuracy[winner] == max(accuracy[name] for name in begun.settings.streams)
