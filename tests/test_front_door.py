@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support import run_cli
+from support import run_cli
 
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import AnnotationError, ConfigError
@@ -120,9 +120,10 @@ def test_an_unreadable_video_is_named_and_does_not_stop_the_survey(videos, tmp_p
     (root / "class0" / "broken.mp4").write_bytes(b"no video")
     seen = survey(read_dataset(DataSettings(root)))
     assert list(seen.unreadable) == ["class0/broken.mp4"]
+    video = Video("broken.mp4", root / "class0" / "broken.mp4", ("x",))
+    alone = Dataset((video,), ("x",))
     with pytest.raises(AnnotationError, match="none of 1 videos can be read"):
-        video = Video("broken.mp4", root / "class0" / "broken.mp4", ("x",))
-        survey(Dataset((video,), ("x",)))
+        survey(alone)
 
 
 def test_a_plan_says_what_it_chose_and_why(videos):
@@ -189,11 +190,11 @@ def test_one_class_and_the_folder_of_a_run_are_refused(videos, tmp_path):
 def test_a_dry_run_computes_nothing(videos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run_cli("train", videos, "--dry-run", "--json")
-    assert done.exit_code == 0
-    record = json.loads(done.stdout)
+    assert done.status == 0
+    record = json.loads(done.out)
     assert record["config"]["data"]["root"] == str(videos.resolve())
     assert record["minutes"] > 0
-    assert "about" in done.stderr
+    assert "about" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,22 +203,22 @@ def test_a_folder_is_trained_resumed_and_trained_again(videos, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     command = ("train", videos, "--folds", 2, "--set", "train.epochs=3", "--json")
     first = run_cli(*command)
-    assert first.exit_code == 0, first.stderr
+    assert first.status == 0, first.err
     out = tmp_path / "runs" / "moves"
     table = tomllib.loads((out / "config.toml").read_text())
     assert table["train"]["epochs"] == 3
     # The configuration that was written gives the same run, with nothing trained anew.
     again = run_cli("train", out / "config.toml", "--fold", "all", "--out", out, "--json")
-    assert json.loads(again.stdout)["accuracy"] == json.loads(first.stdout)["accuracy"]
+    assert json.loads(again.out)["accuracy"] == json.loads(first.out)["accuracy"]
     second = run_cli(*command)
-    assert json.loads(second.stdout)["out"] == "runs/moves-2"
+    assert json.loads(second.out)["out"] == "runs/moves-2"
     # A run that was cut off goes on where it is.
     (out / "results.json").unlink()
     resumed = run_cli("train", videos)
-    assert resumed.exit_code == 0, resumed.stderr
-    assert "resumed" in resumed.stderr
+    assert resumed.status == 0, resumed.err
+    assert "resumed" in resumed.err
     assert not (tmp_path / "runs" / "moves-3").exists()
-    assert "chance is 50.0%" in resumed.stdout
+    assert "chance is 50.0%" in resumed.out
 
 
 @pytest.mark.slow
