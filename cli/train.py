@@ -164,7 +164,7 @@ def print_summary(result: "RunResult") -> None:
     weights = _mean_weights(result)
     for name, scores in {**result.streams, **_headline(result)}.items():
         right, videos = int(scores.correct_N.sum()), len(scores.ids)
-        low, high = accuracy_interval(right, videos)
+        low, high = accuracy_interval(right / videos, videos)
         note = ""
         if weights and name in weights:
             note = f"weight {weights[name]:.2f}" if weights[name] > 0 else "left out: chance"
