@@ -2,6 +2,8 @@
 
 import csv
 import hashlib
+import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from flowpipe.errors import InvalidArgument, VideoError, VideoNotFound
 from flowpipe.video import (
@@ -20,7 +23,7 @@ from flowpipe.video import (
     probe,
 )
 from flowpipe.video.decoding import Damage
-from flowpipe.video.times import resample, with_times
+from flowpipe.video.times import fps_rule, resample, with_times
 
 TICKS = Fraction(1, 12800)
 
@@ -307,11 +310,205 @@ def test_times_of_an_avi_are_its_dts():
     assert damage.reason() is None
 
 
-def test_a_jump_in_time_ends_a_resampled_video():
+@pytest.mark.parametrize(
+    ("times", "expected", "restarts", "moved"),
+    [
+        # Two files joined: the second goes on where the first ended, however often.
+        ([3, 4, 5, 6, 7, 8, 9, 0, 1, 2], [3, 4, 5, 6, 7, 8, 9, 10, 11, 12], 1, 0),
+        ([*range(8), *range(8), *range(8)], [*range(24)], 2, 0),
+        # One damaged timestamp, ahead or behind: only its own frame is moved.
+        ([0, 1, 2, 90000, 4, 5], [0, 1, 2, 3, 4, 5], 0, 1),
+        ([10, 11, 12, 0, 14, 15], [10, 11, 12, 12.5, 14, 15], 0, 1),
+        # A long still is no fault; in a broadcast such a step is a cut.
+        ([0, 1, 2, 7000, 7001], [0, 1, 2, 7000, 7001], 0, 0),
+    ],
+)
+def test_times_that_jump(times, expected, restarts, moved):
     damage = Damage()
-    timed = iter([("a", 0.0), ("b", 0.1), ("c", 95000.0), ("d", 95000.1)])
-    assert [name for name, _ in resample(timed, 10, damage)] == ["a", "b"]
-    assert damage.reason() == "timestamps jump from 0.1 s to 95000.0 s; ended there"
+    frames = [Stamped(t, None) for t in times]
+    found = [t for _, t in with_times(iter(frames), 10.0, damage)]
+    assert found == pytest.approx([t / 10 for t in expected])
+    assert (damage.restarts, damage.moved_times) == (restarts, moved)
+    assert ("begin anew" in (damage.reason() or "")) == bool(restarts)
+
+
+def test_a_broadcast_that_jumps_ahead_goes_on_without_a_gap():
+    damage = Damage()
+    frames = [Stamped(t, None) for t in (0, 1, 2, 7000, 7001, 7002, 9000, 9001)]
+    times = [t for _, t in with_times(iter(frames), 10.0, damage, is_broadcast=True)]
+    assert times == pytest.approx([k / 10 for k in range(8)])
+    assert damage.restarts == 2
+
+
+def test_a_long_still_is_kept_and_an_endless_one_refused():
+    timed = [("a", 0.0), ("b", 0.1), ("c", 1200.0), ("d", 1200.1)]
+    names = [name for name, _ in resample(iter(timed), 10)]
+    assert names == ["a", *["b"] * 11_999, "c", "d"]
+    with pytest.raises(VideoError, match=r"jump from 0\.1 s to 95000\.0 s: at 10 frames/s"):
+        list(resample(iter([("a", 0.0), ("b", 0.1), ("c", 95000.0)]), 10))
+
+
+@pytest.mark.parametrize(
+    ("source_fps", "fps", "expected"),
+    [
+        (1000, 1000, [*range(40)]),
+        (1000, 500, [*range(0, 40, 2)]),
+        (1000, 250, [*range(0, 40, 4)]),
+        (500, 250, [*range(0, 40, 2)]),
+        (240, 120, [*range(0, 40, 2)]),
+        (25, 1000, [k // 40 for k in range(39 * 40 + 1)]),
+    ],
+)
+def test_high_rates(source_fps, fps, expected):
+    timed = ((k, k / source_fps) for k in range(40))
+    assert [name for name, _ in resample(timed, fps)] == expected
+
+
+@pytest.mark.parametrize("source_fps", [24, 25, 30, 60, 120, 240])
+def test_times_in_whole_milliseconds_lose_and_repeat_no_frame(source_fps):
+    timed = ((k, round(1000 * k / source_fps) / 1000) for k in range(500))
+    assert [name for name, _ in resample(timed, source_fps)] == [*range(500)]
+
+
+def test_the_rule_of_high_rates_has_a_name_of_its_own():
+    assert fps_rule(None) == fps_rule(25.0) == fps_rule(250.0) == "frame-on-show-1"
+    assert fps_rule(300.0) == "frame-on-show-2"
+
+
+# --- which stream, and how it is turned -----------------------------------------------------
+
+
+def set_matrix(path, *abcd):
+    """Give the first track of an MP4 the display matrix (a b; c d)."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4
+    place = start + (52 if data[start] else 40)
+    a, b, c, d = (value * 65536 for value in abcd)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown", "rotation", "mirrored"),
+    [
+        ((1, 0, 0, 1), lambda p: p, 0, False),
+        ((0, -1, 1, 0), lambda p: np.rot90(p, 1), 90, False),
+        ((-1, 0, 0, -1), lambda p: np.rot90(p, 2), 180, False),
+        ((0, 1, -1, 0), lambda p: np.rot90(p, 3), 270, False),
+        ((-1, 0, 0, 1), lambda p: p[:, ::-1], 0, True),
+        ((1, 0, 0, -1), lambda p: p[::-1], 180, True),
+        ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1), 90, True),
+        ((0, -1, -1, 0), lambda p: np.rot90(p, 2).swapaxes(0, 1), 270, True),
+    ],
+)
+def test_all_eight_orientations_of_the_display_matrix(tmp_path, matrix, shown, rotation, mirrored):
+    picture = quadrants()
+    path = set_matrix(write_video(tmp_path / "a.mp4", [picture]), *matrix)
+    info = probe(path)
+    assert (info.rotation, info.mirrored) == (rotation, mirrored)
+    expected = shown(picture[:, :, 0])
+    assert (info.height, info.width) == expected.shape
+    (frame,) = VideoReader(path, rgb=True)
+    for found in (frame.grey_HW, frame.rgb_HWC[:, :, 1]):
+        assert np.abs(found.astype(int) - expected).mean() < 3
+    turned = np.rot90(picture[:, ::-1] if mirrored else picture, rotation // 90)[:, :, 0]
+    np.testing.assert_array_equal(turned, expected)
+
+
+def test_a_matrix_that_turns_by_no_quarter_is_left_out_and_said(tmp_path):
+    path = set_matrix(write_video(tmp_path / "a.mp4", numbered(3)), 1, 1, -1, 1)
+    reader = VideoReader(path)
+    assert [number_of(frame) for frame in reader] == [0, 1, 2]
+    assert "a rotation of -45° is left out" in reader.problem
+
+
+def write_tracks(path, *tracks):
+    """Write tracks of (pictures, codec, disposition)."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for pictures, codec, disposition in tracks:
+            stream = container.add_stream(codec, rate=10)
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.codec_context.thread_count = 1
+            stream.disposition = disposition
+            streams.append(stream)
+        for stream, (pictures, _, _) in zip(streams, tracks, strict=True):
+            for picture in pictures:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    return path
+
+
+COVER = ([np.full((96, 96, 3), 250, np.uint8)], "mjpeg", Disposition.attached_pic)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("first", [True, False], ids=["cover first", "cover last"])
+def test_cover_pictures_are_not_the_video(tmp_path, name, first):
+    film = (numbered(5), "libx264", Disposition.default)
+    path = write_tracks(tmp_path / name, *((COVER, film) if first else (film, COVER)))
+    with av.open(str(path)) as container:
+        kinds = [bool(s.disposition & Disposition.attached_pic) for s in container.streams.video]
+    # Matroska keeps such a track as a film of one frame.
+    assert sorted(kinds) == [False, name.endswith("mp4")]
+    assert (probe(path).height, probe(path).width) == (48, 64)
+    assert [number_of(frame) for frame in VideoReader(path)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_default_track_is_taken_wherever_it_stands(tmp_path, name):
+    other = (numbered(8, 32, 32), "libx264", Disposition(0))
+    film = (numbered(5), "libx264", Disposition.default)
+    path = write_tracks(tmp_path / name, other, film)
+    if name.endswith("mp4"):
+        data = bytearray(path.read_bytes())
+        flags = data.index(b"tkhd") + 4 + 3
+        data[flags] &= 0xFE  # the first track is switched off
+        path.write_bytes(data)
+    assert [number_of(frame) for frame in VideoReader(path)] == [0, 1, 2, 3, 4]
+
+
+# --- what is missing ------------------------------------------------------------------------
+
+
+def test_an_avi_that_was_cut_says_how_many_of_its_frames_are_there(tmp_path):
+    path = write_video(tmp_path / "a.avi", numbered(20), codec="mjpeg", pix_fmt="yuvj420p")
+    reader = VideoReader(path)
+    assert len(list(reader)) == 20
+    assert reader.problem is None
+    data = path.read_bytes()
+    start = data.index(b"movi")
+    chunks = [match.start() for match in re.finditer(b"00dc", data[start:])]
+    path.write_bytes(data[: start + chunks[8]])
+    assert len(list(reader)) == 8
+    assert "partial: 8 of 20 frames" in reader.problem
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_lost_packets_of_a_transport_stream_are_said(tmp_path, codec):
+    noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
+    path = write_video(tmp_path / "a.ts", list(noise), codec=codec, fps=25)
+    reader = VideoReader(path)
+    assert len(list(reader)) == 30
+    assert reader.problem is None
+    data = path.read_bytes()
+    packets = [data[i : i + 188] for i in range(0, len(data), 188)]
+    path.write_bytes(b"".join(p for i, p in enumerate(packets) if i % 40 != 30))
+    list(reader)
+    assert "packets are damaged or parts before them lost" in reader.problem
+
+
+@pytest.mark.parametrize("written", [b"inf:00:00.00000000", b"00:nan:00.00000000"])
+def test_durations_that_are_no_number_are_none(tmp_path, written):
+    path = write_video(tmp_path / "a.mkv", numbered(3))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(re.search(rb"\d\d:\d\d:\d\d\.\d{9}", data)[0], written))
+    duration_s = probe(path).duration_s
+    assert duration_s is None or 0 < duration_s < 1
+    assert len(list(VideoReader(path))) == 3
 
 
 # --- what cannot be read --------------------------------------------------------------------

@@ -133,7 +133,7 @@ class FlowRecipe:
         """
         from flowpipe.flow import create, create_batched
         from flowpipe.flow.device import choose_device
-        from flowpipe.video import FPS_RULE, GREY_RULE, RESIZE_RULE, output_size
+        from flowpipe.video import GREY_RULE, RESIZE_RULE, fps_rule, output_size
 
         if storage == "u8" and bound_px is None:
             bound_px = DEFAULT_BOUND_PX
@@ -170,7 +170,7 @@ class FlowRecipe:
             rgb_quality=rgb_quality if rgb else 0,
             grey_rule=GREY_RULE,
             resize_rule=RESIZE_RULE,
-            fps_rule=FPS_RULE,
+            fps_rule=fps_rule(fps),
             device=device,
         )
 

@@ -331,6 +331,7 @@ def software_versions() -> dict[str, str]:
 
 def _source_facts(info: VideoInfo) -> dict[str, Any]:
     return {
+        **({"mirrored": True} if info.mirrored else {}),
         "codec": info.codec,
         "pixel_format": info.pixel_format,
         "height": info.height,

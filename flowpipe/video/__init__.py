@@ -10,10 +10,9 @@ from flowpipe.video.decoding import MAX_PIXELS
 from flowpipe.video.files import VIDEO_EXTENSIONS, content_digest, find_videos
 from flowpipe.video.pictures import GREY_RULE, RESIZE_RULE, output_size
 from flowpipe.video.reader import Frame, VideoInfo, VideoReader, probe
-from flowpipe.video.times import FPS_RULE
+from flowpipe.video.times import fps_rule
 
 __all__ = [
-    "FPS_RULE",
     "GREY_RULE",
     "MAX_PIXELS",
     "RESIZE_RULE",
@@ -23,6 +22,7 @@ __all__ = [
     "VideoReader",
     "content_digest",
     "find_videos",
+    "fps_rule",
     "output_size",
     "probe",
 ]

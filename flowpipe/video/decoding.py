@@ -1,11 +1,13 @@
 """From a file to decoded frames (libavcodec), and a record of what went wrong on the way."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import av
+from av.stream import Disposition
 
 from flowpipe.errors import VideoError
 from flowpipe.video.vectors import EXPORT, VectorTracker
@@ -19,12 +21,14 @@ class Damage:
 
     failed_packets: int = 0
     first_failure: str = ""
+    corrupt_packets: int = 0
     corrupt_frames: int = 0
     moved_times: int = 0
+    restarts: int = 0
     other_size: str = ""
     strange_rotation: float | None = None
-    jump: str = ""
     early_end: str = ""
+    num_frames: int = 0
     first_pts_s: float = 0.0
     end_s: float = 0.0
 
@@ -32,8 +36,13 @@ class Damage:
         self.failed_packets += 1
         self.first_failure = self.first_failure or str(getattr(error, "strerror", "") or error)
 
-    def check_end(self, duration_s: float | None) -> None:
-        if duration_s is None or self.jump:
+    def check_end(self, stream: Any, duration_s: float | None) -> None:
+        """Compare what was there with what the header promises."""
+        # AVI's header keeps its count when the file is cut; its duration is made from the index.
+        promised, rate = stream.frames or 0, positive(stream.average_rate) or 25.0
+        if promised - self.num_frames > max(0.5 * rate, 0.05 * promised):
+            self.early_end = f"partial: {self.num_frames} of {promised} frames"
+        if duration_s is None or self.restarts or self.early_end:
             return
         # A header's duration counts from zero (Matroska) or from the first frame (MPEG-TS).
         end_s = max(self.end_s, self.end_s - self.first_pts_s)
@@ -44,12 +53,17 @@ class Damage:
         said = [self.early_end] if self.early_end else []
         if self.failed_packets:
             said.append(f"{self.failed_packets} packets failed to decode ({self.first_failure})")
+        if self.corrupt_packets:
+            said.append(f"{self.corrupt_packets} packets are damaged or parts before them lost")
         if self.corrupt_frames:
             said.append(f"{self.corrupt_frames} frames marked as corrupt by the decoder")
         if self.moved_times:
             said.append(f"{self.moved_times} timestamps did not increase and were moved")
-        if self.jump:
-            said.append(self.jump)
+        if self.restarts:
+            said.append(
+                f"timestamps begin anew or jump {self.restarts} times, as in files that were "
+                "joined; each part was put behind the one before it"
+            )
         if self.other_size:
             said.append(f"the frame size changes to {self.other_size} px; brought to the first")
         if self.strange_rotation is not None:
@@ -75,10 +89,11 @@ def open_container(
             "check that it is one, and whole"
         ) from error
     problem = None
-    if not container.streams.video:
+    stream = video_stream(container)
+    if stream is None:
         problem = "has no video stream; leave it out"
     else:
-        context: Any = container.streams.video[0].codec_context
+        context: Any = stream.codec_context
         if context is None:
             problem = "has a video codec that libavcodec does not know; convert it, e.g. to H.264"
         elif context.width * context.height > max_pixels:
@@ -94,6 +109,28 @@ def open_container(
         container.close()
         raise VideoError(f"{source} {problem}")
     return container
+
+
+def video_stream(container: Any) -> Any:
+    """Return the stream that players show; None where there is none.
+
+    It is libavformat's best stream, by its disposition, then by frames and bit rate; a cover
+    picture is taken only where there is nothing else.
+    """
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    streams = [stream for stream in container.streams.video if stream.codec_context is not None]
+    moving = [stream for stream in streams if not stream.disposition & pictures]
+    best = container.streams.best("video")
+    if best in (moving or streams) or not streams:
+        return best
+    return max(
+        moving or streams,
+        key=lambda stream: (
+            bool(stream.disposition & Disposition.default),
+            stream.frames,
+            stream.codec_context.width * stream.codec_context.height,
+        ),
+    )
 
 
 def decoded_frames(
@@ -131,17 +168,19 @@ def _decoded(
                     f"max_pixels {max_pixels}; raise max_pixels if the video is meant"
                 )
             damage.corrupt_frames += bool(frame.is_corrupt)
+            damage.num_frames += 1
             yield frame
 
 
 def _packets(container: Any, damage: Damage) -> Iterator[Any]:
-    """Give the packets of the first video stream, last the empty one that flushes the decoder."""
-    stream = container.streams.video[0]
+    """Yield the packets of the video stream, last the empty one that flushes the decoder."""
+    stream = video_stream(container)
     failures_in_a_row = 0
     while True:
         try:
             for packet in container.demux(stream):
                 failures_in_a_row = 0
+                damage.corrupt_packets += bool(packet.is_corrupt)
                 yield packet
             return
         except av.FFmpegError as error:
@@ -152,8 +191,8 @@ def _packets(container: Any, damage: Damage) -> Iterator[Any]:
 
 
 def duration_s_of(container: Any) -> float | None:
-    """Give the duration of the video stream as its header has it, else that of the container."""
-    stream = container.streams.video[0]
+    """Return the duration of the video stream by its header, else that of the container."""
+    stream = video_stream(container)
     if stream.duration is not None and stream.duration > 0 and stream.time_base:
         return float(stream.duration * stream.time_base)
     written = dict(stream.metadata).get("DURATION", "")  # Matroska, "00:00:10.400000000"
@@ -165,7 +204,8 @@ def duration_s_of(container: Any) -> float | None:
 
 
 def positive(value: Any) -> float | None:
-    return float(value) if value is not None and value > 0 else None
+    """Return a number of a header as float; None where it is none that can be."""
+    return float(value) if value is not None and 0 < value < math.inf else None
 
 
 def no_frame(source: Path, damage: Damage) -> str:

@@ -1,9 +1,10 @@
 """One decoded frame as grey and RGB pictures: range of values, rotation, size."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from flowpipe.errors import InvalidArgument
@@ -16,6 +17,9 @@ RESIZE_RULE = "area-or-linear-1"
 """OpenCV's INTER_AREA where no side grows, else INTER_LINEAR; grey and RGB each on its own."""
 
 Picture = NDArray[np.uint8]
+
+SKEW = 50
+"""A display matrix whose other entries are this many times smaller turns by quarters only."""
 
 # Formats whose plane 0 holds 8-bit luma, one byte for each pixel.
 _LIMITED_LUMA = frozenset(
@@ -39,11 +43,48 @@ _LIMITED_LUMA = frozenset(
 _FULL_LUMA = frozenset(("gray", "yuvj411p", "yuvj420p", "yuvj422p", "yuvj440p", "yuvj444p"))
 _COLOR_RANGE_FULL = 2  # AVCOL_RANGE_JPEG
 _STRETCH = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
-_ROTATE = {
-    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    180: cv2.ROTATE_180,
-    270: cv2.ROTATE_90_CLOCKWISE,
+# cv2.flip's code for (left with right, top with bottom).
+_FLIP = {(True, False): 1, (False, True): 0, (True, True): -1}
+_ROTATIONS = {
+    (False, False, False): 0,
+    (True, False, True): 90,
+    (False, True, True): 180,
+    (True, True, False): 270,
+    # Mirrored left with right, then turned.
+    (False, True, False): 0,
+    (True, False, False): 90,
+    (False, False, True): 180,
+    (True, True, True): 270,
 }
+
+
+class Orientation(NamedTuple):
+    """How a stored picture is shown: rows and columns exchanged, then mirrored.
+
+    ::
+
+        (False, False, False)  as it is         (False, True, False)  mirrored left with right
+        (True, False, True)    90° to the left  (False, False, True)  mirrored top with bottom
+        (False, True, True)    180°             (True, False, False)  mirrored at the diagonal
+        (True, True, False)    90° to the right (True, True, True)    at the other diagonal
+    """
+
+    transposed: bool = False
+    flip_x: bool = False
+    flip_y: bool = False
+
+    @property
+    def mirrored(self) -> bool:
+        return self.transposed ^ self.flip_x ^ self.flip_y
+
+    @property
+    def rotation(self) -> int:
+        """Degrees counterclockwise; of a mirrored picture, after left and right are exchanged."""
+        return _ROTATIONS[self]
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (height, width) of the picture as it is shown."""
+        return (width, height) if self.transposed else (height, width)
 
 
 def output_size(
@@ -86,12 +127,20 @@ def output_size(
     )
 
 
-def rotation_of(frame: Any) -> tuple[int, float | None]:
-    """Give the rotation in degrees counterclockwise, and the stored value if it is none of ours."""
-    stored = frame.rotation
-    if stored % 90 or abs(stored) > 360:
-        return 0, stored
-    return stored % 360, None
+def orientation_of(frame: Any) -> tuple[Orientation, float | None]:
+    """Return how a frame is to be shown, and the stored rotation in degrees if it is none of ours.
+
+    The display matrix (a b; c d) sends x to a·x + c·y and y to b·x + d·y.
+    """
+    stored = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    if stored is None:
+        return Orientation(), None
+    a, b, _, c, d = (int(value) for value in np.frombuffer(stored, np.int32)[:5])
+    if max(abs(b), abs(c)) * SKEW <= min(abs(a), abs(d)):
+        return Orientation(False, a < 0, d < 0), None
+    if max(abs(a), abs(d)) * SKEW <= min(abs(b), abs(c)):
+        return Orientation(True, c < 0, b < 0), None
+    return Orientation(), float(frame.rotation)
 
 
 def to_rgb(frame: Any) -> Picture:
@@ -116,10 +165,12 @@ def to_grey(frame: Any, rgb_HWC: Picture | None) -> Picture:
     return np.asarray(cv2.LUT(luma_HW, _STRETCH), dtype=np.uint8)
 
 
-def fit(picture: Picture, rotation: int, size: tuple[int, int]) -> Picture:
-    """Turn a picture upright and bring it to (height, width) by `RESIZE_RULE`."""
-    if rotation:
-        picture = np.asarray(cv2.rotate(picture, _ROTATE[rotation]), dtype=np.uint8)
+def fit(picture: Picture, orientation: Orientation, size: tuple[int, int]) -> Picture:
+    """Bring a picture to its orientation, and to (height, width) by `RESIZE_RULE`."""
+    if orientation.transposed:
+        picture = np.asarray(cv2.transpose(picture), dtype=np.uint8)
+    if (code := _FLIP.get((orientation.flip_x, orientation.flip_y))) is not None:
+        picture = np.asarray(cv2.flip(picture, code), dtype=np.uint8)
     height, width = picture.shape[:2]
     if (height, width) != size:
         shrinks = size[0] <= height and size[1] <= width

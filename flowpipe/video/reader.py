@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from av.format import Flags
 
 from flowpipe.errors import InvalidArgument, VideoError
 from flowpipe.video.decoding import (
@@ -17,13 +18,17 @@ from flowpipe.video.decoding import (
     no_frame,
     open_container,
     positive,
+    video_stream,
 )
 from flowpipe.video.files import existing_file
-from flowpipe.video.pictures import Picture, fit, output_size, rotation_of, to_grey, to_rgb
+from flowpipe.video.pictures import Picture, fit, orientation_of, output_size, to_grey, to_rgb
 from flowpipe.video.times import resample, with_times
 from flowpipe.video.vectors import MotionVectors, VectorTracker
 
 FALLBACK_FPS = 25.0
+
+TS_DISCONT = Flags.ts_discont.value
+"""Of a container: its timestamps may jump, as where broadcasts are cut or joined."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class VideoInfo:
     """What a video says of itself and its first frame shows.
 
     `width` and `height` are those of the displayed picture in px, after `rotation` (degrees
-    counterclockwise, a multiple of 90). `average_fps` and `duration_s` come from the header,
+    counterclockwise, a multiple of 90; of a `mirrored` picture, after left and right are
+    exchanged). `average_fps` and `duration_s` come from the header,
     are None where it has none, and may be wrong.
     """
 
@@ -43,6 +49,7 @@ class VideoInfo:
     duration_s: float | None
     codec: str
     pixel_format: str
+    mirrored: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,15 +90,16 @@ def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     source = existing_file(path)
     damage = Damage()
     with open_container(source, max_pixels, 1) as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container)
         for frame in decoded_frames(container, damage, max_pixels, source):
-            rotation, _ = rotation_of(frame)
-            turned = rotation in (90, 270)
+            orientation, _ = orientation_of(frame)
+            height, width = orientation.size(frame.height, frame.width)
             return VideoInfo(
                 path=source,
-                width=frame.height if turned else frame.width,
-                height=frame.width if turned else frame.height,
-                rotation=rotation,
+                width=width,
+                height=height,
+                rotation=orientation.rotation,
+                mirrored=orientation.mirrored,
                 average_fps=positive(stream.average_rate),
                 duration_s=duration_s_of(container),
                 codec=str(stream.codec_context.name),
@@ -114,7 +122,8 @@ class VideoReader:
     fps
         Resample to this rate by timestamp: output k has the time t0 + k/fps, where t0 is the
         first timestamp, and is the frame on show then (the last one with a timestamp
-        ≤ t + 1 ms). The last output is the last instant that is not behind the last timestamp.
+        ≤ t + 1 ms, or less where frames are closer, see `times.resample`). The
+        last output is the last instant that is not behind the last timestamp.
         Frames repeat where the video is slower::
 
             source at 8 fps    0   1   2   3   4   5   6
@@ -206,9 +215,10 @@ class VideoReader:
                 self.info.average_fps or FALLBACK_FPS,
                 damage,
                 stores_no_pts=container.format.name == "avi",
+                is_broadcast=bool(container.format.flags & TS_DISCONT),
             )
             if self._fps is not None:
-                timed = resample(timed, self._fps, damage)
+                timed = resample(timed, self._fps)
             last: Any = None
             grey_HW, rgb_HWC = np.empty((0, 0), np.uint8), None
             index = 0
@@ -225,15 +235,14 @@ class VideoReader:
                 index += 1
             if index == 0:
                 raise VideoError(no_frame(source, damage))
-            damage.check_end(duration_s_of(container))
+            damage.check_end(video_stream(container), duration_s_of(container))
         self.problem = damage.reason()
 
     def _note_geometry(self, frame: Any, damage: Damage) -> None:
-        rotation, strange = rotation_of(frame)
+        orientation, strange = orientation_of(frame)
         if strange is not None:
             damage.strange_rotation = strange
-        turned = rotation in (90, 270)
-        height, width = (frame.width, frame.height) if turned else (frame.height, frame.width)
+        height, width = orientation.size(frame.height, frame.width)
         if (height, width) != (self.info.height, self.info.width):
             damage.other_size = f"{height} × {width}"
 
@@ -251,7 +260,7 @@ class VideoReader:
         )
 
     def _pictures(self, frame: Any) -> tuple[Picture, Picture | None]:
-        rotation, _ = rotation_of(frame)
+        orientation, _ = orientation_of(frame)
         rgb_HWC = to_rgb(frame) if self._rgb else None
-        grey_HW = fit(to_grey(frame, rgb_HWC), rotation, self.output_size)
-        return grey_HW, None if rgb_HWC is None else fit(rgb_HWC, rotation, self.output_size)
+        grey_HW = fit(to_grey(frame, rgb_HWC), orientation, self.output_size)
+        return grey_HW, None if rgb_HWC is None else fit(rgb_HWC, orientation, self.output_size)
