@@ -11,8 +11,9 @@ from flowpipe.cache import open_cache
 from flowpipe.errors import FlowError
 from flowpipe.extraction import extract
 from flowpipe.flow import create
-from flowpipe.flow.codec import dense
+from flowpipe.flow.codec import FIELDS, dense
 from flowpipe.video import VideoReader
+from flowpipe.video.pictures import Orientation
 from flowpipe.video.vectors import MotionVectors
 
 HEIGHT, WIDTH = 144, 176
@@ -126,12 +127,27 @@ def test_blocks_by_hand():
     blocks["w"], blocks["h"] = [8, 8, 16], 8
     blocks["dst_x"], blocks["dst_y"] = [4, 12, 8], [4, 4, 12]
     blocks["motion_x"], blocks["motion_y"] = [-8, 30, 0], [-4, 30, 0]
-    vectors = MotionVectors(1, blocks, 2, 16, 16, 0, (16, 16))
+    vectors = MotionVectors(1, blocks, 2, 16, 16, Orientation(), (16, 16))
     back = dense(vectors, forward=False)
     assert back[0, 0].tolist() == [-2, -1]
     assert back[12, 3].tolist() == back[12, 12].tolist() == [0, 0]
     # The mean of the cell to the left and, in the lower row, of the still one below.
     assert back[0, 9].tolist() == [-2, -1]
     assert back[5, 9].tolist() == [-1, -0.5]
-    turned = dense(MotionVectors(1, blocks, 2, 16, 16, 90, (16, 16)), forward=False)
+    left = Orientation(transposed=True, flip_y=True)
+    turned = dense(MotionVectors(1, blocks, 2, 16, 16, left, (16, 16)), forward=False)
     assert turned[15, 0].tolist() == [-1, 2]  # the upper left is the lower left now
+
+
+def test_a_mirrored_field_points_the_other_way():
+    blocks = np.zeros(1, [(name, np.float32) for name in FIELDS])
+    blocks[0] = (-1, 16, 16, 8, 8, -8, -4, 4)
+    plain = dense(MotionVectors(1, blocks, 1, 16, 16, Orientation(), (16, 16)), forward=True)
+    u, v = plain[0, 0]
+    for orientation, expected in (
+        (Orientation(flip_x=True), (-u, v)),
+        (Orientation(flip_y=True), (u, -v)),
+        (Orientation(transposed=True), (v, u)),
+    ):
+        shown = dense(MotionVectors(1, blocks, 1, 16, 16, orientation, (16, 16)), forward=True)
+        assert shown[0, 0].tolist() == list(expected)

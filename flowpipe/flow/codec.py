@@ -23,12 +23,6 @@ from flowpipe.video.vectors import MotionVectors
 CELL = 4
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
 
-_TURN = {
-    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    180: cv2.ROTATE_180,
-    270: cv2.ROTATE_90_CLOCKWISE,
-}
-
 compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
@@ -88,11 +82,14 @@ def dense(vectors: MotionVectors, *, forward: bool) -> NDArray[np.float32]:
         _fill(uv, known)
     field = np.empty((vectors.height, vectors.width, 2), np.float32)
     _spread(uv, field.reshape(vectors.height, -1), forward)
-    if vectors.rotation:
-        field = np.ascontiguousarray(cv2.rotate(field, _TURN[vectors.rotation]), dtype=np.float32)
-        u, v = field[..., 0].copy(), field[..., 1].copy()
-        turned = {90: (v, -u), 180: (-u, -v), 270: (-v, u)}[vectors.rotation]
-        field[..., 0], field[..., 1] = turned
+    shown = vectors.orientation
+    if shown.transposed:
+        field = field.transpose(1, 0, 2)[..., ::-1]
+    if shown.flip_x:
+        field = field[:, ::-1] * np.array([-1, 1], np.float32)
+    if shown.flip_y:
+        field = field[::-1] * np.array([1, -1], np.float32)
+    field = np.ascontiguousarray(field)
     height, width = field.shape[:2]
     if (height, width) != vectors.size:
         scale = np.array([vectors.size[1] / width, vectors.size[0] / height], np.float32)

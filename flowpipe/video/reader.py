@@ -248,14 +248,14 @@ class VideoReader:
 
     def _vectors_of(self, frame: Any) -> MotionVectors:
         shown = frame.opaque
-        rotation, _ = rotation_of(frame)
+        orientation, _ = orientation_of(frame)
         return MotionVectors(
             shown.number,
             shown.blocks,
             shown.distance,
             frame.height,
             frame.width,
-            rotation,
+            orientation,
             self.output_size,
         )
 

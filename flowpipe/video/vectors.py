@@ -24,6 +24,8 @@ from av.sidedata.sidedata import Type
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from flowpipe.video.pictures import Orientation
+
 EXPORT = {"flags2": "+export_mvs"}
 """The decoder's option."""
 
@@ -45,8 +47,10 @@ class MotionVectors:
         (below 0: the reference is an earlier frame).
     distance : int
         Frames from the earlier reference to this one.
-    height, width, rotation : int
-        Of the coded picture; degrees counterclockwise to turn it upright.
+    height, width : int
+        Of the coded picture.
+    orientation : Orientation
+        How that is shown.
     size : (int, int)
         Height and width of the frame as the reader returns it.
     """
@@ -56,7 +60,7 @@ class MotionVectors:
     distance: int
     height: int
     width: int
-    rotation: int
+    orientation: Orientation
     size: tuple[int, int]
 
     def __repr__(self) -> str:
