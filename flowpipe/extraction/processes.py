@@ -65,7 +65,7 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._job: Job | None = None
-        self._closed = False
+        self._has_begun = self._closed = False
 
     def __enter__(self) -> "WorkerProcess":
         return self
@@ -121,8 +121,8 @@ class WorkerProcess:
     def _ask(self, job: Job, task: Task, limit_s: float) -> Outcome:
         if self._closed:
             raise WorkerDied("it was ended")
-        if self._process is None or self._process.poll() is not None:
-            self._start()
+        self.start()
+        self._wait_for_start()
         if job is not self._job:
             self._send(job)
             self._job = job
@@ -132,7 +132,10 @@ class WorkerProcess:
                 self._on_step(task, *message)
         return message
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start a process where there is none, without waiting for it."""
+        if self._process is not None and self._process.poll() is None:
+            return
         self._end()
         self._messages = queue.SimpleQueue()
         self._process = _started()
@@ -141,14 +144,20 @@ class WorkerProcess:
             raise WorkerDied("it was ended")
         listening = (self._process, self._messages)
         threading.Thread(target=_listen, args=listening, daemon=True).start()
-        self._job = None
-        try:
+        self._job, self._has_begun = None, False
+        with contextlib.suppress(WorkerDied):  # which is noticed when its answer is awaited
             self._send(sys.path)
+
+    def _wait_for_start(self) -> None:
+        if self._has_begun:
+            return
+        try:
             self._receive(START_LIMIT_S)
         except (WorkerDied, TimeoutError) as error:
             if not self._closed:
                 raise FlowpipeError(NO_START.format(how=error)) from error
-            raise WorkerDied from error
+            raise WorkerDied(str(error)) from error
+        self._has_begun = True
 
     def _send(self, record: Any) -> None:
         process = self._process
@@ -220,6 +229,11 @@ class ProcessPool:
     def __exit__(self, *exc: object) -> None:
         for worker in self._workers:
             worker.close()
+
+    def start(self) -> None:
+        """Start all workers at once, where it is known that all will be needed."""
+        for worker in self._workers:
+            worker.start()
 
     def run(
         self,

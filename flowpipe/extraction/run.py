@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -336,7 +336,13 @@ class _Extraction(Run[ExtractionResult]):
             yield from run_on_scheduler(job, tasks, machine.scheduler, machine.timeout_s)
             return
         with ProcessPool(job, machine.workers, machine.timeout_s, self._step) as pool:
-            planned, splits = plan(job, tasks, machine.workers, pool.run)
+
+            def probe(long: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
+                if long:
+                    pool.start()
+                yield from pool.run(long)
+
+            planned, splits = plan(job, tasks, machine.workers, probe)
 
             def after(task: Task, outcome: Outcome) -> Task | None:
                 split = splits.get(task.index)
