@@ -19,6 +19,9 @@ from flowpipe.errors import (
     InvalidArgument,
     UnknownName,
 )
+from flowpipe.registry import trust
+
+from .output import printable, say
 
 # Command → (module of this package, one line). Listing the commands imports none of them.
 COMMANDS = {
@@ -35,6 +38,7 @@ COMMANDS = {
     "localise": ("localise", "Say when what happens in long videos, and how well."),
     "detect": ("detect", "Say who does what, where, and how well."),
     "report": ("report", "Write the page of a run."),
+    "verify": ("verify", "Check that every file of a run is what was written."),
     "models": ("models", "List the networks."),
     "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),
     "inflate-check": ("inflate_check", "Show that an inflated network is the 2D one when still."),
@@ -73,7 +77,12 @@ class LateGroup(click.Group):
 @click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(flowpipe.__version__, prog_name="flowpipe")
 @click.option("--traceback", is_flag=True, help="Show Python's traceback when something fails.")
-def app(traceback: bool) -> None:
+@click.option(
+    "--trust",
+    metavar="MODULE:CALLABLE",
+    help="Run this code where a run or a cache names it; may be repeated.",
+)
+def app(traceback: bool, trust: str | None) -> None:
     """Dense optical flow of videos, extracted in parallel and cached; two-stream networks on it.
 
     Results go to stdout, progress and messages to stderr. Exit status: 0 all went well, 1 some
@@ -86,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     # One option for all commands, wherever it stands.
     wants_traceback = "--traceback" in given
-    given = [argument for argument in given if argument != "--traceback"]
+    given = _trusting([argument for argument in given if argument != "--traceback"])
     # The current folder may hold package.module:callable of the person's own. Our own place goes
     # before it: an editable install would lose to a folder called flowpipe, in workers too.
     sys.path += [str(Path(flowpipe.__file__).parents[1]), str(Path.cwd())]
@@ -110,14 +119,22 @@ def main(arguments: list[str] | None = None) -> None:
         if wants_traceback:
             traceback.print_exc()
         elif isinstance(error, FlowpipeError):
-            click.echo(f"flowpipe: {error}{_options_named(error, given)}", err=True)
+            click.echo(printable(f"flowpipe: {error}{_options_named(error, given)}"), err=True)
         else:
             told = f"{type(error).__name__}: {error}"
-            click.echo(
-                f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.", err=True
-            )
+            say(f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.")
         status = MISUSED if isinstance(error, MISUSES) else FAILED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _trusting(arguments: list[str]) -> list[str]:
+    """Take out --trust MODULE:CALLABLE, an option of all commands too, and obey it."""
+    left = list(arguments)
+    while "--trust" in left[:-1]:
+        place = left.index("--trust")
+        trust(left[place + 1])
+        del left[place : place + 2]
+    return left
 
 
 def _options_named(error: FlowpipeError, arguments: list[str]) -> str:
@@ -131,6 +148,7 @@ def _options_named(error: FlowpipeError, arguments: list[str]) -> str:
         for option in command.params
         if isinstance(option, click.Option)
     }
+    options["trust"] = "--trust"
     named = [options[name] for name in error.parameters if name in options]
     return f" ({', '.join(named)})" if named else ""
 

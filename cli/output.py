@@ -1,6 +1,7 @@
 """What commands print: progress on stderr for people, tables or JSON on stdout."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,9 +21,23 @@ def say(text: str) -> None:
         click.echo(printable(text), err=True)
 
 
+# Control characters, which a terminal obeys, and those that turn the direction of writing.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
 def printable(text: str) -> str:
-    r"""Write bytes of a file name that are no UTF-8 as \udcxx, which is also JSON's escape."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    r"""Write what must not reach a terminal as \uXXXX, which is also JSON's escape.
+
+    That is control characters but tab and line feed, and bytes of a file name that are no UTF-8.
+    """
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def one_line(text: object) -> str:
+    r"""Write a text of a file's as `printable`, with line feeds and tabs as \u000a and \u0009."""
+    return printable(str(text)).replace("\n", "\\u000a").replace("\t", "\\u0009")
 
 
 def print_json(record: Any) -> None:
@@ -43,10 +58,10 @@ def print_table(
         justify: Literal["left", "right"] = "left" if position < text_columns else "right"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(printable(str(cell)) for cell in row))
+        table.add_row(*map(one_line, row))
     width = None if sys.stdout.isatty() else 160
     if title:
-        click.echo(title)  # not as the table's own, which is broken to the table's width
+        click.echo(printable(title))  # not as the table's own, which is broken to the table's width
     Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
 
 
@@ -76,7 +91,7 @@ def progress_line(title: str) -> Iterator[Callable[[float, str], None]]:
             task = bar.add_task(title, total=1.0, text="")
             _shown.append(console)
             try:
-                yield lambda share, text: bar.update(task, completed=share, text=text)
+                yield lambda share, text: bar.update(task, completed=share, text=one_line(text))
             finally:
                 _shown.pop()
         return

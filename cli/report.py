@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from .options import out_option
+from .output import printable
 
 
 @click.command()
@@ -14,4 +15,4 @@ def report(run: Path, out: Path | None) -> None:
     """Write the page of a finished RUN: one HTML file that needs nothing else."""
     from flowpipe.experiment.experiment import Experiment
 
-    click.echo(str(Experiment.of_run(run).report(out)))
+    click.echo(printable(str(Experiment.of_run(run).report(out))))

@@ -5,10 +5,45 @@ A table maps a name to `"package.module:callable"`; a plug-in is given in the sa
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
+
+# Names of code of one's own that files may name: those of the person's own configuration, and
+# those given to `trust`.
+_TRUSTED: set[str] = set()
+_OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def trust(*names: str) -> None:
+    """Let caches and runs name these `package.module:callable`, which are then run."""
+    _TRUSTED.update(names)
+
+
+def own_code(value: Any) -> set[str]:
+    """Return the names of the form `package.module:callable` anywhere in a table."""
+    if isinstance(value, str):
+        return {value.partition("+")[0]} if _OWN_CODE.match(value) else set()
+    if isinstance(value, Mapping):
+        return own_code(list(value.values()))
+    return set().union(*map(own_code, value)) if isinstance(value, list | tuple) else set()
+
+
+def refuse_foreign_code(value: Any, where: str) -> None:
+    """Refuse a table of a file that names code which is not trusted: it would be run.
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    if foreign := sorted(own_code(value) - _TRUSTED):
+        raise InvalidArgument(
+            f"{where} names code that is no part of flowpipe, {', '.join(foreign)}, and it would "
+            "be run here; if it is yours, say so by flowpipe.registry.trust",
+            parameter="trust",
+        )
 
 
 def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ import math
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -323,7 +324,7 @@ def _checked_names(names: object, kind: str) -> tuple[str, ...]:
         if not isinstance(name, str) or not name:
             raise InvalidArgument(f"{kind} hold {name!r}; each must be a text that is not empty")
     if len(set(checked)) < len(checked):
-        twice = next(name for name in checked if checked.count(name) > 1)
+        (twice, _), *_ = Counter(checked).most_common(1)
         raise InvalidArgument(f'{kind} hold "{twice}" more than once; each must stand once')
     return checked
 

@@ -9,6 +9,7 @@ Texts of older versions have none, and are read as they are.
 import json
 import os
 import stat
+import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,15 +48,23 @@ def sealed_line(record: Mapping[str, Any]) -> bytes:
     return text[:-1] + _MARK + str(zlib.crc32(text)).encode() + b"}\n"
 
 
-def read_lines(text: bytes, keys: Collection[str]) -> Lines:
-    """Read JSON lines, with and without checksums; each must have these keys and no others."""
-    lines, wanted = Lines(), set(keys)
+def read_lines(text: bytes, keys: Collection[str] | None) -> Lines:
+    """Read JSON lines, with and without checksums.
+
+    Each must have these keys and no others. Where they are not known (None), a line with a
+    checksum must have the key "sealed", too.
+    """
+    lines, wanted = Lines(), None if keys is None else set(keys)
     for number, line in enumerate(text.split(b"\n"), 1):
         if not line.strip():
             continue
         record = _object(line)
         checksum = record.pop(CHECKSUM, None)
-        if record.keys() == wanted and (checksum is None or _fits(line, checksum)):
+        if wanted is None:
+            known = bool(record) and (record.pop(SEALED, None) is None) == (checksum is None)
+        else:
+            known = record.keys() == wanted
+        if known and (checksum is None or _fits(line, checksum)):
             lines.records.append(record)
         elif not record and not line.rstrip().endswith(b"}"):
             lines.cut.append(number)
@@ -100,15 +109,18 @@ def read_bytes(file: Path) -> bytes:
         return b""
 
 
-def write_table(path: Path, table: Mapping[str, Any]) -> None:
-    """Write a table as a file of JSON with its checksum, whole or not at all."""
+def write_table(path: Path, table: Mapping[str, Any], free: Collection[str] = ()) -> None:
+    """Write a table as a file of JSON with its checksum, whole or not at all.
+
+    `free` are keys, "table.key" inside of others, that may be changed by hand: places that move.
+    """
     sealed = {**table, SEALED: CHECKSUM}
-    sealed[CHECKSUM] = _crc32_of(sealed)
+    sealed[CHECKSUM] = _crc32_of(sealed, free)
     with write_aside(path, "w") as file:
         file.write(json.dumps(sealed, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_table(path: Path) -> dict[str, Any]:
+def read_table(path: Path, free: Collection[str] = ()) -> dict[str, Any]:
     """Read what `write_table` wrote, or a file of JSON without a checksum.
 
     Raises
@@ -125,7 +137,7 @@ def read_table(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise EntryCorrupt(f"{path} is no table of JSON ({error})") from error
     checksum = table.pop(CHECKSUM, None)
-    if _is_changed(table, checksum):
+    if _is_changed(table, checksum, free):
         raise EntryCorrupt(
             f"{path} is not what was written; if you have changed it yourself, delete its lines "
             f'"{SEALED}" and "{CHECKSUM}"'
@@ -134,15 +146,42 @@ def read_table(path: Path) -> dict[str, Any]:
     return table
 
 
-def _is_changed(table: Mapping[str, Any], checksum: Any) -> bool:
+def _is_changed(table: Mapping[str, Any], checksum: Any, free: Collection[str]) -> bool:
     if checksum is None and SEALED not in table:
         return False  # of an older version
-    return bool(checksum != _crc32_of(table))
+    return bool(checksum != _crc32_of(table, free))
 
 
-def _crc32_of(table: Mapping[str, Any]) -> int:
-    canonical = json.dumps(table, sort_keys=True, separators=(",", ":"))
+def _crc32_of(table: Mapping[str, Any], free: Collection[str]) -> int:
+    canonical = json.dumps(_without(table, free), sort_keys=True, separators=(",", ":"))
     return zlib.crc32(canonical.encode())
+
+
+def _without(table: Mapping[str, Any], free: Collection[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        key: _without(value, free, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in table.items()
+        if f"{prefix}{key}" not in free
+    }
+
+
+def check_zip(path: Path) -> None:
+    """Compare the checksums of a zip file, as torch and numpy write; other files have none.
+
+    Raises
+    ------
+    EntryCorrupt
+        If a member is not what was written.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise EntryCorrupt(f"{path} is damaged ({error})") from error
+    if damaged is not None:
+        raise EntryCorrupt(f"{path} is damaged: {damaged} is not what was written")
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -341,3 +341,220 @@ def run(*words):
 def test_format_md_tells_of_the_checksums():
     text = Path(schema.__file__).with_name("FORMAT.md").read_text("utf-8")
     assert '`, "crc32": N}`' in text
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, write_video):
+    """A run of one stream on eight tiny videos."""
+    from flowpipe.experiment.experiment import Experiment
+    from flowpipe.experiment.settings import load_settings
+
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        (folder / "videos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        frames = rng.integers(0, 255, (4, 32, 32, 3), np.uint8)
+        write_video(folder / "videos" / "ab"[number % 2] / f"{number}.mp4", frames)
+    (folder / "c.toml").write_text(
+        '[data]\nroot = "videos"\n[extract]\nflow = "farneback"\nworkers = 1\n'
+        '[streams.spatial]\ninput = "rgb"\ncrop_size = [24, 24]\nmodel_parameters = {width = 2}\n'
+        "[train]\nepochs = 1\nbatch_size = 4\n[test]\nclips = 1\n"
+        '[fuse]\nmethods = ["average"]\ntraining_clips = 0\n'
+    )
+    Experiment(load_settings(folder / "c.toml"), folder / "run").run()
+    return folder
+
+
+@pytest.fixture
+def trained(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_sound_run_is_called_sound(trained):
+    from flowpipe.experiment.verify import verify_run
+
+    findings = verify_run(trained)
+    assert [finding.problem for finding in findings] == [""] * len(findings)
+    assert {finding.path.name for finding in findings} >= {
+        "settings.json", "results.json", "checkpoint.pt", "metrics.jsonl", "scores.npz",
+    }  # fmt: skip
+    assert run("verify", trained).exit_code == 0
+    assert isinstance(run("verify", trained / "none").exception, Exception)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tries"),
+    [
+        ("settings.json", 40),
+        ("results.json", 40),
+        ("fold-*/*/metrics.jsonl", 40),
+        ("fold-*/*/checkpoint.pt", 60),
+        ("fold-*/*/scores.npz", 60),
+    ],
+)
+def test_flipped_bits_of_a_run_are_noticed(trained, pattern, tries):
+    from flowpipe.experiment.verify import verify_run
+
+    (file,) = trained.glob(pattern)
+    whole = file.read_bytes()
+    rng = np.random.default_rng(3)
+    before = content_of(file)
+    for place in rng.integers(0, len(whole), tries):
+        flip(file, int(place), int(rng.integers(8)))
+        problems = {f.path: f.problem for f in verify_run(trained)}
+        # What no reader looks at, as the padding of a zip file, may go unnoticed.
+        assert problems[file] or content_of(file) == before, (place, file)
+        file.write_bytes(whole)
+
+
+def content_of(file: Path) -> object:
+    """What of a file comes to its readers."""
+    import zipfile
+
+    if file.suffix in (".pt", ".npz"):
+        with zipfile.ZipFile(file) as archive:
+            return {info.filename: archive.read(info) for info in archive.infolist()}
+    text = file.read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()] if file.suffix == ".jsonl" else (
+        moved(json.loads(text))
+    )  # fmt: skip
+
+
+def moved(table: dict) -> dict:
+    """A table without the places that may be put right by hand."""
+    return {k: v for k, v in table.items() if k != "data"} | {
+        "data": {k: v for k, v in table.get("data", {}).items() if k not in ("root", "cache")}
+    }
+
+
+def test_a_moved_data_folder_may_be_put_right_by_hand(trained, finished):
+    from flowpipe.errors import ConfigError
+    from flowpipe.experiment.settings import read_run_settings
+
+    file = trained / "settings.json"
+    table = json.loads(file.read_text("utf-8"))
+    table["data"]["root"] = str(finished / "videos")
+    file.write_text(json.dumps(table), encoding="utf-8")
+    assert read_run_settings(trained).data.root == finished / "videos"
+    table["streams"]["spatial"]["frames"] = 2
+    file.write_text(json.dumps(table), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"settings\.json is not what was written"):
+        read_run_settings(trained)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[" * 100_000, '{"folds": [], "classes": ["a"]}'])
+def test_results_of_another_form_are_a_sentence(trained, content):
+    from flowpipe.errors import ConfigError
+    from flowpipe.experiment.experiment import Experiment
+
+    (trained / "results.json").write_text(content)
+    with pytest.raises(ConfigError, match="is damaged"):
+        Experiment.of_run(trained)
+
+
+def test_code_that_a_run_or_a_cache_names_is_not_run(
+    trained, finished, tmp_path, write_entry, smooth_flow
+):
+    from flowpipe.errors import InvalidArgument
+    from flowpipe.experiment.experiment import Experiment
+    from flowpipe.experiment.results import MOVING
+    from flowpipe.extraction.recompute import recompute
+    from flowpipe.video import content_digest
+
+    video = next((finished / "videos").rglob("*.mp4"))
+    for change in (
+        lambda t: t["extract"].update(flow="os:system"),
+        lambda t: t["streams"]["spatial"].update(model="os:system"),
+        lambda t: t["streams"]["spatial"]["model_parameters"].update(backbone="os:system"),
+    ):
+        table = read_table(finished / "run" / "settings.json", MOVING)
+        change(table)
+        write_table(trained / "settings.json", table, MOVING)
+        for act in (lambda e: e.predict([video]), lambda e: e.test()):
+            with pytest.raises(InvalidArgument, match="no part of flowpipe, os:system") as raised:
+                act(Experiment.of_run(trained))
+            assert raised.value.parameters == ("trust",)
+    foreign = {"flow": "os:system", "flow_parameters": {"command": f"touch {tmp_path / 'RAN'}"}}
+    write_entry(
+        tmp_path / "c", smooth_flow(3, 32, 32), name="a.mp4", path=str(video),
+        digest=content_digest(video), **foreign,
+    )  # fmt: skip
+    (told,) = recompute(open_cache(tmp_path / "c"), 1)
+    assert "os:system, and it would be run here" in told.note
+    assert not (tmp_path / "RAN").exists()
+
+
+def test_what_is_trusted_is_no_foreign_code(monkeypatch):
+    from flowpipe import registry
+    from flowpipe.errors import InvalidArgument
+
+    monkeypatch.setattr(registry, "_TRUSTED", set())
+    table = {"a": [{"flow": "my.flow:Best+tvl1"}, "C:/videos", "16:9", "x"], "b": ("n.n:N", 3)}
+    assert registry.own_code(table) == {"my.flow:Best", "n.n:N"}
+    with pytest.raises(InvalidArgument, match=r"x names code .* my\.flow:Best, n\.n:N, and"):
+        registry.refuse_foreign_code(table, "x")
+    registry.trust("my.flow:Best", "n.n:N")
+    registry.refuse_foreign_code(table, "x")
+
+
+def test_escapes_are_shown_not_sent(cache):
+    escape = "\x1b]0;t\x07\x1b[2J\u202e"
+    for number, file in enumerate((cache / "manifest").iterdir()):
+        record = json.loads(file.read_bytes()) | {"name": f"{number}{escape}.avi", "label": escape}
+        del record["crc32"]
+        file.write_bytes(sealed_line(record))
+    for words in (["ls"], ["report"], ["info", f"0{escape}.avi"], ["ls", "--json"]):
+        done = run("cache", words[0], cache, *words[1:])
+        for raw in ("\x1b", "\x07", "\u202e"):
+            assert raw not in done.output + done.stderr
+        assert "\\u001b]0;t\\u0007" in done.output
+    assert json.loads(run("cache", "ls", cache, "--json").stdout)["videos"][0]["label"] == escape
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path, monkeypatch):
+    from flowpipe.errors import VideoError
+    from flowpipe.video import find_videos
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.avi").write_bytes(b"x")
+    (tmp_path / "b").mkdir()
+    assert [p.name for p in find_videos(tmp_path)] == ["0.avi"]
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(VideoError, match=r"b cannot be read: Permission denied; make it readable"):
+        find_videos(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".avi", "a\0.avi"])
+def test_a_path_that_no_file_can_have_costs_itself_only(tmp_path, write_video, name):
+    from flowpipe import extract
+
+    write_video(tmp_path / "0.mp4", np.zeros((3, 32, 32, 3), np.uint8))
+    (tmp_path / "list.txt").write_text(f"{name}\n0.mp4\n")
+    result = extract(tmp_path / "list.txt", tmp_path / "c", flow="farneback", workers=1)
+    assert (result.done, result.failed) == (1, 1)
+
+
+def test_many_names_of_which_two_are_equal_are_refused_at_once():
+    import time
+
+    from flowpipe.errors import InvalidArgument
+    from flowpipe.scores import Scores
+
+    names = [f"v{number}" for number in range(60_000)]
+    names[-1] = names[-2]
+    started = time.process_time()
+    with pytest.raises(InvalidArgument, match='"v59998" more than once'):
+        Scores(
+            ids=tuple(names), labels_N=np.zeros(60_000, np.int64),
+            probabilities_NK=np.full((60_000, 2), 0.5),
+            logits_NK=np.zeros((60_000, 2), np.float32), classes=("x", "y"), stream="s",
+        )  # fmt: skip
+    assert time.process_time() - started < 5

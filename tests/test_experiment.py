@@ -6,7 +6,6 @@ networks decides whether they can be learnt. The three actors are the folds.
 
 import csv
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.experiment import PREDICT_CACHE, Experiment
-from flowpipe.experiment.results import RESULTS_FILE, SCORES_FOLDER, read_history
+from flowpipe.experiment.results import RESULTS_FILE, SCORES_FOLDER, read_history, read_results
 from flowpipe.experiment.settings import Settings, load_settings
 from flowpipe.scores import load_scores
 from flowpipe.training.checkpoint import CHECKPOINT
@@ -114,7 +113,7 @@ def test_all_folds_test_each_video_once_and_give_their_mean(whole_run):
         assert record["accuracy"][name] == pytest.approx(np.mean(by_fold))
     assert record["accuracy"]["fused"] == record["fusions"]["logsum"]
     assert set(record["fusions"]) == {"logsum", "average", "svm"}
-    assert json.loads((whole_run.out / RESULTS_FILE).read_text()) == record
+    assert read_results(whole_run.out) == record
 
 
 def test_flow_tells_left_from_right_where_no_mirror_mixes_them(whole_run, data, tmp_path):

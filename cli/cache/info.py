@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..output import print_json, printable, say
+from ..output import one_line, print_json, printable, say
 from .common import bytes_of, cache_argument, json_option, network_of, recipe_option
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def info(path: Path, name: str, recipe: str | None, as_json: bool) -> None:
         return
     for record in records:
         entry = record["entry"]
-        click.echo(printable(f"{entry['name']}: {record['describe']}"))
+        click.echo(one_line(f"{entry['name']}: {record['describe']}"))
         _print_section("entry", entry)
         _print_section("source", record["source"])
         _print_section(f"recipe {entry['recipe_id']}", record["recipe"])
@@ -88,9 +88,9 @@ def _full_record(opened: "Cache", row: "ManifestRow") -> dict[str, Any]:
 
 def _print_section(title: str, table: dict[str, Any]) -> None:
     width = max(map(len, table), default=0)
-    click.echo(f"\n{title}")
+    click.echo(printable(f"\n{title}"))
     for key, value in table.items():
-        click.echo(printable(f"  {key:{width}}  {_shown(value)}"))
+        click.echo(f"  {key:{width}}  {one_line(_shown(value))}")
 
 
 def _command(entry: "Entry", source: str) -> str:

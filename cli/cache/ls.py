@@ -37,7 +37,7 @@ def ls(path: Path, recipe: str | None, as_json: bool) -> None:
     opened = open_cache(path, recipe=recipe)
     with progress_line("ls") as update:
         records = _records(opened, update)
-    for finding in [] if opened.is_packed else damaged_texts(path):
+    for finding in [] if opened.is_packed or recipe else damaged_texts(path):
         records.append(_damaged_record(finding.name, finding.path, finding.problem))
     recipes = _recipes(opened, [record["recipe"] for record in records])
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..output import byte_size, counted, print_json, progress_line, say
+from ..output import byte_size, counted, print_json, printable, progress_line, say
 from .common import cache_argument, json_option, recipe_option
 
 if TYPE_CHECKING:
@@ -56,4 +56,4 @@ def _print_packed(done: "Packed", out: Path, as_json: bool) -> None:
     parts = [counted(done.entries, "entry", "entries"), counted(done.flows, "flow", "flows")]
     if done.snippets:
         parts.append(counted(done.snippets, "snippet of features", "snippets of features"))
-    click.echo(f"{out}: {', '.join(parts)}, {byte_size(done.num_bytes)}")
+    click.echo(printable(f"{out}: {', '.join(parts)}, {byte_size(done.num_bytes)}"))

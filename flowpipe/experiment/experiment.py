@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from flowpipe.atomic import write_aside
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
@@ -21,6 +20,7 @@ from flowpipe.errors import ConfigError, VideoError, nearest_name
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
+    MOVING,
     SCORES_FOLDER,
     SETTINGS_FILE,
     Fold,
@@ -38,7 +38,9 @@ from flowpipe.extraction import ExtractionResult, extract
 from flowpipe.features.whole_clip import ClipGrids
 from flowpipe.fusion import fuse
 from flowpipe.models.weights import load_weights
+from flowpipe.registry import own_code, refuse_foreign_code, trust
 from flowpipe.scores import Scores, load_scores
+from flowpipe.sealed import write_table
 from flowpipe.training import TestOptions
 from flowpipe.training.checkpoint import CHECKPOINT, check_same, read_settings
 from flowpipe.training.ranks import join
@@ -103,6 +105,11 @@ class Experiment:
         assert experiment.results
         return experiment
 
+    def _check_code(self) -> None:
+        """Refuse a run from elsewhere whose settings name code to be run here."""
+        table = json.loads(self.settings.to_json())
+        refuse_foreign_code([table["extract"], table["streams"]], f"the run {self.out}")
+
     @cached_property
     def dataset(self) -> Dataset:
         return read_dataset(self.settings.data)
@@ -128,6 +135,7 @@ class Experiment:
             A fold's name, "all", or None for the first.
         """
         ranks = join()
+        trust(*own_code(json.loads(self.settings.to_json())))  # of the person's own configuration
         self.prepare()
         folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
         extraction = self.extract()
@@ -135,8 +143,7 @@ class Experiment:
         ranks.barrier()
         if ranks.first:
             self.out.mkdir(parents=True, exist_ok=True)
-            with write_aside(self.out / SETTINGS_FILE, "w") as file:
-                file.write(self.settings.to_json() + "\n")
+            write_table(self.out / SETTINGS_FILE, json.loads(self.settings.to_json()), MOVING)
         parts = len(folds) * len(self.settings.streams)
         for number, each in enumerate(folds):
             for place, name in enumerate(self.settings.streams):
@@ -220,6 +227,7 @@ class Experiment:
 
     def trained(self, stream: ClipStream, fold: str, num_classes: int) -> nn.Module:
         """Return the network of a stream with the weights that the run gave it."""
+        self._check_code()
         return stream.trained(stream_folder(self.out, fold, stream.name), num_classes)
 
     def _train(self, fold: Fold, name: str, report: Callable[[float, str], None]) -> None:
@@ -386,6 +394,7 @@ class Experiment:
         out : Path, optional
             Where scores and results go; by default the folder "test" of the run.
         """
+        self._check_code()
         options, out = options or self.settings.test, out or self.out / "test"
         self.prepare()
         extraction = self.extract()
@@ -426,6 +435,7 @@ class Experiment:
         fold : str, optional
             Whose networks; the run's first by default.
         """
+        self._check_code()
         settings, fold = self.settings, self.fold_name(fold)
         self._refuse_features()
         given, empty = videos_of(videos)

@@ -9,7 +9,6 @@
     RUN/scores/STREAM.npz, fused-METHOD.npz      all tested videos
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
-from flowpipe.errors import ConfigError
+from flowpipe.errors import ConfigError, EntryCorrupt
 from flowpipe.extraction import ExtractionResult, Failure
 from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
 from flowpipe.scores import Scores
+from flowpipe.sealed import read_lines, read_table, write_table
 from flowpipe.training.checkpoint import METRICS
 
+# Places of settings.json that move with the data.
+MOVING = ("data.root", "data.cache", "data.features")
+_RESULTS = {"accuracy": dict, "classes": list, "folds": list}
 SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
 
 
@@ -90,8 +92,7 @@ class RunResult:
 
     def save(self) -> None:
         """Write results.json."""
-        with write_aside(self.out / RESULTS_FILE, "w") as file:
-            file.write(json.dumps(self.as_record(), indent=2) + "\n")
+        write_table(self.out / RESULTS_FILE, self.as_record())
 
 
 @dataclass
@@ -186,20 +187,25 @@ def read_results(out: Path) -> dict[str, Any]:
     ConfigError
         If there is no finished run in the folder.
     """
-    return read_run_file(out, RESULTS_FILE)
+    results = read_run_file(out, RESULTS_FILE)
+    for key, kind in _RESULTS.items():
+        if not isinstance(results.get(key), kind) or not results[key]:
+            raise ConfigError(
+                f'the run at {out} is damaged (results.json has no "{key}"); train again'
+            )
+    return results
 
 
 def read_run_file(out: Path, name: str) -> dict[str, Any]:
     """Return the table in a JSON file of a run."""
     try:
-        table = json.loads((out / name).read_text(encoding="utf-8"))
+        return read_table(out / name, MOVING)
     except FileNotFoundError as error:
         raise ConfigError(f"no finished run at {out}; flowpipe train makes one") from error
-    except ValueError as error:
+    except OSError as error:
+        raise ConfigError(f"the run at {out} cannot be read: {error}") from error
+    except EntryCorrupt as error:
         raise ConfigError(f"the run at {out} is damaged ({error}); train again") from error
-    if not isinstance(table, dict):
-        raise ConfigError(f"the run at {out} is damaged ({name} holds no table); train again")
-    return table
 
 
 def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
@@ -207,4 +213,7 @@ def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
     path = stream_folder(out, fold, stream) / METRICS
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_lines(path.read_bytes(), None)
+    if lines.damaged or lines.cut:
+        raise ConfigError(f"{path} is damaged; give the train command again, which writes it anew")
+    return lines.records

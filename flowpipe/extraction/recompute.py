@@ -13,6 +13,7 @@ from flowpipe.errors import FlowpipeError, InvalidArgument
 from flowpipe.extraction.processes import WorkerProcess
 from flowpipe.extraction.tasks import Job, Task
 from flowpipe.flow import create
+from flowpipe.registry import refuse_foreign_code
 from flowpipe.video import content_digest
 
 TIME_LIMIT_S = 600.0
@@ -71,6 +72,7 @@ def _obstacle(row: ManifestRow, entry: Entry) -> str:
         if content_digest(row.path) != row.digest:
             return f"{row.path} is another video now"
         recipe = entry.flow_recipe
+        refuse_foreign_code(recipe.flow, f"the recipe of {entry.name}")
         if recipe.device != "cpu":
             return f"it was computed on {recipe.device}"
         method = create(recipe.flow, **recipe.flow_parameters)

@@ -405,6 +405,6 @@ def _cores() -> int:
 def _stat(path: Path) -> tuple[int, int]:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return 0, 0
     return found.st_size, found.st_mtime_ns

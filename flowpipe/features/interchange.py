@@ -86,6 +86,14 @@ def export_features(
     common = set.intersection(*(set(network.names()) for network in opened))
     names = sorted(common) if videos is None else [opened[0].row(name).name for name in videos]
     targets = {name: Path(out) / f"{folder_of(name)}.npy" for name in names}
+    names_of: dict[Path, str] = {}
+    for name, path in targets.items():
+        if (other := names_of.setdefault(path, name)) != name:
+            raise InvalidArgument(
+                f'"{other}" and "{name}" would both become {path}; export them one by one into '
+                "different folders",
+                parameter="out",
+            )
     taken = [path for path in targets.values() if path.exists()]
     if taken and not overwrite:
         raise InvalidArgument(

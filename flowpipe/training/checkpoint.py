@@ -16,6 +16,7 @@ from torch import nn
 from flowpipe.atomic import write_aside
 from flowpipe.errors import WeightsError
 from flowpipe.models.weights import load_state, model_state
+from flowpipe.sealed import CHECKSUM, SEALED, check_zip, sealed_line
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -147,6 +148,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[d
     if not path.is_file():
         raise WeightsError(f"no checkpoint at {path}; flowpipe train makes one")
     try:
+        check_zip(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
         settings, history = json.loads(content["settings"]), json.loads(content["history"])
         if (
@@ -171,8 +173,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[d
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write the history as JSON lines, whole: a resumed run has no line twice."""
-    with write_aside(path, "w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in history)
+    with write_aside(path) as file:
+        file.writelines(sealed_line({**record, SEALED: CHECKSUM}) for record in history)
 
 
 def open_board(folder: Path, epochs_done: int) -> Any:

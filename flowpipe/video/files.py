@@ -1,6 +1,7 @@
 """Video files on disk: which there are, and the digest of one."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from flowpipe.errors import VideoError, VideoNotFound
@@ -34,24 +35,34 @@ def find_videos(directory: str | Path) -> list[Path]:
     ------
     VideoNotFound
         If there is no such directory.
+    VideoError
+        If it, or a folder in it, cannot be read: its videos would be missing without a word.
     """
     root = Path(directory)
     if not root.is_dir():
         raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
     real_root = root.resolve()
     found = []
-    for path in root.rglob("*"):
-        if path.suffix.lower() not in VIDEO_EXTENSIONS or not path.is_file():
-            continue
-        if any(part.startswith(".") for part in path.relative_to(root).parts):
-            continue
-        if path.resolve().is_relative_to(real_root):
-            found.append(path)
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            path = Path(folder, name)
+            if name.startswith(".") or path.suffix.lower() not in VIDEO_EXTENSIONS:
+                continue
+            if path.is_file() and path.resolve().is_relative_to(real_root):
+                found.append(path)
     return sorted(found)
 
 
+def _refuse(error: OSError) -> None:
+    raise VideoError(
+        f"{error.filename} cannot be read: {error.strerror}; make it readable, or give the folders "
+        "that are"
+    ) from error
+
+
 def content_digest(path: str | Path) -> str:
-    """Give the SHA-256 of a file's bytes as 64 hex digits.
+    """Return the SHA-256 of a file's bytes as 64 hex digits.
 
     Raises
     ------
@@ -70,8 +81,13 @@ def content_digest(path: str | Path) -> str:
 
 def existing_file(path: str | Path) -> Path:
     source = Path(path)
-    if not source.exists():
-        raise VideoNotFound(f"{source} does not exist; check the path")
-    if not source.is_file():
-        raise VideoError(f"{source} is not a file; find_videos lists the videos of a folder")
+    try:
+        if not source.exists():
+            raise VideoNotFound(f"{source} does not exist; check the path")
+        if not source.is_file():
+            raise VideoError(f"{source} is not a file; find_videos lists the videos of a folder")
+    except OSError as error:  # no permission, a name that is too long
+        if isinstance(error, VideoNotFound):
+            raise
+        raise VideoError(f"{source} cannot be read: {error.strerror}") from error
     return source

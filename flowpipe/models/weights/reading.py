@@ -29,6 +29,7 @@ from flowpipe.models.table import TABLE
 from flowpipe.models.weights.families import default_parameters, plain
 from flowpipe.models.weights.inflation import inflate_filter
 from flowpipe.models.weights.origins import Recognised, recognise
+from flowpipe.sealed import check_zip
 
 # Keys under which common training scripts keep the state dict of the network.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "network", "net")
@@ -435,6 +436,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
+        check_zip(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

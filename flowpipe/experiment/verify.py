@@ -1,0 +1,57 @@
+"""Is every file of a run what was written?"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from flowpipe.cache.verify import Finding
+from flowpipe.errors import ConfigError, FlowpipeError
+from flowpipe.experiment.results import (
+    RESULTS_FILE,
+    SCORES_FOLDER,
+    SETTINGS_FILE,
+    read_history,
+    read_results,
+)
+from flowpipe.experiment.settings import read_run_settings
+from flowpipe.scores import load_scores
+from flowpipe.sealed import check_zip
+from flowpipe.training.checkpoint import CHECKPOINT, METRICS, read_settings
+
+
+def verify_run(out: Path) -> list[Finding]:
+    """Check settings, results, checkpoints, histories and scores of a run.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run in the folder.
+    """
+    if not out.is_dir():
+        raise ConfigError(f"no run at {out}; flowpipe train makes one")
+    files: list[tuple[Path, Callable[[], object]]] = [
+        (out / SETTINGS_FILE, partial(read_run_settings, out)),
+        (out / RESULTS_FILE, partial(read_results, out)),
+    ]
+    for folder in sorted(path for path in out.glob("fold-*/*") if path.is_dir()):
+        fold, stream = folder.parent.name.removeprefix("fold-"), folder.name
+        files += [
+            (folder / CHECKPOINT, partial(read_settings, folder / CHECKPOINT)),
+            (folder / METRICS, partial(read_history, out, fold, stream)),
+        ]
+    for pattern in ("fold-*/*/*.npz", f"{SCORES_FOLDER}/*.npz", f"*/{SCORES_FOLDER}/*.npz"):
+        files += [(path, partial(_check_scores, path)) for path in sorted(out.glob(pattern))]
+    return [Finding(path, _problem(path, read)) for path, read in files if path.exists()]
+
+
+def _check_scores(path: Path) -> None:
+    load_scores(path)
+    check_zip(path)
+
+
+def _problem(path: Path, read: Callable[[], object]) -> str:
+    try:
+        read()
+    except (FlowpipeError, OSError) as error:
+        return str(error) if str(path) in str(error) else f"{path}: {error}"
+    return ""
