@@ -14,6 +14,7 @@ from flowpipe.clips.dataset import ClipDataset, StreamInput
 from flowpipe.datasets.video import Video
 from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.flow.quantise import Quantiser
+from flowpipe.sealed import read_lines
 from flowpipe.training import TestOptions, TrainOptions, train_stream
 from flowpipe.training.checkpoint import (
     CHECKPOINT,
@@ -124,8 +125,7 @@ def test_learns_separable_classes(tmp_path):
     assert set(history[0]) == {
         "epoch", "loss", "accuracy", "learning_rate", "seconds", "clips_per_s",
     }  # fmt: skip
-    lines = (tmp_path / METRICS).read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == history
+    assert read_lines((tmp_path / METRICS).read_bytes(), None).records == history
     assert not list(tmp_path.glob("*.part"))
     assert not list(tmp_path.glob(".*.part"))
 
