@@ -3,6 +3,8 @@
 import click
 
 from .eval import evaluate
+from .predict import predict
+from .train import train
 
 
 @click.group()
@@ -10,4 +12,6 @@ def localise() -> None:
     """Say when what happens in long videos, and how well."""
 
 
+localise.add_command(train)
+localise.add_command(predict)
 localise.add_command(evaluate, "eval")

@@ -63,10 +63,15 @@ def evaluate(
     THUMOS'14's text, Charades, EPIC or AFSD CSV. DETECTIONS: ActivityNet's submission JSON, plain
     CSV with score, THUMOS'14 text.
     """
-    from flowpipe.localisation.annotations import read_annotations, read_detections
+    from flowpipe.localisation.annotations import (
+        read_annotations,
+        read_detections,
+        renamed,
+    )
 
     annotations = read_annotations(truth, label_column=label_column)
     found = read_detections(detections, annotations.label_numbers)
+    found = renamed(found, annotations.videos)
     several = len(set(annotations.subsets.values())) > 1
     if subset is None and several:
         subset = annotations.subset_of(found.videos)

@@ -19,6 +19,7 @@ import numpy as np
 from flowpipe.atomic import write_aside
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.metrics.temporal import Segments
+from flowpipe.video.files import VIDEO_EXTENSIONS
 
 AMBIGUOUS = "Ambiguous"
 PLAIN_COLUMNS = ("video", "label", "start_s", "end_s")
@@ -157,6 +158,57 @@ def read_detections(path: str | Path, label_numbers: Mapping[int, str] | None = 
     if path.suffix.lower() == ".csv":
         return _detections_from_csv(path, numbers)
     return _detections_from_text(path, numbers)
+
+
+def names_in(available: Sequence[str], videos: Sequence[str]) -> dict[str, str]:
+    """Return which of the available names each video has: its own, its file name or its stem.
+
+    ActivityNet's ids lack the `v_` of their files; both ways are tried.
+
+    Raises
+    ------
+    AnnotationError
+        If two names could be the same video.
+    """
+    known = set(available)
+    by_stem: dict[str, set[str]] = {}
+    for name in available:
+        file = name.rsplit("/", 1)[-1]
+        for key in {file, stem_of(file), stem_of(name)}:
+            by_stem.setdefault(key, set()).add(name)
+    found: dict[str, str] = {}
+    for video in videos:
+        if video in known:
+            found[video] = video
+            continue
+        stem = stem_of(video)
+        for key in (video, stem, f"v_{stem}", stem.removeprefix("v_")):
+            candidates = by_stem.get(key, set())
+            if len(candidates) > 1:
+                shown = ", ".join(sorted(candidates)[:3])
+                raise AnnotationError(f'"{video}" may be {shown}; name videos by their path')
+            if candidates:
+                found[video] = next(iter(candidates))
+                break
+    return found
+
+
+def stem_of(name: str) -> str:
+    """Return a name without the extension of a video; ids may hold other dots."""
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot and f".{extension.lower()}" in VIDEO_EXTENSIONS else name
+
+
+def renamed(detections: Segments, videos: Sequence[str]) -> Segments:
+    """Return detections whose videos are called as in `videos`, where that is clear."""
+    known = set(videos)
+    others = sorted({video for video in detections.videos if video not in known})
+    names = names_in(videos, others) if others else {}
+    if not names:
+        return detections
+    column = np.empty(len(detections), object)
+    column[:] = [names.get(video, video) for video in detections.videos]
+    return replace(detections, videos=column)
 
 
 def write_submission(path: str | Path, detections: Segments, videos: Sequence[str]) -> None:

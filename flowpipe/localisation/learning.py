@@ -214,7 +214,7 @@ def draw_window(
 def clip_to_window(
     segments_M2: npt.NDArray[np.float32], labels_M: npt.NDArray[np.int64], start: int, length: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Cut instances at the ends of the window [start, start + length); drop those mostly outside."""
+    """Cut instances at the ends of [start, start + length); drop those mostly outside."""
     # The first and the last snippet reach half a step beyond their middles.
     inside = np.clip(segments_M2 - start, -0.5, length - 0.5).astype(np.float32)
     shown = inside[:, 1] - inside[:, 0]

@@ -49,6 +49,8 @@ class LocaliserSettings:
         Of each of `features`, its numbers per snippet.
     lengths : tuple of float
         Quantiles of the training instances' lengths in steps.
+    extensions : bool
+        Whether videos are named with their extension, as the training annotations name them.
     source : dict
         How the features came about: flow recipe and feature parameters.
     """
@@ -63,6 +65,7 @@ class LocaliserSettings:
     classes: tuple[str, ...] = ()
     widths: tuple[int, ...] = ()
     lengths: tuple[float, ...] = ()
+    extensions: bool = False
     source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

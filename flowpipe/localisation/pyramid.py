@@ -189,6 +189,7 @@ class Pyramid(nn.Module):
             nn.init.constant_(_bias(self.boundary_head), 1.0)
         self.level_scale = nn.Parameter(torch.ones(self.num_levels))
         # The number of positive points, averaged over updates: by it the loss is divided.
+        self.usual_positives: Tensor
         self.register_buffer("usual_positives", torch.zeros(()))
 
     def forward(self, features_TD: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -278,11 +279,11 @@ class Pyramid(nn.Module):
         heads = self.options.head_layers + (
             self.options.bins if self.options.boundary == "bins" else 0
         )
-        return self.options.embedding + blocks + heads * 2 ** (self.num_levels - 1)
+        return int(self.options.embedding + blocks + heads * self.alignment())
 
     def alignment(self) -> int:
         """Return by how many steps a window may be moved without moving the points."""
-        return int(2 ** (self.num_levels - 1))
+        return 1 << (self.num_levels - 1)
 
 
 def levels_for(lengths: npt.ArrayLike) -> int:

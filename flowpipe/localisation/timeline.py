@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from flowpipe.errors import EntryNotFound, InvalidArgument
+from flowpipe.errors import InvalidArgument
 from flowpipe.features.align import AlignedFeatures
 from flowpipe.localisation.annotations import Annotations
 
@@ -109,40 +109,6 @@ def examples_of(
         labels = np.array([number[annotations.segments.labels[row]] for row in own], np.int64)
         joined.append(Example(sample, steps.astype(np.float32), labels))
     return joined
-
-
-def names_in(available: Sequence[str], videos: Sequence[str]) -> dict[str, str]:
-    """Return what each annotated video is called in a cache: its name, its file name or stem.
-
-    ActivityNet's ids lack the `v_` of their files; both ways are tried.
-
-    Raises
-    ------
-    EntryNotFound
-        If two files could be the same video.
-    """
-    known = set(available)
-    by_stem: dict[str, set[str]] = {}
-    for name in available:
-        file = name.rsplit("/", 1)[-1]
-        for key in {file, file.rsplit(".", 1)[0], name.rsplit(".", 1)[0]}:
-            by_stem.setdefault(key, set()).add(name)
-    found: dict[str, str] = {}
-    for video in videos:
-        if video in known:
-            found[video] = video
-            continue
-        for key in (video, f"v_{video}", video.removeprefix("v_")):
-            candidates = by_stem.get(key, set())
-            if len(candidates) > 1:
-                shown = ", ".join(sorted(candidates)[:3])
-                raise EntryNotFound(
-                    f'"{video}" of the annotations may be {shown}; name videos by their path'
-                )
-            if candidates:
-                found[video] = next(iter(candidates))
-                break
-    return found
 
 
 def standard_of(samples: Sequence[Sample]) -> tuple[npt.NDArray[np.float64], ...]:

@@ -255,8 +255,8 @@ def pool_segments(x_CT: Tensor, segments_N2: Tensor, bins: int) -> Tensor:
     high = (low + 1).clamp(max=steps - 1)
     part = clamped - low
     sampled_CNP = x_CT[:, low] * (1 - part) + x_CT[:, high] * part
-    sampled_CNP = sampled_CNP * inside
-    return sampled_CNP.unflatten(2, (bins, SAMPLES_PER_BIN)).amax(3).transpose(0, 1)
+    parts_CNBS = (sampled_CNP * inside).view(len(x_CT), -1, bins, SAMPLES_PER_BIN)
+    return parts_CNBS.amax(3).transpose(0, 1)
 
 
 def encode_ends(segments_N2: Tensor, anchors_N2: Tensor) -> Tensor:
