@@ -19,7 +19,6 @@ import numpy as np
 from flowpipe.atomic import write_aside
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.metrics.temporal import Segments
-from flowpipe.video.files import VIDEO_EXTENSIONS
 
 AMBIGUOUS = "Ambiguous"
 PLAIN_COLUMNS = ("video", "label", "start_s", "end_s")
@@ -194,9 +193,8 @@ def names_in(available: Sequence[str], videos: Sequence[str]) -> dict[str, str]:
 
 
 def stem_of(name: str) -> str:
-    """Return a name without the extension of a video; ids may hold other dots."""
-    stem, dot, extension = name.rpartition(".")
-    return stem if dot and f".{extension.lower()}" in VIDEO_EXTENSIONS else name
+    """Return a name without an extension of up to four letters; ids may hold other dots."""
+    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,3}$", "", name)
 
 
 def renamed(detections: Segments, videos: Sequence[str]) -> Segments:

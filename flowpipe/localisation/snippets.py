@@ -1,8 +1,14 @@
 """`snippets`: each snippet is classified by itself, and runs above a threshold are instances.
 
 The baseline that the other methods must beat, and the fallback where there is little data: it
-knows nothing of what comes before and after. A run's score is the mean probability inside it; the
-thresholds' runs lie within each other, and suppression chooses among them.
+knows nothing of what comes before and after. A run's score is the mean probability inside it less
+that just outside (AutoLoc's contrast [1]_), so that of runs within each other, at several
+thresholds, the one with the clearest ends is the best.
+
+References
+----------
+.. [1] Z. Shou et al., "AutoLoc: weakly-supervised temporal action localization in untrimmed
+   videos", ECCV 2018. https://doi.org/10.1007/978-3-030-01270-0_10
 """
 
 from collections.abc import Sequence
@@ -121,7 +127,7 @@ class Snippets(nn.Module):
                 edges = np.diff(np.pad((probability >= threshold).astype(np.int8), 1))
                 starts, stops = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
                 segments.append(np.stack((starts - 0.5, stops - 0.5), axis=1))
-                scores.append((total[stops] - total[starts]) / np.maximum(stops - starts, 1))
+                scores.append(_contrast(total, starts, stops))
                 labels.append(np.full(len(starts), label))
         return np.concatenate(segments), np.concatenate(scores), np.concatenate(labels)
 
@@ -132,3 +138,17 @@ class Snippets(nn.Module):
     def alignment(self) -> int:
         """Return by how many steps a window may be moved without moving the points."""
         return 1
+
+
+def _contrast(
+    total: npt.NDArray[np.float64], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the mean inside [start, stop) less the mean of a quarter of it to both sides."""
+    steps = len(total) - 1
+    lengths = stops - starts
+    margin = np.maximum(lengths // 4, 1)
+    low, high = np.maximum(starts - margin, 0), np.minimum(stops + margin, steps)
+    inside = total[stops] - total[starts]
+    outside = total[high] - total[low] - inside
+    around = np.maximum(high - low - lengths, 1)
+    return np.asarray(np.maximum(inside / np.maximum(lengths, 1) - outside / around, 0.0))
