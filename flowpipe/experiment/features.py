@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flowpipe.cache import FlowRecipe
+from flowpipe.clips.streams import INPUTS
 from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.features import histogram
@@ -161,7 +161,7 @@ def run_networks(
     """
     experiment = Experiment.of_run(run)
     settings, results = experiment.settings, experiment.results
-    usable = [name for name, s in settings.streams.items() if not s.features]
+    usable = [name for name, stream in settings.streams.items() if stream.input in INPUTS]
     if stream is None and len(usable) != 1:
         raise InvalidArgument(
             f"{run} has the streams {', '.join(usable)}; choose one", parameter="stream"
@@ -181,11 +181,15 @@ def run_networks(
             parameter="fold",
         )
     trained, num_classes = settings.streams[name], len(results["classes"])
-    wanted = WantedInput(fps=settings.extract.fps)
+    extracted = settings.extract.recipe()
+    wanted = WantedInput(fps=extracted.fps, recipe=extracted)
     if trained.clip_input(name).input == "flow":
-        flow, given = settings.extract.flow, settings.extract.flow_parameters
-        parameters = FlowRecipe.make(flow, flow_parameters=given).flow_parameters
-        wanted = replace(wanted, flow=flow, known_flows=(flow,), flow_parameters=parameters)
+        wanted = replace(
+            wanted,
+            flow=extracted.flow,
+            known_flows=(extracted.flow,),
+            flow_parameters=extracted.flow_parameters,
+        )
     for chosen in folds if fold == "all" else [fold or folds[0]]:
         yield (
             name,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, nearest_name
@@ -71,6 +72,12 @@ class ExtractSettings:
         """Return the keyword arguments of `extract`."""
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**named, "size": None if self.size is None else (self.size[0], self.size[-1])}
+
+    def recipe(self) -> FlowRecipe:
+        """Return the recipe of the flow that these arguments give."""
+        arguments = self.arguments()
+        del arguments["codec"], arguments["workers"]
+        return FlowRecipe.make(**arguments)
 
 
 @dataclass(frozen=True)

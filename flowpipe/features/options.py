@@ -91,6 +91,8 @@ class WantedInput:
         Of the method, in full; None: any.
     bound_px : float, optional
         Flow must not be cut off below.
+    recipe : FlowRecipe, optional
+        What to extract by, where that is known in full.
     """
 
     fps: float | None = None
@@ -101,6 +103,7 @@ class WantedInput:
     known_flows: tuple[str, ...] = ()
     flow_parameters: Mapping[str, Any] | None = None
     bound_px: float | None = None
+    recipe: FlowRecipe | None = None
 
     def check(self, name: str, recipe: FlowRecipe) -> None:
         """Refuse a cache that was not made as the network's input was.
@@ -133,7 +136,11 @@ class WantedInput:
         words = [f"fps {self.fps:g}"] if self.fps else []
         words += [f"short_side {self.short_side}"] if self.short_side else []
         words += [f"size {self.size[0]}x{self.size[1]}"] if self.size else []
-        words += [f"flow {self.flow}, storage i16"] if self.flow else []
+        if self.flow:
+            words += [
+                f"flow {self.flow}",
+                f"storage {self.recipe.storage if self.recipe else 'i16'}",
+            ]
         words += [_named(self.flow_parameters)] if self.flow_parameters else []
         return ", ".join(words)
 
@@ -163,6 +170,8 @@ def wanted_recipe(wanted: Sequence[WantedInput], *, flow: str | None = None) -> 
             f"these networks want different frames ({'; '.join(map(str, wanted))}); compute them "
             "one after the other"
         )
+    if flow is None and (known := next((one.recipe for one in wanted if one.recipe), None)):
+        return known
     fps, short_side, size = frames.pop()
     method = flow or next((one.flow for one in wanted if one.flow), None)
     how: dict[str, Any] = {"fps": fps, "short_side": short_side, "size": size}
