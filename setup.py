@@ -25,6 +25,7 @@ setup(
     package_data={
         "flowpipe": ["py.typed"],
         "flowpipe.cache": ["FORMAT.md"],
+        "flowpipe.models.weights": ["parity.json"],
         "flowpipe.report": ["templates/*"],
     },
     install_requires=[

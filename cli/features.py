@@ -84,6 +84,7 @@ def parse_contents(
     callback=parse_weights,
     help="Of a NETWORK, or of the two that look at frames and flow.",
 )
+@click.option("--weights-origin", "origin", metavar="NAME", help="Where they come from.")
 @click.option("--random-weights", is_flag=True, help="A NETWORK without weights is what I want.")
 @click.option(
     "--input",
@@ -158,7 +159,7 @@ def features(
     """
     from flowpipe.experiment.features import NetworkChoice, extractors_of
 
-    of_network = ("stream", "fold", "weights", "random_weights", "contents", "parameters")
+    of_network = ("stream", "fold", "weights", "origin", "random_weights", "contents", "parameters")
     choice = NetworkChoice(**{key: options.pop(key) for key in of_network})
     options["spatial"] = bool(options["spatial"])
     frames, clip_step = (None, None) if clip in (None, WHOLE_VIDEO) else clip

@@ -40,6 +40,7 @@ COMMANDS = {
     "report": ("report", "Write the page of a run."),
     "verify": ("verify", "Check that every file of a run is what was written."),
     "models": ("models", "List the networks."),
+    "weights": ("weights", "List public files of weights; check one."),
     "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),
     "inflate-check": ("inflate_check", "Show that an inflated network is the 2D one when still."),
 }

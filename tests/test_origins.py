@@ -1,7 +1,10 @@
 """Recognition of public files: what is said, what is refused, what a stream's weights become."""
 
+import json
+
 import pytest
 import torch
+from support import run_cli
 
 from flowpipe.errors import UnknownName, WeightsError
 from flowpipe.models import TABLE, build
@@ -12,7 +15,9 @@ from flowpipe.models.weights import (
     recognise,
     variant_parameters,
 )
+from flowpipe.models.weights.known import FILES
 from flowpipe.models.weights.origins import origin_named
+from flowpipe.models.weights.parity import TOLERANCE
 
 
 def shapes(model, **parameters):
@@ -149,3 +154,54 @@ def test_preprocessing_is_recorded_for_a_loaded_network(tmp_path):
     assert network.report.startswith("pytorch-i3d i3d, 5 classes, 2 channels; 344 tensors")
     assert not network.training
     assert TABLE[network.model].input_layout == network.input_layout
+
+
+def test_check_says_what_a_file_is_and_runs_its_network_by_rule(tmp_path):
+    torch.save(build("resnet18", num_classes=1000).state_dict(), tmp_path / "w.pth")
+    done = run_cli("weights", "check", tmp_path / "w.pth")
+    assert done.status == 0
+    assert "torchvision resnet18, 1000 classes, 3 channels; 122 tensors" in done.out
+    assert "input: RGB; (value / 255 − (0.485, 0.456, 0.406))" in done.out
+    assert "parity: torchvision-resnet18, largest difference" in done.out
+    record = json.loads(run_cli("weights", "check", tmp_path / "w.pth", "--json").out)
+    assert record["parity"]["passed"]
+    assert record["parity"]["error"] < TOLERANCE
+
+
+def test_check_without_a_record(tmp_path):
+    torch.save(build("resnet34", num_classes=3).state_dict(), tmp_path / "w.pth")
+    done = run_cli("weights", "check", tmp_path / "w.pth")
+    assert done.status == 0
+    assert "no run of the authors' code on such a network is recorded" in done.out
+
+
+def test_public_files_are_of_networks_and_origins_that_are_there():
+    for file in FILES:
+        assert file.model in TABLE, file
+        assert file.origin in ORIGINS, file
+    listed = json.loads(run_cli("weights", "--json").out)["files"]
+    assert len(listed) == len(FILES)
+    assert "SLOWFAST_8x8_R50.pyth" in run_cli("weights").out
+
+
+def test_a_run_keeps_what_its_weights_compute(tmp_path):
+    """The network of a stream is switched to the origin's way, and the run's settings say so."""
+    from flowpipe.experiment.settings import as_weights_compute, settings_from
+
+    tiny = {"num_blocks": [1, 1, 1, 1], "width": 8}
+    state = build("i3d-resnet50", num_classes=5, stem_time_strides=(2, 2), **tiny).state_dict()
+    names = mmaction2_names(state)
+    torch.save({names[name]: value for name, value in state.items()}, tmp_path / "i3d.pth")
+    stream = {
+        "input": "rgb",
+        "model": "i3d-resnet50",
+        "model_parameters": tiny,
+        "weights": "i3d.pth",
+        "frames": 8,
+    }
+    table = {"data": {"root": "."}, "streams": {"rgb": stream}}
+    settings = as_weights_compute(settings_from(table, where="x", folder=tmp_path))
+    kept = settings.streams["rgb"].model_parameters
+    assert kept["stem_time_strides"] == [2, 2]
+    network = build("i3d-resnet50", num_classes=5, **kept)
+    load_weights(network, tmp_path / "i3d.pth", origin=settings.streams["rgb"].weights_origin)

@@ -32,7 +32,12 @@ from flowpipe.experiment.results import (
     read_results,
     stream_folder,
 )
-from flowpipe.experiment.settings import HISTOGRAM, Settings, read_run_settings
+from flowpipe.experiment.settings import (
+    HISTOGRAM,
+    Settings,
+    as_weights_compute,
+    read_run_settings,
+)
 from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStream
 from flowpipe.extraction import ExtractionResult, extract
 from flowpipe.features.whole_clip import ClipGrids
@@ -136,6 +141,7 @@ class Experiment:
         """
         ranks = join()
         trust(*own_code(json.loads(self.settings.to_json())))  # of the person's own configuration
+        self.settings = as_weights_compute(self.settings)
         self.prepare()
         folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
         extraction = self.extract()
@@ -237,7 +243,9 @@ class Experiment:
         folder = stream_folder(self.out, fold.name, name)
         model = stream.network(len(fold.train.classes))
         if stream.settings.weights is not None:
-            self._message(f"{name}: {load_weights(model, stream.settings.weights)}")
+            origin = stream.settings.weights_origin
+            loaded = load_weights(model, stream.settings.weights, origin=origin)
+            self._message(f"{name}: {loaded}")
         epochs = stream.options.epochs
         held_out = self._held_out(fold)
 

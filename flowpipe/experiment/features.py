@@ -26,6 +26,8 @@ class NetworkChoice:
         Of a run; "all": each. [default: the first]
     weights : dict of str to Path
         Of a network, by what it looks at ("rgb", "flow"); "": by `contents`, or by default.
+    origin : str, optional
+        Where the weights come from, where several origins have such files.
     random_weights : bool
         Of a network: random ones are wanted.
     contents : tuple of str
@@ -37,6 +39,7 @@ class NetworkChoice:
     stream: str | None = None
     fold: str | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
+    origin: str | None = None
     random_weights: bool = False
     contents: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class NetworkChoice:
 
 
 OF_RUN = ("stream", "fold")
-OF_NETWORK = ("weights", "random_weights", "contents", "parameters")
+OF_NETWORK = ("weights", "origin", "random_weights", "contents", "parameters")
 
 
 def extractors_of(
@@ -119,7 +122,7 @@ def extractors_of(
         return
     choice.refuse(OF_RUN, f'they belong to a run, and "{source}" is no directory')
     if source == histogram.NAME:
-        choice.refuse(OF_NETWORK[:3], "histograms of flow have no weights")
+        choice.refuse(OF_NETWORK[:4], "histograms of flow have no weights")
         yield name or source, _histogram(options, layer, whole_video, choice.parameters)
         return
     pair = published and f"{source}-flow" in PRESETS
@@ -131,6 +134,7 @@ def extractors_of(
             preset if pair and preset in PRESETS else source,
             options,
             weights=weights,
+            origin=choice.origin,
             random_weights=choice.random_weights,
             content=content,
             parameters=choice.parameters,

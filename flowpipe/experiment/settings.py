@@ -88,6 +88,7 @@ class StreamSettings:
     model: str = "small-cnn"
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    weights_origin: str | None = None
     features: tuple[str, ...] = ()
     frames: int = 1
     stride: int = 1
@@ -243,6 +244,23 @@ def _without_none(table: Any) -> Any:
     if isinstance(table, dict):
         return {key: _without_none(value) for key, value in table.items() if value is not None}
     return table
+
+
+def as_weights_compute(settings: Settings) -> Settings:
+    """Return settings whose networks compute as the origins of their initial weights do.
+
+    The parameters that this takes come before none of the configuration's own.
+    """
+    from flowpipe.models.weights import variant_parameters
+
+    streams = dict(settings.streams)
+    for name, stream in streams.items():
+        if stream.weights is not None:
+            variant = variant_parameters(stream.model, stream.weights, origin=stream.weights_origin)
+            # As they are read again from the run.
+            variant = json.loads(json.dumps(variant))
+            streams[name] = replace(stream, model_parameters=variant | stream.model_parameters)
+    return replace(settings, streams=streams)
 
 
 def settings_from(table: Mapping[str, Any], *, where: str, folder: Path) -> Settings:

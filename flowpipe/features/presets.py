@@ -19,7 +19,7 @@ from flowpipe.features.extractor import FrozenNetwork
 from flowpipe.features.options import FeatureOptions, WantedInput
 from flowpipe.models import build_for_clip, input_layout
 from flowpipe.models.table import TABLE
-from flowpipe.models.weights import load_weights, read_state
+from flowpipe.models.weights import classes_of, load_weights, variant_parameters
 
 DEFAULT_CROP_SCALE = 0.875
 DEFAULT_CROP_SIZE = (224, 224)
@@ -77,6 +77,7 @@ def named_network(
     options: FeatureOptions | None = None,
     *,
     weights: Path | None = None,
+    origin: str | None = None,
     random_weights: bool = False,
     content: Literal["rgb", "flow", "rgbdiff"] | None = None,
     parameters: Mapping[str, Any] | None = None,
@@ -92,6 +93,8 @@ def named_network(
         Its length and size of snippets count, where the network is built for one.
     weights : Path, optional
         File of trained weights.
+    origin : str, optional
+        Where they come from, a name of `flowpipe.models.weights.ORIGINS`, if that is not plain.
     random_weights : bool
         True: random ones are what is wanted.
     content : "rgb", "flow" or "rgbdiff", optional
@@ -137,12 +140,15 @@ def named_network(
     if options.frames is not None and stream.layout != "CHW":
         stream = replace(stream, frames=options.frames)
     if weights is not None:
-        classes = _classes_in(weights, model_name, stream, parameters) or classes
+        parameters = variant_parameters(model_name, weights, origin=origin) | parameters
+        with torch.device("meta"):
+            empty = build_for_clip(model_name, stream.clip_CTHW, num_classes=1, **parameters)
+        classes = classes_of(empty, weights, origin=origin) or classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = build_for_clip(model_name, stream.clip_CTHW, num_classes=classes or 1, **parameters)
     if weights is not None:
-        say(str(load_weights(model, weights)))
+        say(str(load_weights(model, weights, origin=origin)))
     else:
         say(f"{name}: random weights, seed {SEED}; these features mean nothing")
     source = None if weights is None else weights.name
@@ -170,13 +176,3 @@ def _stream_of(
             f'"{name}" takes clips; say how long, such as 16 frames', parameter="clip"
         )
     return StreamInput(content, content, frames, crop_size=size, layout=layout)
-
-
-def _classes_in(
-    weights: Path, network: str, stream: StreamInput, parameters: Mapping[str, Any]
-) -> int | None:
-    """Classes of the classifier in a file of weights; None where it has none."""
-    with torch.device("meta"):
-        empty = build_for_clip(network, stream.clip_CTHW, num_classes=1, **parameters)
-    kernel = read_state(weights).get(f"{empty.classifier_name}.weight")
-    return None if kernel is None else int(kernel.shape[0])

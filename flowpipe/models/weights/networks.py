@@ -55,8 +55,16 @@ def load_network(
     PySlowFast slowfast-8x8-r50, 400 classes, 3 channels; 662 tensors
     """
     path = Path(path)
-    state = read_state(path)
-    recognised = recognise(shapes_of(state), where=str(path), origin=origin)
+    network = network_of(read_state(path), where=str(path), origin=origin, **parameters)
+    network.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()  # type: ignore[assignment]
+    return network
+
+
+def network_of(
+    state: Mapping[str, Tensor], *, where: str, origin: str | None = None, **parameters: Any
+) -> nn.Module:
+    """Return the network that tensors under their authors' names belong to, as `load_network`."""
+    recognised = recognise(shapes_of(state), where=where, origin=origin)
     values = {name: value for name, _, value in converted(recognised, state)}
     network = build_recognised(recognised, values, **parameters)
     target = network.state_dict()
@@ -70,21 +78,19 @@ def load_network(
             f"{n} is {tuple(values[n].shape)}, not {tuple(target[n].shape)}" for n in wrong[:4]
         ]
         raise WeightsError(
-            f"{path}: recognised as {recognised.summary}, but {'; '.join(parts)}; is the file "
+            f"{where}: recognised as {recognised.summary}, but {'; '.join(parts)}; is the file "
             "whole, and of this network?"
         )
     complete = {}
-    for name, shape in target.items():
-        if name in values:
-            complete[name] = values[name].to(shape.dtype)
-        elif name.startswith(head):
-            complete[name] = torch.zeros(shape.shape)
-        else:
-            complete[name] = torch.zeros((), dtype=torch.int64)
+    for name, empty in target.items():
+        value = values.get(name)
+        # A classifier that is not there, and batch counters, which old files do not have.
+        complete[name] = (
+            torch.zeros(empty.shape, dtype=empty.dtype) if value is None else value.to(empty.dtype)
+        )
     network.load_state_dict(complete, assign=True)
-    known = set(recognised.names)
-    left = [name for name in state if name not in known or recognised.names[name] not in target]
-    _describe(network, recognised, path, left=left, without_head=without_head)
+    left = [name for name in state if recognised.names.get(name) not in target]
+    _describe(network, recognised, left=left, without_head=without_head)
     return network.requires_grad_(True).eval()
 
 
@@ -105,7 +111,6 @@ def build_recognised(
 def _describe(
     network: nn.Module,
     recognised: Recognised,
-    path: Path,
     *,
     left: list[str],
     without_head: bool,
@@ -129,7 +134,6 @@ def _describe(
         "preprocessing": recognised.preprocessing,
         "num_classes": classes,
         "in_channels": channels,
-        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "report": "; ".join(parts),
     }
     for name, value in facts.items():

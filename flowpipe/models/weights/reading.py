@@ -62,6 +62,8 @@ VARIANTS = frozenset(
         "window",
     }
 )
+# What a row is given for the weights of an origin: those, and parts that its tensors ask for.
+SWITCHED = VARIANTS | {"lateral_norm", "nonlocal_blocks"}
 
 
 @dataclass(frozen=True)
@@ -168,14 +170,7 @@ def load_weights(
     """
     path = Path(path)
     target = model.state_dict()
-    state = read_state(path)
-    recognised = None
-    if rename is None and (origin is not None or not _fits(model, target, state)):
-        recognised = _recognised_for(model, state, path, origin)
-    if recognised is None:
-        originals = _rename(state, rename or {}, path)
-    else:
-        originals = {name: (raw, value) for name, raw, value in converted(recognised, state)}
+    originals, recognised = _originals(model, path, rename=rename, origin=origin)
     common = [name for name in target if name in originals]
     if not common:
         raise WeightsError(
@@ -223,6 +218,36 @@ def load_weights(
     )
 
 
+def classes_of(
+    model: nn.Module, path: str | PathLike[str], *, origin: str | None = None
+) -> int | None:
+    """Return K of the classifier in a file of weights for a network; None if it has none.
+
+    Parameters
+    ----------
+    model
+        With any number of classes, perhaps on the meta device.
+    path, origin
+        As for `load_weights`.
+    """
+    originals, _ = _originals(model, Path(path), rename=None, origin=origin)
+    found = originals.get(f"{_layer_name(model, 'classifier_name')}.weight")
+    return None if found is None else int(found[1].shape[0])
+
+
+def _originals(
+    model: nn.Module, path: Path, *, rename: Mapping[str, str] | None, origin: str | None
+) -> tuple[dict[str, tuple[str, Tensor]], Recognised | None]:
+    """Return {name in the network: (name in the file, tensor)}, and what the file is."""
+    state = read_state(path)
+    recognised = None
+    if rename is None and (origin is not None or not _fits(model, model.state_dict(), state)):
+        recognised = _recognised_for(model, state, path, origin)
+    if recognised is None:
+        return _rename(state, rename or {}, path), None
+    return {name: (raw, value) for name, raw, value in converted(recognised, state)}, recognised
+
+
 def converted(
     recognised: Recognised, state: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, str, Tensor]]:
@@ -268,7 +293,7 @@ def variant_parameters(
     return {
         key: value
         for key, value in {**defaults, **wanted}.items()
-        if plain(value) != plain(has.get(key))
+        if key in SWITCHED and plain(value) != plain(has.get(key))
     }
 
 

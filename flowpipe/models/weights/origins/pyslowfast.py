@@ -100,7 +100,13 @@ def x3d(shapes: Shapes, where: str) -> Network | None:
 
 def read(shapes: Shapes, where: str) -> Network | None:
     """Read FAIR's networks off their shapes."""
-    return fair_slowfast(shapes) or x3d(shapes, where) or fair_resnet3d(shapes)
+    network = fair_slowfast(shapes) or x3d(shapes, where) or fair_resnet3d(shapes)
+    if network is None or network.parameters.get("temporal") != "c2d":
+        return network
+    if "nopool" in where.lower():
+        return network.but(pool2=False)
+    note = "C2D taken as with pooling of time; the zoo's C2D_NOPOOL is pool2 = false"
+    return replace(network, note=note)
 
 
 def preprocessing(network: Network, shapes: Shapes) -> Preprocessing:
