@@ -158,7 +158,7 @@ def _from_csv(
         root or path.parent,
         label_column=label_column,
         fold_column=fold_column,
-        check_files=False,
+        missing="keep",
     )
 
 

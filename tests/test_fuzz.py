@@ -219,11 +219,11 @@ def test_split_files(tmp_path):
 
     def read(file: Path) -> None:
         if file.name == "all.csv":
-            found = from_csv(file, tmp_path, fold_column="fold", check_files=False)
+            found = from_csv(file, tmp_path, fold_column="fold", missing="keep")
         elif file.name == "list.txt":
-            found = from_list(file, tmp_path, check_files=False)
+            found = from_list(file, tmp_path, missing="keep")
         else:
-            found = from_ucf101(tmp_path, tmp_path, check_files=False)
+            found = from_ucf101(tmp_path, tmp_path, missing="keep")
         for record in found.videos:
             assert ".." not in Path(record.id).parts
             assert not Path(record.id).is_absolute()

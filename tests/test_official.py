@@ -138,9 +138,9 @@ def test_kinetics_videos_that_are_gone(tmp_path):
     path = write(tmp_path / "k.csv", KINETICS)
     with pytest.raises(AnnotationError, match="2 of 3 videos not found"):
         from_kinetics(path, root)
-    assert len(from_kinetics(path, root, skip_missing=True)) == 1
-    with pytest.raises(AnnotationError, match="none of its videos is below"):
-        from_kinetics(path, tmp_path / "elsewhere", skip_missing=True)
+    assert len(from_kinetics(path, root, missing="skip")) == 1
+    with pytest.raises(AnnotationError, match=r"3 of 3 videos not found.*check the root folder"):
+        from_kinetics(path, tmp_path / "elsewhere", missing="skip")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flowpipe import datasets
-from flowpipe.datasets import Dataset, Video, videos_of
+from flowpipe.datasets import Dataset, Span, Video, videos_of
 from flowpipe.datasets.readers import VIDEO_COLUMNS, clean_name
 from flowpipe.errors import AnnotationError, InvalidArgument, VideoNotFound
 
@@ -67,6 +67,9 @@ def test_csv_with_named_columns_and_without_labels(root, tmp_path):
         ("clip,label\nrun/\x07.avi,run\n", r'1 of 1 videos not found: "run/\\x07.avi"'),
         ("clip,label\nrun/ü.avi,run\nrun/ü.avi,run\n", "listed more than once"),
         ('clip,label\n"run/ü.avi,run\n', "not valid CSV"),
+        ("clip,label,label\nrun/ü.avi,run,x\n", 'two columns are called "label"'),
+        ("clip,label,start_s,end_s\nrun/ü.avi,run,2,1\n", 'line 2: start_s "2" and end_s "1" must'),
+        ("clip,label,start_s,end_s\nrun/ü.avi,run,x,1\n", 'line 2: start_s "x" and end_s "1" must'),
         ("clip,label\n", "no video is listed"),
         ("", "no column of videos"),
     ],
@@ -90,9 +93,14 @@ def test_missing_videos_are_told_in_one_error(root, tmp_path):
     path = write(tmp_path / "list.csv", f"clip,label\nrun/ü.avi,run\n{rows}")
     with pytest.raises(AnnotationError, match=r'8 of 9 videos not found: "gone/0.avi".* 3 more'):
         datasets.from_csv(path, root)
-    assert len(datasets.from_csv(path, root, check_files=False)) == 9
-    with pytest.raises(AnnotationError, match="check the root folder"):
-        datasets.from_csv(path, tmp_path / "elsewhere")
+    assert len(datasets.from_csv(path, root, missing="keep")) == 9
+    for missing in ("refuse", "skip"):
+        with pytest.raises(AnnotationError, match="check the root folder"):
+            datasets.from_csv(path, tmp_path / "elsewhere", missing=missing)
+    skipped = datasets.from_csv(path, root, missing="skip")
+    assert ids(skipped) == ["run/ü.avi"]
+    (note,) = skipped.notes
+    assert note.startswith('left out: 8 of 9 videos not found: "gone/0.avi"')
 
 
 def test_class_folders(root):
@@ -106,6 +114,35 @@ def test_class_folders(root):
     (root / "stray.avi").write_bytes(b"video")
     with pytest.raises(AnnotationError, match=r'"stray.avi" is outside of a class folder'):
         datasets.from_folders(root)
+
+
+@pytest.mark.parametrize("words", [("train", "test"), ("Training", "validation", "TEST")])
+def test_folders_of_folds(tmp_path, words):
+    for word in words:
+        for label in ("jump", "run"):
+            path = tmp_path / word / label / f"{word}.mp4"
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"video")
+    read = datasets.from_folders(tmp_path)
+    assert read.classes == ("jump", "run")
+    fold_of = {"validation": "val", "Training": "train", "TEST": "test"}
+    names = {word: fold_of.get(word, word) for word in words}
+    assert {v.id: (v.label, v.folds) for v in read.videos} == {
+        f"{word}/{label}/{word}.mp4": (label, (names[word],))
+        for word in words
+        for label in ("jump", "run")
+    }
+    assert datasets.folds(read) == [name for name in ("test", "val") if name in names.values()]
+    train, test = datasets.split_fold(read, "test")
+    assert (len(train), len(test)) == (2, 2)
+    assert {v.label for v in videos_of(tmp_path)[0]} == {"jump", "run"}
+
+
+def test_folders_called_like_folds_may_be_classes(tmp_path):
+    for name in ("train/a.mp4", "bus/b.mp4", "ship/c.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"video")
+    assert datasets.from_folders(tmp_path).classes == ("bus", "ship", "train")
 
 
 def test_class_folders_without_videos_or_root(tmp_path):
@@ -125,7 +162,7 @@ def test_extraction_and_training_read_a_list_alike(tmp_path):
         "./e.avi walk": ("e.avi", "walk"),
     }
     path = write(tmp_path / "list.txt", "# one video a line\n" + "\n".join(lines))
-    trained = datasets.from_list(path, tmp_path, check_files=False)
+    trained = datasets.from_list(path, tmp_path, missing="keep")
     assert [(v.id, v.label) for v in trained.videos] == list(lines.values())
     assert videos_of(path) == (list(trained.videos), [])
     bare = write(tmp_path / "bare.txt", "a b.mp4\nfilm reel.mxf\n")
@@ -141,7 +178,7 @@ def test_extraction_and_training_read_a_list_alike(tmp_path):
 def test_extraction_and_training_read_a_csv_alike(tmp_path):
     text = "filename,label\nrun/a.mp4,long jump\n../b.mp4,3\n/films/c.mp4,walk\n"
     path = write(tmp_path / "list.csv", text)
-    trained = datasets.from_csv(path, tmp_path, check_files=False)
+    trained = datasets.from_csv(path, tmp_path, missing="keep")
     assert [(v.id, v.label) for v in trained.videos] == [
         ("run/a.mp4", "long jump"), ("b.mp4", "3"), ("c.mp4", "walk"),
     ]  # fmt: skip
@@ -202,6 +239,66 @@ def test_plain_list_with_spaces_in_names_and_labels(root, tmp_path):
     ]
     bare = datasets.from_list(write(tmp_path / "bare.txt", "run/ü.avi\n"), root)
     assert bare.videos[0].label is None
+
+
+def test_lists_of_frame_folders(tmp_path):
+    """`path num_frames label_index`: the path may lack its extension."""
+    for name in ("a/v_1.avi", "b/v_2.mp4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"video")
+    for text in ("a/v_1 164 0\nb/v_2 99 1\n", "a/v_1.avi 164 0\nb/v_2.mp4 99 1\n"):
+        read = datasets.from_list(write(tmp_path / "list.txt", text), tmp_path)
+        assert [(v.id, v.label) for v in read.videos] == [("a/v_1.avi", "0"), ("b/v_2.mp4", "1")]
+    # Only if every line is so: a label may hold numbers.
+    write(tmp_path / "list.txt", "a/v_1.avi 10 4\nb/v_2.mp4 over and out\n")
+    read = datasets.from_list(tmp_path / "list.txt", tmp_path)
+    assert [v.label for v in read.videos] == ["10 4", "over and out"]
+
+
+def test_csv_of_parts_of_videos(root, tmp_path):
+    text = (
+        "file_name, label,start_s,end_s\n"
+        "run/ü.avi,run,0,2.5\nrun/ü.avi,jump,2.5,4\nwalk/c.mp4,walk,,\n\n,,,\n"
+    )
+    read = datasets.from_csv(write(tmp_path / "list.csv", text), root)
+    assert [(v.id, v.name, v.label) for v in read.videos] == [
+        ("run/ü.avi@0-2.5s", "run/ü.avi", "run"),
+        ("run/ü.avi@2.5-4s", "run/ü.avi", "jump"),
+        ("walk/c.mp4", "walk/c.mp4", "walk"),
+    ]
+    assert read.videos[0].span == Span(0, 2.5)
+    assert [(v.id, v.labels, v.span) for v in videos_of(read)[0]] == [
+        ("run/ü.avi", (), None),
+        ("walk/c.mp4", ("walk",), None),
+    ]
+    write(tmp_path / "list.csv", "video,label,start_frame,end_frame\nwalk/c.mp4,walk,10,20\n")
+    (video,) = datasets.from_csv(tmp_path / "list.csv", root).videos
+    assert (video.id, video.span) == ("walk/c.mp4@10-20f", Span(10, 20, "frame"))
+
+
+@pytest.mark.parametrize("fold", ["../outside", "a/b", "..", "a\\b", "c:d", "a\nb"])
+def test_a_fold_that_is_no_name_of_a_folder_is_refused(fold):
+    with pytest.raises(AnnotationError, match="cannot be the name of a folder"):
+        Video("a.avi", Path("a.avi"), ("x",), folds=(fold,))
+
+
+def test_other_words_for_folds(root, tmp_path):
+    text = "video,label,part\nrun/a b.avi,run,Training\nrun/ü.avi,run,validate\nwalk/c.mp4,walk,x\n"
+    read = datasets.from_csv(write(tmp_path / "l.csv", text), root, fold_column="part")
+    assert [v.folds for v in read.videos] == [("train",), ("val",), ("x",)]
+
+
+def test_unlabelled_videos_are_in_neither_half():
+    videos = [
+        Video("a", Path("a"), ("x",), folds=("train",)),
+        Video("b", Path("b"), ("x",), folds=("val",)),
+        Video("c", Path("c"), folds=("test",)),
+        Video("d", Path("d"), folds=("train",)),
+    ]
+    read = Dataset(tuple(videos), ("x",))
+    assert datasets.folds(read) == ["val"]
+    train, test = datasets.split_fold(read, "val")
+    assert (ids(train), ids(test)) == (["a"], ["b"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from flowpipe.datasets.readers import (
+    FOLD_WORDS,
+    Missing,
     check_column,
     csv_rows,
     list_lines,
@@ -39,7 +41,7 @@ _HMDB51_FILE = re.compile(r"(?P<label>.+)_test_split(?P<number>\d+)\.txt")
 _HMDB51_MARKS = {"0": None, "1": TRAIN, "2": TEST}
 
 
-def from_ucf101(folder: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
+def from_ucf101(folder: str | Path, root: str | Path, *, missing: Missing = "refuse") -> Dataset:
     """Read the official splits of UCF101; the folds are "1", "2", "3".
 
     A line is `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1` (training) or has no number
@@ -52,8 +54,8 @@ def from_ucf101(folder: str | Path, root: str | Path, *, check_files: bool = Tru
         gives the classes in the official order (else they are sorted by name).
     root : str or Path
         Folder of the videos.
-    check_files : bool
-        Whether every video must be on disk.
+    missing : {"refuse", "skip", "keep"}
+        What to do with videos that are not on disk.
 
     Raises
     ------
@@ -84,12 +86,10 @@ def from_ucf101(folder: str | Path, root: str | Path, *, check_files: bool = Tru
     place = {label: position for position, label in enumerate(classes)}
     # The order of the official lists.
     ordered = sorted(videos.values(), key=lambda video: (place[str(video.label)], video.id))
-    return make_dataset(
-        _with_folds(ordered, splits), folder, check_files=check_files, classes=classes
-    )
+    return make_dataset(_with_folds(ordered, splits), folder, missing=missing, classes=classes)
 
 
-def from_hmdb51(folder: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
+def from_hmdb51(folder: str | Path, root: str | Path, *, missing: Missing = "refuse") -> Dataset:
     """Read the official splits of HMDB51; the folds are "1", "2", "3".
 
     A line is `April_09_brush_hair_u_nm_np1_ba_goo_0.avi 1`: 1 trains, 2 tests, 0 is unused. The
@@ -113,7 +113,7 @@ def from_hmdb51(folder: str | Path, root: str | Path, *, check_files: bool = Tru
                 )
                 split[video.id] = half
                 videos.setdefault(video.id, video)
-    return make_dataset(_with_folds(videos.values(), splits), folder, check_files=check_files)
+    return make_dataset(_with_folds(videos.values(), splits), folder, missing=missing)
 
 
 def _split_files(
@@ -186,7 +186,7 @@ def _read_class_index(path: Path) -> dict[str, str]:
 
 
 def from_kinetics(
-    csv_path: str | Path, root: str | Path, *, skip_missing: bool = False, check_files: bool = True
+    csv_path: str | Path, root: str | Path, *, missing: Missing = "refuse"
 ) -> Dataset:
     """Read a list of Kinetics; the fold is the split that it names: "train", "val", "test".
 
@@ -199,10 +199,8 @@ def from_kinetics(
     csv_path : str or Path
         Columns youtube_id, time_start, time_end, and perhaps label and split.
     root : str or Path
-    skip_missing : bool
-        Leave out videos that are not there, as in every copy of Kinetics.
-    check_files : bool
-        Whether every video must be on disk.
+    missing : {"refuse", "skip", "keep"}
+        What to do with videos that are not on disk.
 
     Raises
     ------
@@ -218,13 +216,10 @@ def from_kinetics(
         label, fold = row.get("label", ""), row.get("split", "")
         names = _kinetics_names(row, label, fold, where)
         there = next((name for name in names if (root / name).is_file()), None)
-        if there is None and skip_missing:
-            continue
-        labels, folds = [label] if label else [], (fold,) if fold else ()
+        labels = [label] if label else []
+        folds = (FOLD_WORDS.get(fold.lower(), fold),) if fold else ()
         videos.append(make_video(there or names[0], root, where, labels=labels, folds=folds))
-    if not videos and skip_missing:
-        raise AnnotationError(f"{path}: none of its videos is below {root}; check the root folder")
-    return make_dataset(videos, path, check_files=check_files)
+    return make_dataset(videos, path, missing=missing)
 
 
 def _kinetics_names(row: Mapping[str, str], label: str, fold: str, where: str) -> list[str]:

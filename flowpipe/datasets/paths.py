@@ -26,7 +26,7 @@ def videos_of(given: Given | Sequence[Given]) -> tuple[list[Video], list[Path]]:
         ucf101/               every video below it: id "Archery/v_1.avi", label "Archery"
         list.csv, list.txt    paths relative to the list's folder; labels as in `from_csv` (from
                               the column `label`, if there is one) and `from_list`
-        Video, Dataset        as they are
+        Video, Dataset        as they are; of parts of a video the whole file
 
     Where two of them give the same id to different files, each id gets the name of what it came
     from in front.
@@ -49,7 +49,7 @@ def videos_of(given: Given | Sequence[Given]) -> tuple[list[Video], list[Path]]:
     for item in items:
         if isinstance(item, Video | Dataset):
             given_videos = (item,) if isinstance(item, Video) else item.videos
-            found.extend((video, "") for video in given_videos)
+            found.extend((_whole(video), "") for video in given_videos)
             continue
         path = Path(item)
         videos = _videos_at(path)
@@ -88,6 +88,11 @@ def _videos_at(path: Path) -> Sequence[Video]:
     if not videos:
         raise AnnotationError(f"list {path} names no video; one path per line is enough")
     return videos
+
+
+def _whole(video: Video) -> Video:
+    """Return the file that a part is of; its labels are those of the part."""
+    return video if video.span is None else replace(video, id=video.name, span=None, labels=())
 
 
 def _content_key(video: Video) -> int:

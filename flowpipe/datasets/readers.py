@@ -12,26 +12,48 @@ byte order mark.
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Literal, TypeAlias
 
-from flowpipe.datasets.video import Dataset, Video, some
+from flowpipe.datasets.splits import TEST, TRAIN, VAL
+from flowpipe.datasets.video import Dataset, Span, Video, some
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
-VIDEO_COLUMNS = ("video", "clip", "path", "file", "filename", "name")
+Missing: TypeAlias = Literal["refuse", "skip", "keep"]
+
+VIDEO_COLUMNS = ("video", "clip", "path", "file", "filename", "file_name", "name")
+# Columns of times, the first pair there is: (start, end, unit).
+SPAN_COLUMNS: Sequence[tuple[str, str, Literal["s", "frame"]]] = (
+    ("start_s", "end_s", "s"),
+    ("start_frame", "end_frame", "frame"),
+)
+# Other words for the folds that a data set is divided into.
+FOLD_WORDS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), VAL),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
 
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
-# The path ends at the first video extension that is followed by white space or by the end; a
-# line that ends in any other extension is a path as a whole.
+# The path ends at the first video extension that is followed by white space or by the end; of a
+# line without one, `path num_frames label` as lists of frame folders have it, before the numbers;
+# a line that ends in any other extension is a path as a whole.
 _LIST_LINE = re.compile(
-    rf"(?P<path>.+?(?:{_EXTENSIONS}))(?:\s+(?P<rest>.*))?|(?P<whole>.*\S\.\w{{1,5}})",
+    rf"(?P<path>.+?(?:{_EXTENSIONS}))(?:\s+(?P<rest>.*))?"
+    r"|(?P<bare>\S+)\s+(?P<counts>\d+\s+\d+)|(?P<whole>.*\S\.\w{1,5})",
     re.IGNORECASE,
 )
+_COUNT_AND_LABEL = re.compile(r"\d+\s+(\d+)")
 
 
 def from_folders(root: str | Path) -> Dataset:
     """List the videos of a folder with one sub-folder per class, at any depth below it.
+
+    Where the sub-folders are `train` and `test` (or `val`, or other words for these), each with
+    one folder per class, they are the folds.
 
     Raises
     ------
@@ -44,10 +66,12 @@ def from_folders(root: str | Path) -> Dataset:
     videos = folder_videos(root)
     for video in videos:
         if not video.labels:
+            folder = "<fold>/<class>" if video.folds else "<class>"
             raise AnnotationError(
-                f'"{video.id}" is outside of a class folder; move it to {root}/<class>/{video.id}'
+                f'"{video.id}" is outside of a class folder; '
+                f"move it to {root}/{folder}/{PurePosixPath(video.id).name}"
             )
-    return make_dataset(videos, root, check_files=False)
+    return make_dataset(videos, root)
 
 
 def from_csv(
@@ -59,9 +83,12 @@ def from_csv(
     fold_column: str | None = None,
     group_column: str | None = None,
     label_separator: str | None = None,
-    check_files: bool = True,
+    missing: Missing = "refuse",
 ) -> Dataset:
     """Read a CSV file with a header and one video per row.
+
+    Columns `start_s` and `end_s`, or `start_frame` and `end_frame`, make each row a part of its
+    video; a row whose times are empty is the whole video.
 
     Parameters
     ----------
@@ -70,14 +97,14 @@ def from_csv(
         Folder to which the paths of the file are relative.
     video_column : str or None
         Column of paths; None takes the first there is of video, clip, path, file, filename,
-        name.
+        file_name, name.
     label_column, fold_column, group_column : str or None
         Columns of the label, fold and group; None leaves them out. A row whose fold is empty
-        is left out.
+        is left out. Folds called training, validation and the like become train, val, test.
     label_separator : str, optional
         What separates the labels of a video that has several, such as ";".
-    check_files : bool
-        Whether every video must be on disk; False where only the cache is at hand.
+    missing : {"refuse", "skip", "keep"}
+        What to do with videos that are not on disk; "keep" where only the cache is at hand.
 
     Raises
     ------
@@ -96,14 +123,16 @@ def from_csv(
     )
     if label_column is not None:
         _refuse_unlabelled(videos, path)
-    return make_dataset(videos, path, check_files=check_files)
+    return make_dataset(videos, path, missing=missing)
 
 
-def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = True) -> Dataset:
+def from_list(list_file: str | Path, root: str | Path, *, missing: Missing = "refuse") -> Dataset:
     """Read a text file with one video per line, and its label behind white space or not at all.
 
     The path ends with its video extension, so paths and labels may hold spaces:
-    `my films/a b.mp4 long jump`. Empty lines and lines that start with `#` are skipped.
+    `my films/a b.mp4 long jump`. Empty lines and lines that start with `#` are skipped. Where two
+    whole numbers follow, `a.mp4 250 3`, they are the number of frames and the label; such a path
+    may lack its extension.
 
     Raises
     ------
@@ -114,16 +143,27 @@ def from_list(list_file: str | Path, root: str | Path, *, check_files: bool = Tr
     videos = list_videos(path, Path(root))
     if any(video.labels for video in videos):
         _refuse_unlabelled(videos, path)
-    return make_dataset(videos, path, check_files=check_files)
+    return make_dataset(videos, path, missing=missing)
 
 
 def folder_videos(root: Path) -> list[Video]:
-    """Read a folder: the label of a video is the first folder below the root, if any."""
+    """Read a folder: the label of a video is the first folder below the root, if any.
+
+    Of folders `train` and `test` or `val` that hold class folders, it is the second.
+    """
+    inside = {path: path.relative_to(root).parts for path in find_videos(root)}
+    tops = {parts[0] for parts in inside.values()}
+    depths = {len(parts) for parts in inside.values()}
+    fold_of = {top: FOLD_WORDS.get(top.lower()) for top in tops}
+    folds = set(fold_of.values())
+    divided = None not in folds and TRAIN in folds and len(folds) > 1 and min(depths) > 2
     videos = []
-    for path in find_videos(root):
-        inside = path.relative_to(root)
-        labels = (clean_name(inside.parts[0]),) if len(inside.parts) > 1 else ()
-        videos.append(Video(clean_name(inside.as_posix()), path, labels))
+    for path, parts in inside.items():
+        fold = fold_of[parts[0]] if divided else None
+        folders = parts[1 if divided else 0 : -1]
+        labels = (clean_name(folders[0]),) if folders else ()
+        name = clean_name("/".join(parts))
+        videos.append(Video(name, path, labels, folds=(fold,) if fold else ()))
     return videos
 
 
@@ -155,17 +195,16 @@ def csv_videos(
         if fold == "":
             continue
         label = row[label_column] if label_column else ""
-        labels = (
-            label.split(label_separator) if label and label_separator else [label][: bool(label)]
-        )
+        parts = label.split(label_separator) if label and label_separator else [label]
         videos.append(
             make_video(
                 row[video_column],
                 root,
                 where,
-                labels=[part.strip() for part in labels],
-                folds=() if fold is None else (fold,),
+                labels=[part.strip() for part in parts] if label else [],
+                folds=() if fold is None else (FOLD_WORDS.get(fold.lower(), fold),),
                 group=(row[group_column] or None) if group_column else None,
+                span=_span_of(row, where),
             )
         )
     return videos
@@ -173,29 +212,72 @@ def csv_videos(
 
 def list_videos(path: Path, root: Path) -> list[Video]:
     """Read a plain list: one video per line, then perhaps its label."""
-    return [
-        make_video(video, root, where, labels=[label] if label else [])
-        for where, video, label in list_lines(path)
-    ]
+    lines = list_lines(path)
+    numbers = [_COUNT_AND_LABEL.fullmatch(label) for _, _, label in lines]
+    counted = all(numbers)  # every line is `path num_frames label_index`
+    files = Files(root) if any(PurePosixPath(video).suffix == "" for _, video, _ in lines) else None
+    videos = []
+    for (where, name, label), match in zip(lines, numbers, strict=True):
+        found = files.find(name) if files is not None and PurePosixPath(name).suffix == "" else None
+        video = name if found is None else found.relative_to(root).as_posix()
+        own = match[1] if counted and match else label
+        videos.append(make_video(video, root, where, labels=[own] if own else []))
+    return videos
 
 
-def csv_rows(path: Path) -> tuple[list[str], list[tuple[str, Mapping[str, str]]]]:
+class Files:
+    """The videos below a root, to be found by what a list or a program calls them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._by_name: dict[str, list[Path]] = {}
+        for path in find_videos(root):
+            for name in (path.name, path.stem):
+                self._by_name.setdefault(name, []).append(path)
+
+    def find(self, written: str) -> Path | None:
+        """Return the file at this path; else the only one of this name, or of this stem.
+
+        Raises
+        ------
+        AnnotationError
+            If several files have this name.
+        """
+        name = written.replace("\\", "/")
+        for path in (self.root / name, *sorted(self.root.glob(f"{_literal(name)}.*"))):
+            if path.suffix.lower() in VIDEO_EXTENSIONS and path.is_file():
+                return path
+        found = self._by_name.get(PurePosixPath(name).name, [])
+        if len(found) > 1:
+            raise AnnotationError(f'"{written}" may be {found[0]} or {found[1]}; write its folder')
+        return found[0] if found else None
+
+
+def csv_rows(
+    path: Path, *, delimiter: str = ",", first_line: int = 0
+) -> tuple[list[str], list[tuple[str, Mapping[str, str]]]]:
     """Return (columns, rows) of a CSV file; a row has its place in the file in front."""
-    reader = csv.DictReader(read_lines(path), strict=True)
+    lines = read_lines(path)[first_line:]
+    reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     rows: list[tuple[str, Mapping[str, str]]] = []
     try:
-        columns = list(reader.fieldnames or ())
+        columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
+            raise AnnotationError(f"{path}: two columns are called {some(twice)}; rename one")
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {first_line + reader.line_num}"
             # DictReader gathers surplus values under None and fills missing ones with None.
             if any(key is None or value is None for key, value in row.items()):
                 raise AnnotationError(
                     f"{where}: the row must have {len(columns)} values, like the header; "
                     "put values that hold a comma into quotes"
                 )
-            rows.append((where, {key: value.strip() for key, value in row.items()}))
+            values = {key: value.strip() for key, value in row.items()}
+            if any(values.values()):
+                rows.append((where, values))
     except csv.Error as error:
-        raise AnnotationError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
+        line = first_line + reader.line_num
+        raise AnnotationError(f"{path}, line {line}: not valid CSV: {error}") from error
     return columns, rows
 
 
@@ -215,20 +297,25 @@ def list_lines(path: Path, *, comments: bool = True) -> list[tuple[str, str, str
                 f'{path}, line {number}: "{text}" names no video file; a line is a path that '
                 f"ends in {', '.join(sorted(VIDEO_EXTENSIONS))}, then perhaps a label"
             )
-        video = match["path"] or match["whole"]
-        lines.append((f"{path}, line {number}", video, (match["rest"] or "").strip()))
+        video = match["path"] or match["bare"] or match["whole"]
+        rest = match["rest"] or match["counts"] or ""
+        lines.append((f"{path}, line {number}", video, rest.strip()))
     return lines
 
 
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a UTF-8 text, with or without a byte order mark."""
+    return read_text(path).splitlines(keepends=True)
+
+
+def read_text(path: Path) -> str:
+    """Return a UTF-8 text without its byte order mark."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise AnnotationError(f"{path}: must be UTF-8 text: {error}; save it as UTF-8") from error
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-    return text.splitlines(keepends=True)
 
 
 def check_column(path: Path, columns: Sequence[str], column: str) -> None:
@@ -249,13 +336,15 @@ def make_video(
     folds: tuple[str, ...] = (),
     unused: tuple[str, ...] = (),
     group: str | None = None,
+    span: Span | None = None,
 ) -> Video:
     """Return the video of a path as written in a list; errors begin with the place in the file."""
     path = PurePosixPath(written)
     inside = not path.is_absolute() and ".." not in path.parts
     try:
-        video_id = clean_name(path.as_posix() if inside and path.name else path.name)
-        return Video(video_id, root / path, tuple(labels), group, folds, unused)
+        name = clean_name(path.as_posix() if inside and path.name else path.name)
+        video_id = name if span is None else f"{name}@{span}"
+        return Video(video_id, root / path, tuple(labels), group, folds, unused, span)
     except AnnotationError as error:
         raise AnnotationError(f"{where}: {error}") from error
 
@@ -264,22 +353,29 @@ def make_dataset(
     videos: Sequence[Video],
     source: Path,
     *,
-    check_files: bool,
+    missing: Missing = "refuse",
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Check that the videos are on disk, and join them with their classes."""
-    missing = [v.id for v in videos if not v.path.is_file()] if check_files else []
-    if missing:
-        hint = "restore them or take them off the list"
-        if len(missing) == len(videos):
-            hint = f"looked for {videos[0].path.parent}/…; check the root folder"
-        raise AnnotationError(
-            f"{source}: {len(missing)} of {len(videos)} videos not found: {some(missing)}; {hint}"
-        )
+    """Look for the videos on disk, and join them with their classes."""
+    notes: tuple[str, ...] = ()
+    there = [v for v in videos if v.path.is_file()] if missing != "keep" else list(videos)
+    if len(there) < len(videos):
+        away = [video.id for video in videos if not video.path.is_file()]
+        count = f"{len(away)} of {len(videos)} videos not found: {some(away)}"
+        if not there:
+            folder = videos[0].path.parent
+            raise AnnotationError(
+                f"{source}: {count}; looked for {folder}/…; check the root folder"
+            )
+        if missing == "refuse":
+            raise AnnotationError(
+                f"{source}: {count}; restore them, take them off the list, or skip missing videos"
+            )
+        notes = (f"left out: {count}",)
     if classes is None:
         classes = tuple(sorted({label for video in videos for label in video.labels}))
     try:
-        return Dataset(tuple(videos), classes)
+        return Dataset(tuple(there), classes, notes)
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
 
@@ -288,6 +384,24 @@ def clean_name(name: str) -> str:
     """Write undecodable bytes and control characters as escapes: names go into lists and pages."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _literal(name: str) -> str:
+    """Return a glob pattern that matches this text only."""
+    return re.sub(r"([*?[])", r"[\1]", name.lstrip("/"))
+
+
+def _span_of(row: Mapping[str, str], where: str) -> Span | None:
+    for start, end, unit in SPAN_COLUMNS:
+        if start in row and end in row and (row[start] or row[end]):
+            try:
+                return Span(float(row[start]), float(row[end]), unit)
+            except (ValueError, AnnotationError) as error:
+                raise AnnotationError(
+                    f'{where}: {start} "{row[start]}" and {end} "{row[end]}" must be numbers, '
+                    "0 <= start < end"
+                ) from error
+    return None
 
 
 def _refuse_unlabelled(videos: Sequence[Video], source: Path) -> None:

@@ -11,15 +11,17 @@ import numpy as np
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 
-TRAIN, TEST = "train", "test"
+TRAIN, VAL, TEST = "train", "val", "test"
 
 
 def folds(dataset: Dataset) -> list[str]:
     """Return the names of the folds that can be tested: "test", then numbers by their value.
 
-    A fold "train" is none of them: its videos only train.
+    A fold "train" is none of them, its videos only train; nor is one without a label, as the test
+    half of Kinetics.
     """
-    names = {fold for video in dataset.videos for fold in video.folds} - {TRAIN}
+    labelled = [video for video in dataset.videos if video.labels or not dataset.classes]
+    names = {fold for video in labelled for fold in video.folds} - {TRAIN}
     return sorted(
         names, key=lambda name: (name != TEST, not name.isdecimal(), name.zfill(20), name)
     )
@@ -39,7 +41,7 @@ def split_fold(dataset: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
     """Return `(train, test)`: the videos of one fold are the test set.
 
     All other videos train that are not unused in this fold; where there is a fold "train", only
-    its videos do.
+    its videos do. Unlabelled videos are in neither half.
 
     Raises
     ------
@@ -52,10 +54,11 @@ def split_fold(dataset: Dataset, fold: str | int) -> tuple[Dataset, Dataset]:
             f'fold "{fold}" must be one of: {", ".join(known) or "(the list has no folds)"}'
         )
     only_train = any(TRAIN in video.folds for video in dataset.videos)
-    test = [video for video in dataset.videos if fold in video.folds]
+    labelled = [video for video in dataset.videos if video.labels or not dataset.classes]
+    test = [video for video in labelled if fold in video.folds]
     train = [
         video
-        for video in dataset.videos
+        for video in labelled
         if fold not in (*video.folds, *video.unused) and (TRAIN in video.folds or not only_train)
     ]
     if not train:

@@ -1,10 +1,12 @@
 """The videos of a data set: `Video` and `Dataset`, checked where they are made."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from flowpipe.errors import AnnotationError, nearest_name
 
@@ -12,13 +14,37 @@ SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
+class Span:
+    """A part of a video, [start, end), in seconds or in frames.
+
+    Raises
+    ------
+    AnnotationError
+        If not 0 ≤ start < end.
+    """
+
+    start: float
+    end: float
+    unit: Literal["s", "frame"] = "s"
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.start < self.end and math.isfinite(self.end)):
+            raise AnnotationError(f"part {self} of a video must have 0 <= start < end")
+
+    def __str__(self) -> str:
+        start, end = (f"{v:.3f}".rstrip("0").rstrip(".") for v in (self.start, self.end))
+        return f"{start}-{end}{'s' if self.unit == 's' else 'f'}"
+
+
+@dataclass(frozen=True)
 class Video:
-    """One video.
+    """One video, or one part of a longer one.
 
     Attributes
     ----------
     id : str
-        Path relative to the root, with forward slashes; the video's name in the cache.
+        Path relative to the root, with forward slashes: the video's name in the cache. Of a
+        part it ends in its times: `long.mp4@12.5-18s`.
     path : Path
         Where the file is.
     labels : tuple of str
@@ -30,12 +56,14 @@ class Video:
         the data set has a fold "train": then only the videos of that one train.
     unused : tuple of str
         Folds in which it neither trains nor tests.
+    span : Span or None
+        The part of the file; None for all of it.
 
     Raises
     ------
     AnnotationError
-        If the id is empty, absolute, holds `..` or a control character, or a label is empty or
-        given twice.
+        If the id is empty, absolute, holds `..` or a control character, a label is empty or
+        given twice, or a fold cannot be the name of a folder.
     """
 
     id: str
@@ -44,6 +72,7 @@ class Video:
     group: str | None = None
     folds: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    span: Span | None = None
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -56,6 +85,18 @@ class Video:
             raise AnnotationError(
                 f'"{self.id}": labels {", ".join(self.labels)}: one is given twice; give each once'
             )
+
+        for fold in (*self.folds, *self.unused):
+            if fold in ("", ".", "..") or not fold.isprintable() or re.search(r"[/\\:]", fold):
+                raise AnnotationError(
+                    f'"{self.id}": fold {fold!r} cannot be the name of a folder; use letters, '
+                    "digits, - or _"
+                )
+
+    @property
+    def name(self) -> str:
+        """The id of the whole file: its name in the cache."""
+        return self.id if self.span is None else self.id.removesuffix(f"@{self.span}")
 
     @property
     def label(self) -> str | None:
@@ -74,6 +115,8 @@ class Dataset:
     classes : tuple of str
         Class names; the position is the class number. Sorted, unless the data set comes with
         an official index. Both halves of a split keep all classes of the whole.
+    notes : tuple of str
+        Sentences on what was noticed while reading: videos left out, how groups were found.
 
     Raises
     ------
@@ -83,6 +126,7 @@ class Dataset:
 
     videos: tuple[Video, ...]
     classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.videos:

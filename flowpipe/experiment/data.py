@@ -1,37 +1,30 @@
 """The labelled videos of `[data]`, and their folds."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from dataclasses import replace
 
 from flowpipe.datasets import (
     Dataset,
     equal_folds,
     folds,
-    from_csv,
-    from_folders,
-    from_hmdb51,
-    from_kinetics,
-    from_list,
-    from_ucf101,
+    open_dataset,
     seeded_split,
     split_fold,
+    with_groups,
 )
-from flowpipe.datasets.splits import tested_folds
+from flowpipe.datasets.splits import TRAIN, tested_folds
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import DataSettings
 
 # The only fold of a data set without folds: a random split.
 WHOLE = "split"
-PLAIN_READERS: Mapping[str, Callable[[Path, Path], Dataset]] = {
-    "list": from_list,
-    "ucf101": from_ucf101,
-    "hmdb51": from_hmdb51,
-}
 
 
 def read_dataset(data: DataSettings) -> Dataset:
-    """Return all labelled videos of `[data]`, in folds where it names or asks for some."""
+    """Return all labelled videos of `[data]`, in folds where it names or asks for some.
+
+    Where a split has to be made, groups are read from the names.
+    """
     dataset = _read(data)
     return dataset if data.folds is None else equal_folds(dataset, data.folds)
 
@@ -39,24 +32,29 @@ def read_dataset(data: DataSettings) -> Dataset:
 def _read(data: DataSettings) -> Dataset:
     if not data.root.is_dir():
         raise ConfigError(f"[data] root {data.root} is not a directory")
-    form = data.form or ("folders" if data.annotations is None else "csv")
-    if form == "folders":
-        return from_folders(data.root)
-    if data.annotations is None:
-        raise ConfigError(f'[data] form "{form}" needs annotations, a path below the root')
-    if form in PLAIN_READERS:
-        return PLAIN_READERS[form](data.annotations, data.root)
-    if form == "kinetics":
-        return from_kinetics(data.annotations, data.root, skip_missing=data.skip_missing)
-    return from_csv(
-        data.annotations,
+    dataset = open_dataset(
         data.root,
+        data.annotations,
+        form=data.form,
         video_column=data.video_column,
         label_column=data.label_column,
         fold_column=data.fold_column,
         group_column=data.group_column,
         label_separator=data.label_separator,
+        missing="skip" if data.skip_missing else "refuse",
     )
+    if dataset.classes and any(not video.labels for video in dataset.videos):
+        labelled = tuple(video for video in dataset.videos if video.labels)
+        note = f"left out: {len(dataset) - len(labelled)} videos without a label"
+        dataset = replace(dataset, videos=labelled, notes=(*dataset.notes, note))
+    if folds(dataset) or data.group_pattern is not None:
+        return dataset
+    if any(TRAIN in video.folds for video in dataset.videos):
+        raise ConfigError(
+            f'all {len(dataset)} videos are of the fold "{TRAIN}", none is left to test; without '
+            "a column of folds they are split at random"
+        )
+    return with_groups(dataset)
 
 
 def choose_folds(dataset: Dataset, fold: str | None) -> list[str]:

@@ -15,6 +15,20 @@ from flowpipe.experiment.results import SETTINGS_FILE, read_run_file
 from flowpipe.models import input_layout
 from flowpipe.training import TestOptions, TrainOptions
 
+Form = Literal[
+    "folders",
+    "csv",
+    "list",
+    "ucf101",
+    "hmdb51",
+    "kinetics",
+    "boris",
+    "elan",
+    "label-studio",
+    "via",
+    "activitynet",
+]
+
 # The head that is fitted to whole videos, not trained on clips.
 SVM = "svm"
 # The input of a stream that needs no network: histograms of the flow of whole clips.
@@ -27,18 +41,19 @@ OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
 class DataSettings:
     """`[data]`. Paths are relative to the configuration; `annotations` to `root`.
 
-    `form` is "csv" where there are annotations and "folders" where there are none; for "ucf101"
-    and "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds;
-    for "list" it is a text file of paths, each with its label behind it.
-    `folds` makes that many folds at random, of whole groups. `label_separator` stands between
-    several labels of a video. `generate` videos of the quickstart are made at `root` first.
+    `annotations` is by default `annotations.csv` or `splits.csv` in `root`, else class folders are
+    the labels; `form` is found by looking (`flowpipe.datasets.open_dataset`). For "ucf101" and
+    "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds.
+    `skip_missing` leaves out listed videos that are not there. `folds` makes that many folds at
+    random, of whole groups. `label_separator` stands between several labels of a video. `generate`
+    videos of the quickstart are made at `root` first.
     """
 
     root: Path
-    form: Literal["csv", "folders", "list", "ucf101", "hmdb51", "kinetics"] | None = None
+    form: Form | None = None
     annotations: Path | None = None
     video_column: str | None = None
-    label_column: str = "label"
+    label_column: str | None = None
     label_separator: str | None = None
     skip_missing: bool = False
     generate: int | None = None

@@ -1,0 +1,303 @@
+"""Annotations of parts of videos, as annotation programs and ActivityNet write them.
+
+==============  ==========================================================================
+form            file
+==============  ==========================================================================
+boris           BORIS: tabular or aggregated events, tab- or comma-separated
+elan            ELAN: "Export as tab-delimited text", tiers, times and annotations
+label-studio    Label Studio: JSON export of video timelines or choices
+via             VGG Image Annotator 3: CSV export of temporal segments
+activitynet     ActivityNet's JSON: `{"database": {id: {"annotations": [...]}}}`
+==============  ==========================================================================
+
+Each row or annotation becomes a `Video` with a `Span`; parts of one time with several labels
+become one with all of them. Videos are looked for below the root by the path that the file has,
+else by name: programs write absolute paths of other machines.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from flowpipe.datasets.readers import (
+    FOLD_WORDS,
+    Files,
+    Missing,
+    make_dataset,
+    make_video,
+    read_lines,
+    read_text,
+)
+from flowpipe.datasets.video import Dataset, Span, Video
+from flowpipe.errors import AnnotationError
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
+_BORIS_MEDIA = ("Media file name at start", "Media file name", "Media file", "Media file path")
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One annotated part: what the file calls the video, its label, and its times.
+
+    `end` None is the whole video.
+    """
+
+    where: str
+    video: str
+    label: str
+    start: float = 0.0
+    end: float | None = None
+    unit: Literal["s", "frame"] = "s"
+    fold: str | None = None
+
+
+def from_segments(
+    path: str | Path, root: str | Path, form: str, *, missing: Missing = "refuse"
+) -> Dataset:
+    """Read the annotated parts of videos.
+
+    Parameters
+    ----------
+    path : str or Path
+    root : str or Path
+        Folder of the videos.
+    form : str
+        One of `FORMS`: boris, elan, label-studio, via, activitynet.
+    missing : {"refuse", "skip", "keep"}
+        What to do with videos that are not on disk.
+
+    Raises
+    ------
+    AnnotationError
+        If the file is broken, holds no part with a label, or a video is missing.
+    """
+    path, root = Path(path), Path(root)
+    if form not in FORMS:
+        raise AnnotationError(f'form "{form}" must be one of: {", ".join(FORMS)}')
+    files = Files(root)
+    videos: dict[str, Video] = {}
+    for segment in FORMS[form](path):
+        found = files.find(_without_upload_prefix(files, segment.video))
+        name = segment.video if found is None else found.relative_to(root).as_posix()
+        try:
+            span = None
+            if segment.end is not None:
+                span = Span(segment.start, segment.end, segment.unit)
+        except AnnotationError as error:
+            raise AnnotationError(f"{segment.where}: {error}") from error
+        folds = (segment.fold,) if segment.fold else ()
+        video = make_video(
+            name, root, segment.where, labels=[segment.label], folds=folds, span=span
+        )
+        known = videos.get(video.id)
+        if known is not None:  # several labels at one time
+            labels = tuple(dict.fromkeys((*known.labels, *video.labels)))
+            video = replace(known, labels=labels)
+        videos[video.id] = video
+    return make_dataset(list(videos.values()), path, missing=missing)
+
+
+def _boris(path: Path) -> Iterator[Segment]:
+    """Rows with start and stop, or START and STOP events that belong together; points are none."""
+    columns, rows = _table(path, "Behavior")
+    media = next((column for column in _BORIS_MEDIA if column in columns), None)
+    started: dict[tuple[str, str, str], float] = {}
+    for where, row in rows:
+        written = row.get(media or "") or row.get("Source", "")
+        video = re.sub(r"^player #\d+:", "", written)
+        label, subject = row["Behavior"], row.get("Subject", "")
+        if not video or not label:
+            raise AnnotationError(f"{where}: media file and Behavior must not be empty")
+        if "Start (s)" in row and "Stop (s)" in row:
+            start, end = _number(row["Start (s)"], where), _number(row["Stop (s)"], where)
+            if end > start:
+                yield Segment(where, video, label, start, end)
+            continue
+        event = (row.get("Behavior type") or row.get("Status", "")).upper()
+        time_s = _number(row.get("Time") or row.get("Time relative to start", ""), where)
+        key = video, label, subject
+        if event == "START":
+            started[key] = time_s
+        elif event == "STOP":
+            if key not in started:
+                raise AnnotationError(f'{where}: STOP of "{label}" without a START before it')
+            yield Segment(where, video, label, started.pop(key), time_s)
+    if started:
+        video, label, _ = next(iter(started))
+        raise AnnotationError(f'{path}: START of "{label}" in {video} without a STOP')
+
+
+def _elan(path: Path) -> Iterator[Segment]:
+    """Rows of tier, times, annotation; the video is a column, or has the name of the file."""
+    lines = [line.rstrip("\r\n").split("\t") for line in read_lines(path)]
+    header = next((cells for cells in lines[:1] if any("Begin Time" in cell for cell in cells)), [])
+    for number, cells in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        if cells == header or not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) == 1:
+            raise AnnotationError(f"{where}: the line has no tabs; export as tab-delimited text")
+        start, end = _elan_times(cells, header, where)
+        named = [cell for cell in cells if PurePosixPath(cell).suffix.lower() in (".eaf", ".mp4")]
+        video = PurePosixPath(named[0] if named else path.name).stem
+        texts = [cell.strip() for cell in cells if cell.strip() and cell not in named]
+        label = next((t for t in reversed(texts) if not re.fullmatch(r"[\d:.]+", t)), "")
+        if header:
+            tiers = [
+                n for n, name in enumerate(header) if not re.search("Time|Duration|File", name)
+            ]
+            own = [cells[n].strip() for n in tiers if n < len(cells)]
+            label = next((text for text in reversed(own) if text), "")
+        if not label:
+            raise AnnotationError(f"{where}: the annotation is empty; give a label")
+        yield Segment(where, video, label, start, end)
+
+
+def _elan_times(cells: list[str], header: list[str], where: str) -> tuple[float, float]:
+    """Return start and end in seconds: of `hh:mm:ss.ms`, else of seconds or milliseconds."""
+    pairs = []
+    for word in ("Begin Time", "End Time"):
+        pairs.append([c for name, c in zip(header, cells, strict=False) if word in name])
+    if not header:
+        clocks = [cell for cell in cells if ":" in cell and _CLOCK.fullmatch(cell)]
+        plain = [cell for cell in cells[1:] if re.fullmatch(r"\d+(\.\d+)?", cell)]
+        pairs = [clocks[:1] or plain[:1], clocks[1:2] or plain[1:2]]
+    if not all(pairs):
+        raise AnnotationError(f"{where}: begin and end time must be among the columns")
+    first, second = (next((c for c in cells_ if ":" in c), cells_[0]) for cells_ in pairs)
+    return _seconds(first, where), _seconds(second, where)
+
+
+def _label_studio(path: Path) -> Iterator[Segment]:
+    """Timelines (frames, counted from 1, both ends inside), times in seconds, or choices."""
+    tasks = _json(path)
+    if not isinstance(tasks, list):
+        raise AnnotationError(f"{path}: must be a list of tasks, Label Studio's JSON export")
+    for number, task in enumerate(tasks):
+        where = f"{path}, task {task.get('id', number)}"
+        data = task.get("data", {})
+        video = next((str(v) for k, v in data.items() if k.startswith("video")), "")
+        if not video:
+            raise AnnotationError(f"{where}: its data names no video")
+        parts = urlsplit(video)
+        local = parse_qs(parts.query).get("d")
+        video = unquote(local[0] if local else parts.path)
+        for annotation in task.get("annotations", []):
+            for result in annotation.get("result", []):
+                yield from _label_studio_result(result, where, video)
+
+
+def _label_studio_result(result: Mapping[str, Any], where: str, video: str) -> Iterator[Segment]:
+    value = result.get("value", {})
+    labels = [str(label) for label in value.get(result.get("type", ""), [])]
+    for label in labels:
+        for part in value.get("ranges", []):
+            start, end = float(part["start"]), float(part["end"])
+            yield Segment(where, video, label, max(0.0, start - 1), end, "frame")
+        if "ranges" not in value and "start" in value and "end" in value:
+            yield Segment(where, video, label, float(value["start"]), float(value["end"]))
+        if result.get("type") == "choices":
+            yield Segment(where, video, label)
+
+
+def _via(path: Path) -> Iterator[Segment]:
+    """Rows of temporal segments; an attribute's value is the label, its option's text if it has."""
+    names = ["metadata_id", "file_list", "flags", "temporal_coordinates", "spatial", "metadata"]
+    options: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        where = f"{path}, line {number}"
+        if line.startswith("#") or not line.strip():
+            if match := re.match(r"#\s*ATTRIBUTE\s*=\s*(\{.*\})", line):
+                table = _json_of(match[1], where)
+                options = {key: a.get("options") or {} for key, a in table.items()}
+            continue
+        row = dict(zip(names, next(csv.reader([line], skipinitialspace=True)), strict=False))
+        if row.keys() != set(names):
+            raise AnnotationError(f"{where}: must have the columns {', '.join(names)}")
+        if row["metadata_id"] == "metadata_id":
+            continue
+        times = _json_of(row["temporal_coordinates"], where)
+        if not isinstance(times, list) or len(times) != 2:
+            continue  # a region of one frame
+        (video, *_) = _json_of(row["file_list"], where)
+        for key, value in _json_of(row["metadata"], where).items():
+            label = options.get(key, {}).get(str(value), str(value))
+            yield Segment(where, str(video), label, float(times[0]), float(times[1]))
+
+
+def _activitynet(path: Path) -> Iterator[Segment]:
+    table = _json(path)
+    if not isinstance(table, dict) or not isinstance(table.get("database"), dict):
+        raise AnnotationError(f'{path}: must hold {{"database": {{id: …}}}}, as of ActivityNet')
+    for video, entry in table["database"].items():
+        where = f"{path}, {video}"
+        fold = str(entry.get("subset", "")) or None
+        fold = FOLD_WORDS.get(fold.lower(), fold) if fold else None
+        for annotation in entry.get("annotations", []):
+            start, end = (_number(str(value), where) for value in annotation["segment"])
+            yield Segment(where, str(video), str(annotation["label"]), start, end, fold=fold)
+
+
+FORMS: Mapping[str, Callable[[Path], Iterator[Segment]]] = {
+    "boris": _boris,
+    "elan": _elan,
+    "label-studio": _label_studio,
+    "via": _via,
+    "activitynet": _activitynet,
+}
+
+
+def _table(path: Path, column: str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the rows below the header, which has `column`; lines above it are left out."""
+    lines = read_lines(path)
+    delimiter = "\t" if any("\t" in line for line in lines) else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    place = next((n for n, row in enumerate(rows) if column in row), None)
+    if place is None:
+        raise AnnotationError(f'{path}: no line is a header with the column "{column}"')
+    header = rows[place]
+    return header, [
+        (f"{path}, line {number}", dict(zip(header, row, strict=False)))
+        for number, row in enumerate(rows[place + 1 :], start=place + 2)
+        if any(row)
+    ]
+
+
+def _without_upload_prefix(files: Files, video: str) -> str:
+    """Return the name before Label Studio's upload put eight hex digits in front."""
+    name = PurePosixPath(video.replace("\\", "/")).name
+    shorter = _UPLOAD_PREFIX.sub("", name)
+    return shorter if shorter != name and files.find(video) is None else video
+
+
+def _seconds(text: str, where: str) -> float:
+    """Return seconds of `hh:mm:ss.ms`, of seconds with a point, or of whole milliseconds."""
+    if match := _CLOCK.fullmatch(text):
+        hours, minutes, seconds = match.groups(default="0")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    value = _number(text, where)
+    return value if "." in text else value / 1000
+
+
+def _number(text: str, where: str) -> float:
+    try:
+        return float(text.replace(",", "."))
+    except ValueError as error:
+        raise AnnotationError(f'{where}: time "{text}" must be a number of seconds') from error
+
+
+def _json(path: Path) -> Any:
+    return _json_of(read_text(path), str(path))
+
+
+def _json_of(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{where}: not valid JSON: {error}") from error
