@@ -1,5 +1,6 @@
 """Official files of UCF101, HMDB51 and Kinetics, in small."""
 
+import numpy as np
 import pytest
 
 from flowpipe.datasets import (
@@ -179,6 +180,7 @@ def test_every_label_must_be_a_class(tmp_path):
 
 
 def test_only_the_training_split_trains(tmp_path):
+    from flowpipe.errors import ConfigError
     from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
     from flowpipe.experiment.settings import settings_from
 
@@ -197,6 +199,13 @@ def test_only_the_training_split_trains(tmp_path):
         division = make_fold(settings.data, dataset, name, seed=0)
         assert {video.folds for video in division.train.videos} == {("train",)}
         assert {video.folds for video in division.test.videos} == {(name,)}
+    (tmp_path / "list.csv").write_text("\n".join(rows[:3]) + "\n")
+    with pytest.raises(ConfigError, match='all 2 videos are of the fold "train", none is left'):
+        read_dataset(settings.data)
+    (tmp_path / "list.csv").write_text("\n".join(rows[:2]) + "\n")
+    with pytest.raises(ConfigError, match="classes run of 1 videos: at least two are needed"):
+        read_dataset(settings.data)
+    (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
     with pytest.raises(AnnotationError, match='fold "first" must be one of'):
         make_fold(settings.data, dataset, "first", seed=0)
 
@@ -215,3 +224,24 @@ def test_only_the_training_split_trains(tmp_path):
     assert [video.id for video in two.train.videos] == ["jump/c.avi", "run/c.avi"]
     with pytest.raises(AnnotationError, match='fold "3" must be one of: 1, 2'):
         make_fold(settings.data, dataset, "3", seed=0)
+
+
+def test_tests_that_overlap_are_joined():
+    """As of HMDB51's official splits: one video tested twice has two rows."""
+    from flowpipe.experiment.results import concatenate
+    from flowpipe.scores import Scores
+
+    def scores(*ids):
+        shares_NK = np.tile([0.25, 0.75], (len(ids), 1))
+        return Scores(
+            ids=ids,
+            labels_N=np.zeros(len(ids), int),
+            probabilities_NK=shares_NK,
+            logits_NK=np.log(shares_NK),
+            classes=("a", "b"),
+            stream="rgb",
+        )
+
+    joined = concatenate([scores("x", "y"), scores("y", "z"), scores("x", "y")], ["1", "2", "3"])
+    assert joined.ids == ("x", "y", "y (fold 2)", "z", "x (fold 3)", "y (fold 3)")
+    assert joined.probabilities_NK.shape == (6, 2)

@@ -395,6 +395,13 @@ def test_seeded_split_reads_groups_from_the_id():
     assert {i[6:9] for i in ids(train)}.isdisjoint({i[6:9] for i in ids(test)})
 
 
+def test_of_two_large_groups_one_is_the_test():
+    whole = made("abababab", groups=["x", "x", "x", "x", "y", "y", "y", "y"])
+    train, test = datasets.seeded_split(whole, test_fraction=0.25)
+    assert {v.group for v in train.videos} != {v.group for v in test.videos}
+    assert len(train) == len(test) == 4
+
+
 def test_class_of_a_single_group_stays_in_training():
     whole = made("aaab", groups=["x", "y", "z", "w"])
     train, test = datasets.seeded_split(whole)

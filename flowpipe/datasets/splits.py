@@ -1,6 +1,7 @@
 """Training and test halves of a list of videos: by fold, or at random by group."""
 
 import heapq
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -182,7 +183,7 @@ def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> l
     def gain(position: int) -> float:
         size = sizes[position]
         if any(left[label] <= count for label, count in size.items()):
-            return -1.0
+            return -math.inf
         return sum(abs(wanted[label]) - abs(wanted[label] - count) for label, count in size.items())
 
     heap = [(-gain(position), position) for position in range(len(groups))]
@@ -194,7 +195,8 @@ def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> l
         if heap and -current > heap[0][0]:
             heapq.heappush(heap, (-current, position))
             continue
-        if current <= 1e-9:
+        # The first is taken though it be larger than the share asked for.
+        if current <= 1e-9 and (chosen or current == -math.inf):
             break
         chosen.append(position)
         for label, count in sizes[position].items():

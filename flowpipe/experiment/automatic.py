@@ -138,7 +138,7 @@ def _choose_folds(plan: Plan, facts: Survey, num_folds: int | None, smallest: in
     if facts.folds and num_folds is None:
         plan.reasons.append(f"folds: those of the annotations ({', '.join(facts.folds)})")
         return
-    count = num_folds or max(2, min(5, smallest))
+    count = num_folds or max(2, min(5, smallest, facts.groups or smallest))
     plan.table["data"]["folds"] = count
     kept = f"{facts.groups} groups are kept together" if facts.groups else "no groups are known"
     plan.reasons.append(f"folds: {count} at random; {kept}")

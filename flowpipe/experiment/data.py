@@ -47,6 +47,11 @@ def _read(data: DataSettings) -> Dataset:
         labelled = tuple(video for video in dataset.videos if video.labels)
         note = f"left out: {len(dataset) - len(labelled)} videos without a label"
         dataset = replace(dataset, videos=labelled, notes=(*dataset.notes, note))
+    if len(dataset.classes) < 2:
+        raise ConfigError(
+            f"classes {', '.join(dataset.classes) or '(none)'} of {len(dataset)} videos: at least "
+            "two are needed"
+        )
     if folds(dataset) or data.group_pattern is not None:
         return dataset
     if any(TRAIN in video.folds for video in dataset.videos):

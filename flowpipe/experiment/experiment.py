@@ -143,6 +143,8 @@ class Experiment:
         trust(*own_code(json.loads(self.settings.to_json())))  # of the person's own configuration
         self.settings = as_weights_compute(self.settings)
         self.prepare()
+        for note in self.dataset.notes:
+            self._message(note)
         folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
         extraction = self.extract()
         self._check_checkpoints(folds)
@@ -349,8 +351,11 @@ class Experiment:
         self, folds: Sequence[Fold], out: Path, extraction: ExtractionResult | None
     ) -> RunResult:
         """Join the scores of the folds and write results.json."""
-        streams = {n: concatenate([f.scores[n] for f in folds]) for n in self.settings.streams}
-        fused = {n: concatenate([f.fused[n] for f in folds]) for n in folds[0].fused}
+        names = [fold.name for fold in folds]
+        streams = {
+            n: concatenate([f.scores[n] for f in folds], names) for n in self.settings.streams
+        }
+        fused = {n: concatenate([f.fused[n] for f in folds], names) for n in folds[0].fused}
         for name, scores in streams.items():
             scores.save(out / SCORES_FOLDER / f"{name}.npz")
         for name, scores in fused.items():
@@ -367,6 +372,7 @@ class Experiment:
             ],
             extraction,
             {name: self._network_row(name, folds) for name in self.settings.streams},
+            notes=self.dataset.notes,
         )
         result.save()
         return result

@@ -57,7 +57,7 @@ def write_page(
         versions={**software_versions(), "torch": torch.__version__},
         samples=_samples(streams[0], cache),
         folds=[_without_weights(row) for row in results["folds"]] if several else None,
-        notes=notes,
+        notes=[*notes, *results.get("notes", ())],
         factors=results.get("factors"),
         networks=results.get("networks"),
     )

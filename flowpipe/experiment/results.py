@@ -65,6 +65,7 @@ class RunResult:
     extraction: ExtractionResult | None = None
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     factors: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Return what `--json` prints: means over folds, which `folds` has one by one."""
@@ -88,6 +89,7 @@ class RunResult:
             "folds": self.folds,
             "out": str(self.out),
             **({"factors": self.factors} if self.factors else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def save(self) -> None:
@@ -144,14 +146,20 @@ def accuracy(scores: Scores) -> float:
     return top_k_accuracy(scores.probabilities_NK, scores.labels_N, 1)
 
 
-def concatenate(parts: Sequence[Scores]) -> Scores:
-    """Join scores of different videos."""
+def concatenate(parts: Sequence[Scores], folds: Sequence[str]) -> Scores:
+    """Join the scores of folds; a video that an earlier fold tests too gets the fold behind its id.
+
+    The tests of the official splits of HMDB51 overlap.
+    """
     first = parts[0]
+    ids: dict[str, None] = {}
+    for fold, part in zip(folds, parts, strict=True):
+        ids |= dict.fromkeys(i if i not in ids else f"{i} (fold {fold})" for i in part.ids)
     targets_NK = None
     if any(part.targets_NK is not None for part in parts):
         targets_NK = np.concatenate([_targets(part) for part in parts])
     return Scores(
-        ids=tuple(i for part in parts for i in part.ids),
+        ids=tuple(ids),
         labels_N=np.concatenate([part.labels_N for part in parts]),
         probabilities_NK=np.concatenate([part.probabilities_NK for part in parts]),
         logits_NK=np.concatenate([part.logits_NK for part in parts]),
