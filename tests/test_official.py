@@ -203,7 +203,7 @@ def test_only_the_training_split_trains(tmp_path):
     with pytest.raises(ConfigError, match='all 2 videos are of the fold "train", none is left'):
         read_dataset(settings.data)
     (tmp_path / "list.csv").write_text("\n".join(rows[:2]) + "\n")
-    with pytest.raises(ConfigError, match="classes run of 1 videos: at least two are needed"):
+    with pytest.raises(AnnotationError, match="holds videos of 1 class; a classifier needs two"):
         read_dataset(settings.data)
     (tmp_path / "list.csv").write_text("\n".join(rows) + "\n")
     with pytest.raises(AnnotationError, match='fold "first" must be one of'):

@@ -188,7 +188,7 @@ def _choose_test_groups(groups: Sequence[Sequence[Video]], fraction: float) -> l
 
     heap = [(-gain(position), position) for position in range(len(groups))]
     heapq.heapify(heap)
-    chosen = []
+    chosen: list[int] = []
     while heap:
         _, position = heapq.heappop(heap)
         current = gain(position)

@@ -12,7 +12,7 @@ from flowpipe.datasets import (
     with_groups,
 )
 from flowpipe.datasets.splits import TRAIN, tested_folds
-from flowpipe.errors import ConfigError
+from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import DataSettings
 
@@ -48,9 +48,9 @@ def _read(data: DataSettings) -> Dataset:
         note = f"left out: {len(dataset) - len(labelled)} videos without a label"
         dataset = replace(dataset, videos=labelled, notes=(*dataset.notes, note))
     if len(dataset.classes) < 2:
-        raise ConfigError(
-            f"classes {', '.join(dataset.classes) or '(none)'} of {len(dataset)} videos: at least "
-            "two are needed"
+        raise AnnotationError(
+            f"{data.annotations or data.root} holds videos of {len(dataset.classes)} class; a "
+            "classifier needs two: one folder for each class, or a label for each video"
         )
     if folds(dataset) or data.group_pattern is not None:
         return dataset

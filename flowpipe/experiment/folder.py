@@ -11,7 +11,7 @@ import tomli_w
 from flowpipe.atomic import write_aside
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.datasets.readers import csv_rows
-from flowpipe.errors import AnnotationError, ConfigError
+from flowpipe.errors import ConfigError
 from flowpipe.experiment.automatic import DEFAULT_MINUTES, Plan, choose, run_folder
 from flowpipe.experiment.data import read_dataset
 from flowpipe.experiment.results import RESULTS_FILE
@@ -106,11 +106,6 @@ def start(
             settings = read_config(unfinished / CONFIG_FILE)
             return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
     dataset = read_dataset(from_table(DataSettings, _absolute(data), where=str(folder)))
-    if len(dataset.classes) < 2:
-        raise AnnotationError(
-            f"{folder} holds videos of {len(dataset.classes)} class; a classifier needs two: one "
-            "folder for each class"
-        )
     plan = choose(
         dataset,
         data,
