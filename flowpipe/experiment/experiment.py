@@ -14,6 +14,7 @@ from torch import nn
 
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.memory import MemoryCache
+from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
 from flowpipe.datasets.synthetic import write_videos
 from flowpipe.errors import ConfigError, VideoError, nearest_name
@@ -93,7 +94,7 @@ class Experiment:
         speaks = join().first
         self._message = on_message if on_message and speaks else lambda text: None
         self._progress = on_progress if on_progress and speaks else lambda stage, share, text: None
-        self._cache: Cache | None = None
+        self._cache: Cache | PartCache | None = None
         self._memory: MemoryCache | None = None
         self._grids: dict[str, ClipGrids] = {}
 
@@ -207,11 +208,13 @@ class Experiment:
             f"cache {path}: {result.done} videos computed, {result.skipped} reused, "
             f"{result.flows_total} flows"
         )
-        self._open(path, result.recipe)
+        self._open(path, result.recipe, videos)
         return result
 
-    def _open(self, path: Path, recipe: str) -> None:
+    def _open(self, path: Path, recipe: str, videos: Iterable[Video] = ()) -> None:
         self._cache = open_cache(path, recipe=recipe)
+        if any(video.span is not None for video in videos):
+            self._cache = PartCache(self._cache, videos)
         self._memory = MemoryCache(self._cache, self.settings.train.memory_mb)
 
     def _fold(self, name: str) -> Fold:

@@ -20,6 +20,7 @@ from torch import nn
 from flowpipe.cache import Cache
 from flowpipe.clips.dataset import ClipDataset
 from flowpipe.clips.memory import MemoryCache
+from flowpipe.clips.parts import PartCache
 from flowpipe.clips.streams import AnyInput, FeatureInput
 from flowpipe.datasets import Dataset, Video
 from flowpipe.experiment.settings import HISTOGRAM, SVM, StreamSettings
@@ -79,7 +80,7 @@ class ClipStream:
         name: str,
         settings: StreamSettings,
         options: TrainOptions,
-        cache: Cache | None,
+        cache: Cache | PartCache | None,
         *,
         memory: MemoryCache | None = None,
         flip: bool,
@@ -339,7 +340,7 @@ class HistogramStream(ClipStream):
         name: str,
         settings: StreamSettings,
         options: TrainOptions,
-        cache: Cache | None,
+        cache: Cache | PartCache | None,
         *,
         flip: bool,
         grids: dict[str, ClipGrids],
