@@ -84,7 +84,12 @@ def parse_contents(
     callback=parse_weights,
     help="Of a NETWORK, or of the two that look at frames and flow.",
 )
-@click.option("--weights-origin", "origin", metavar="NAME", help="Where they come from.")
+@click.option(
+    "--weights-origin",
+    "origin",
+    metavar="NAME",
+    help="Where weights come from, if names do not tell; flowpipe: they are your own.",
+)
 @click.option("--random-weights", is_flag=True, help="A NETWORK without weights is what I want.")
 @click.option(
     "--input",
@@ -159,7 +164,9 @@ def features(
     """
     from flowpipe.experiment.features import NetworkChoice, extractors_of
 
-    of_network = ("stream", "fold", "weights", "origin", "random_weights", "contents", "parameters")
+    of_network = (
+        "stream", "fold", "weights", "origin", "random_weights", "contents", "parameters"
+    )  # fmt: skip
     choice = NetworkChoice(**{key: options.pop(key) for key in of_network})
     options["spatial"] = bool(options["spatial"])
     frames, clip_step = (None, None) if clip in (None, WHOLE_VIDEO) else clip

@@ -12,7 +12,7 @@ from support import run_cli as run
 from flowpipe.cache import open_cache
 from flowpipe.errors import InvalidArgument
 from flowpipe.features.options import WantedInput, wanted_recipe
-from flowpipe.features.presets import PRESETS
+from flowpipe.features.presets import PRESETS, named_network
 from flowpipe.models import build
 
 RUN_CONFIG = """
@@ -365,6 +365,48 @@ def test_weights_of_a_file_are_named_beside_the_features(videos, tmp_path):
     assert done.status == 0, done.err
     (column,) = json.loads(done.out)["files"][0]["columns"]
     assert (column["weights"], column["random_weights"]) == ("epoch=3.pt", False)
+
+
+def test_the_files_of_i3d_are_not_mixed_up(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = build("i3d", num_classes=2, in_channels=2)
+    torch.save(model.state_dict(), tmp_path / "flow.pt")
+    assert named_network("i3d-flow", weights=tmp_path / "flow.pt").weights == "flow.pt"
+    with pytest.raises(InvalidArgument, match=r"sees 2 channels, and rgb has 3; is it the file of"):
+        named_network("i3d-rgb", weights=tmp_path / "flow.pt")
+
+
+def test_a_public_file_brings_its_pre_processing(videos, tmp_path):
+    """torchvision's names: R3D-18 saw 16 frames at 15 per second of 128×171, crop 112."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = build("r3d-18", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "r3d.pth")
+    network = named_network("r3d", weights=tmp_path / "r3d.pth")
+    assert (network.name, network.weights) == ("r3d-18", "r3d.pth")
+    stream = network.stream
+    assert (stream.frames, stream.crop_size, network.crop_scale) == (16, (112, 112), 0.875)
+    assert stream.pixel_values.mean == (0.43216, 0.394666, 0.37645)
+    made = wanted_recipe([network.wanted])
+    assert (made.fps, made.size) == (15.0, (128, 171))
+    places = ["--out", tmp_path / "npy", "--workers", 1, "--json", "--clip", "4,2"]
+    done = run("features", "r3d", videos / "left", "--weights", tmp_path / "r3d.pth", *places)
+    assert done.status == 0, done.err
+    assert "torchvision r3d-18, 5 classes" in done.err
+    (file,) = json.loads(done.out)["files"]
+    assert (file["fps"], np.load(file["file"]).shape) == (15.0, (3, 512))
+    assert (file["columns"][0]["network"], file["columns"][0]["random_weights"]) == (
+        "r3d-18",
+        False,
+    )
+    with pytest.raises(
+        InvalidArgument, match="is of torchvision r3d-18, not of c3d; ask for r3d-18"
+    ):
+        named_network("c3d", weights=tmp_path / "r3d.pth")
+    own = named_network("r3d-18", weights=tmp_path / "r3d.pth", origin="flowpipe")
+    assert (own.stream.rgb_range, own.wanted.fps) == ("imagenet", None)
+    torch.testing.assert_close(own.model.fc.weight, network.model.fc.weight)
 
 
 def test_histograms_of_videos(videos, tmp_path):

@@ -27,7 +27,7 @@ class NetworkChoice:
     weights : dict of str to Path
         Of a network, by what it looks at ("rgb", "flow"); "": by `contents`, or by default.
     origin : str, optional
-        Where the weights come from, where several origins have such files.
+        Of the weights, where several origins have such files; "flowpipe": one's own.
     random_weights : bool
         Of a network: random ones are wanted.
     contents : tuple of str

@@ -12,14 +12,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
-from flowpipe.clips.streams import StreamInput
+from flowpipe.clips.streams import RGB_RANGES, PixelValues, StreamInput
 from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
 from flowpipe.features.extractor import FrozenNetwork
 from flowpipe.features.options import FeatureOptions, WantedInput
 from flowpipe.models import build_for_clip, input_layout
 from flowpipe.models.table import TABLE
-from flowpipe.models.weights import classes_of, load_weights, variant_parameters
+from flowpipe.models.weights import (
+    ORIGINS,
+    classes_of,
+    load_network,
+    load_weights,
+    read_state,
+    recognise,
+    variant_parameters,
+)
+from flowpipe.models.weights.origins import origin_named
 
 DEFAULT_CROP_SCALE = 0.875
 DEFAULT_CROP_SIZE = (224, 224)
@@ -27,6 +37,9 @@ DEFAULT_FLOWS = 10
 SEED = 0
 
 I3D_BOUND_PX = 20.0
+TVL1 = ("tvl1", "opencv-tvl1")
+# The origin of weights under flowpipe's own names.
+OWN = "flowpipe"
 I3D_INPUT = WantedInput(fps=25.0, short_side=256, strict=True)
 
 
@@ -64,7 +77,7 @@ PRESETS: Mapping[str, Preset] = {
         replace(
             I3D_INPUT,
             flow="tvl1",
-            known_flows=("tvl1", "opencv-tvl1"),
+            known_flows=TVL1,
             bound_px=I3D_BOUND_PX,
         ),
         truncate_flow=True,
@@ -88,13 +101,15 @@ def named_network(
     Parameters
     ----------
     name : str
-        Of `PRESETS`, of `flowpipe.models.table.TABLE`, or your own as `package.module:callable`.
+        Of `PRESETS`, of `flowpipe.models.table.TABLE` or the beginning of several of its names
+        ("slowfast"), or your own as `package.module:callable`.
     options : FeatureOptions, optional
         Its length and size of snippets count, where the network is built for one.
     weights : Path, optional
-        File of trained weights.
+        File of trained weights. One of a known origin brings its pre-processing.
     origin : str, optional
-        Where they come from, a name of `flowpipe.models.weights.ORIGINS`, if that is not plain.
+        Of `flowpipe.models.weights.ORIGINS`, where several have the same names and shapes;
+        "flowpipe": weights of one's own, whatever their names.
     random_weights : bool
         True: random ones are what is wanted.
     content : "rgb", "flow" or "rgbdiff", optional
@@ -113,7 +128,9 @@ def named_network(
     """
     options, parameters = options or FeatureOptions(), dict(parameters or {})
     preset = PRESETS.get(name)
-    if preset is None and name not in TABLE and ":" not in name:
+    # "slowfast" is a family: a file says which of its networks it is of, else the first is meant.
+    family = [row for row in TABLE if row.startswith(f"{name}-") and not row.endswith("-tiny")]
+    if preset is None and name not in TABLE and not family and ":" not in name:
         known = [*PRESETS, *TABLE]
         raise UnknownName(
             f'"{name}" is neither a run nor a network{nearest_name(name, known)}; known: '
@@ -127,7 +144,13 @@ def named_network(
             else "weights of a file and random ones exclude each other; give one",
             parameter=("weights", "random_weights"),
         )
+    own = origin == OWN
+    if weights is not None and preset is None and not own:
+        found = _published(name, weights, origin, options, content, parameters, say)
+        if found is not None:
+            return found
     if preset is None:
+        name = name if name in TABLE or not family else family[0]
         model_name, scale, truncate, classes = name, DEFAULT_CROP_SCALE, False, None
         wanted = WantedInput(flow="tvl1" if content == "flow" else None)
         stream = _stream_of(name, content or "rgb", options, parameters)
@@ -140,9 +163,13 @@ def named_network(
     if options.frames is not None and stream.layout != "CHW":
         stream = replace(stream, frames=options.frames)
     if weights is not None:
-        parameters = variant_parameters(model_name, weights, origin=origin) | parameters
+        origin = None if own else origin
+        if not own:
+            parameters = variant_parameters(model_name, weights, origin=origin) | parameters
         with torch.device("meta"):
             empty = build_for_clip(model_name, stream.clip_CTHW, num_classes=1, **parameters)
+        if preset is not None:
+            _check_channels(weights, empty, stream)
         classes = classes_of(empty, weights, origin=origin) or classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -153,6 +180,75 @@ def named_network(
         say(f"{name}: random weights, seed {SEED}; these features mean nothing")
     source = None if weights is None else weights.name
     return FrozenNetwork(model, stream, model_name, parameters, scale, truncate, wanted, source)
+
+
+def _published(
+    name: str,
+    weights: Path,
+    origin: str | None,
+    options: FeatureOptions,
+    content: str | None,
+    parameters: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> FrozenNetwork | None:
+    """Return the network of a public file as its authors run it; None for a file of one's own."""
+    shapes = {name: tuple(value.shape) for name, value in read_state(weights).items()}
+    public = [known for known in ORIGINS if known != OWN]
+    if origin is None and not any(
+        origin_named(known).recognise(shapes, where=str(weights)) for known in public
+    ):
+        return None
+    found = recognise(shapes, where=str(weights), origin=origin)
+    if found.model != name and not found.model.startswith(f"{name}-"):
+        raise InvalidArgument(
+            f"{weights} is of {found.summary}, not of {name}; ask for {found.model}, or give the "
+            f'origin "{OWN}" if they are weights of your own',
+            parameter="origin",
+        )
+    made = found.preprocessing
+    if made is None:
+        return None
+    if content not in (None, made.input):
+        raise InvalidArgument(f"{weights} looks at {made.input}, not at {content}")
+    model = load_network(weights, origin, **parameters)
+    say(str(model.report))
+    height, width = (made.resize, made.resize) if isinstance(made.resize, int) else made.resize
+    looks_at_flow = made.input == "flow"
+    channels = 2 if looks_at_flow else 3
+    layout = input_layout(found.model)
+    frames = int(str(model.in_channels)) // channels if layout == "CHW" else made.frames
+    values = PixelValues(made.scale, made.mean, made.std, made.order)
+    stream = StreamInput(
+        made.input,
+        made.input,
+        frames,
+        frame_step=made.frame_step if frames > 1 else 1,
+        crop_size=made.crop,
+        layout=layout,
+        flow_scale_px=made.scale * made.std[0],
+        rgb_range="imagenet" if values == RGB_RANGES["imagenet"] else values,
+    )
+    wanted = WantedInput(
+        fps=made.fps,
+        short_side=made.resize if isinstance(made.resize, int) else None,
+        size=None if isinstance(made.resize, int) else made.resize,
+        flow=made.flow if looks_at_flow else None,
+        known_flows=TVL1 if made.flow in TVL1 else (),
+        bound_px=made.bound_px,
+    )
+    stream = options.stream_of(stream)
+    if options.frames is not None and layout != "CHW":
+        stream = replace(stream, frames=options.frames)
+    return FrozenNetwork(
+        model,
+        stream,
+        found.model,
+        {**found.parameters, **parameters},
+        min(1.0, made.crop[0] / min(height, width)),
+        truncate_flow=looks_at_flow and found.model.startswith("i3d"),
+        wanted=wanted,
+        weights=weights.name,
+    )
 
 
 def _stream_of(
@@ -176,3 +272,14 @@ def _stream_of(
             f'"{name}" takes clips; say how long, such as 16 frames', parameter="clip"
         )
     return StreamInput(content, content, frames, crop_size=size, layout=layout)
+
+
+def _check_channels(weights: Path, model: nn.Module, stream: StreamInput) -> None:
+    """Refuse a file of frames for a network of flow, and the other way round."""
+    kernel = read_state(weights).get(f"{model.stem_name}.weight")
+    if kernel is not None and kernel.shape[1] != stream.in_channels:
+        raise InvalidArgument(
+            f"{weights} sees {kernel.shape[1]} channels, and {stream.input} has "
+            f"{stream.in_channels}; is it the file of the other network?",
+            parameter="weights",
+        )
