@@ -326,7 +326,7 @@ class Experiment:
                     wanted = stream.learnt() | self.fingerprint(stream, fold)
                     check_same(path, saved, wanted)
 
-    def _fuse(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
+    def fuse_scores(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
         """Fuse streams; weights and SVM see scores of the fold's training videos only."""
         training = None
         file = FITTED_TO.get(method)
@@ -345,10 +345,10 @@ class Experiment:
             return
         wanted, scores = self.settings.fuse, list(fold.scores.values())
         for method in dict.fromkeys((wanted.headline, *wanted.methods)):
-            fold.fused[method] = self._fuse(scores, fold.name, method)
+            fold.fused[method] = self.fuse_scores(scores, fold.name, method)
         for group in wanted.groups:
             members = [fold.scores[name] for name in group]
-            fold.fused[" + ".join(group)] = self._fuse(members, fold.name, wanted.headline)
+            fold.fused[" + ".join(group)] = self.fuse_scores(members, fold.name, wanted.headline)
 
     def _collect(
         self, folds: Sequence[Fold], out: Path, extraction: ExtractionResult | None
@@ -454,7 +454,7 @@ class Experiment:
         """
         self._check_code()
         settings, fold = self.settings, self.fold_name(fold)
-        self._refuse_features()
+        self.refuse_features()
         given, empty = videos_of(videos)
         stored = [] if empty else self._stored(given)
         path = self.cache_path if stored else self.out / PREDICT_CACHE
@@ -485,10 +485,10 @@ class Experiment:
             own = stream.predict(model, data, settings.test)
             scores.append(replace(own, ids=tuple(shown[each] for each in own.ids)))
         if len(scores) > 1:
-            scores.append(self._fuse(scores, fold, settings.fuse.headline))
+            scores.append(self.fuse_scores(scores, fold, settings.fuse.headline))
         return Predictions(scores, done.failures)
 
-    def _refuse_features(self) -> None:
+    def refuse_features(self) -> None:
         """New videos have no cached features."""
         cached = [n for n, stream in self.settings.streams.items() if stream.input == "features"]
         if cached:

@@ -3,6 +3,7 @@
 All have the same four methods: `dataset`, `network`, `train`, `predict`.
 """
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,6 +112,12 @@ class ClipStream:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.options.seed)
             return self._build(num_classes)
+
+    def on(self, cache: Any) -> "ClipStream":
+        """Return the same stream, reading other videos."""
+        other = copy.copy(self)
+        other.cache = cache
+        return other
 
     def _build(self, num_classes: int) -> nn.Module:
         clip_CTHW = self.settings.clip_input(self.name).clip_CTHW
@@ -355,6 +362,12 @@ class HistogramStream(ClipStream):
         made = Parallel(workers, prefer="threads")(compute(name) for name in missing)
         self._grids |= dict(zip(missing, made, strict=True))
         return [self._grids[video.id] for video in data.videos]
+
+    def on(self, cache: Any) -> "ClipStream":
+        """Return the same stream, reading other videos."""
+        other = copy.copy(self)
+        other.cache, other._grids = cache, {}
+        return other
 
     def network(self, num_classes: int) -> nn.Module:
         """Return an empty classifier."""

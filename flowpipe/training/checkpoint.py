@@ -34,16 +34,29 @@ def save_checkpoint(
 
     `best` are the weights of the best epoch, where a validation chose one: those that count.
     """
+    others: dict[str, Any] = {}
+    if update is not None:
+        others["optimiser"] = update.state_dict()
+    if best is not None:
+        others["best"] = dict(best)
+    save_tensors(path, model_state(model), settings, history, **others)
+
+
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    settings: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    **others: Any,
+) -> None:
+    """Write tensors as the checkpoint of a network."""
     content = {
-        "model": model_state(model),
+        "model": dict(tensors),
         # As text: what weights_only reads must be tensors and plain values.
         "settings": json.dumps(settings, sort_keys=True, default=str),
         "history": json.dumps(list(history)),
+        **others,
     }
-    if update is not None:
-        content["optimiser"] = update.state_dict()
-    if best is not None:
-        content["best"] = dict(best)
     with write_aside(path) as file:
         torch.save(content, file)
 
@@ -89,6 +102,13 @@ def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
 def read_best(path: Path) -> dict[str, torch.Tensor] | None:
     """Return the weights of the best epoch so far, None where no validation chose one."""
     return _read_checkpoint(path)[0].get("best") if path.is_file() else None
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors that count: of the best epoch, or of the last."""
+    content, _, _ = _read_checkpoint(path)
+    weights: dict[str, torch.Tensor] = content.get("best", content["model"])
+    return weights
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, Any]]]:
