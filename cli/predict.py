@@ -1,38 +1,226 @@
-"""`flowpipe predict`."""
+"""`flowpipe predict`: the class of each video, or what happens when."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .options import json_option
 from .output import print_json, print_table, progress_line, say
 
+if TYPE_CHECKING:
+    from flowpipe.experiment.timeline import Timeline, TimelineReader
+
+PIPE = "-"
+SHOWN_SEGMENTS = 40
+
+
+class Seconds(click.ParamType):
+    """A time: 0.5, 0.5s or 500ms."""
+
+    name = "S"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        text = str(value).strip().lower()
+        factor = 0.001 if text.endswith("ms") else 1.0
+        try:
+            return float(text.removesuffix("ms").removesuffix("s")) * factor
+        except ValueError:
+            self.fail(f"{value!r} is no time in seconds, such as 0.5s", param, ctx)
+
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("videos", nargs=-1, required=True, metavar="VIDEO...")
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN|MODEL")
+@click.argument("videos", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--fold", help="The fold whose networks are used. [default: the run's first]")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show."
+    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show."
+)
+@click.option(
+    "--csv", "csv_file", type=click.Path(path_type=Path), help="Write all scores to this file."
+)
+@click.option(
+    "--every", type=Seconds(), help="Scores over time: a window every S seconds, such as 0.5s."
+)
+@click.option("--window", type=Seconds(), help="Length of a window. [default: what clips span]")
+@click.option("--least", type=Seconds(), help="Shortest segment. [default: two windows]")
+@click.option(
+    "--segments", "segments_file", type=click.Path(path_type=Path), help="Write segments (CSV)."
+)
+@click.option(
+    "--page", type=click.Path(path_type=Path), help="Write one HTML file: video, timeline, table."
+)
+@click.option(
+    "--video",
+    "annotated",
+    type=click.Path(path_type=Path),
+    help="Write the video with its labels (MP4); several videos: a folder.",
 )
 @json_option
-def predict(run: Path, videos: tuple[str, ...], fold: str | None, top: int, as_json: bool) -> None:
-    """Name the actions in new videos with the networks of a finished RUN.
+def predict(
+    run: Path,
+    videos: tuple[str, ...],
+    fold: str | None,
+    top: int,
+    csv_file: Path | None,
+    every: float | None,
+    window: float | None,
+    least: float | None,
+    segments_file: Path | None,
+    page: Path | None,
+    annotated: Path | None,
+    as_json: bool,
+) -> None:
+    """Predict the classes of new videos with a trained RUN, or an exported MODEL (.flowpipe).
 
-    Flow that is not in the run's cache is computed by its recipe and kept in RUN/predict.cache.
+    A SOURCE is a video, a folder or a list. With --every a long video gets scores over time;
+    memory does not grow with its length and nothing is kept on disk. There "-" reads a video from
+    standard input as it comes, and /dev/video0 a camera.
     """
-    from flowpipe.experiment.experiment import Experiment
+    from flowpipe.experiment.sharing import open_run
 
-    with progress_line("predict") as update:
-        experiment = Experiment.of_run(
-            run, on_progress=lambda stage, share, text: update(share, text)
+    over_time = {
+        "--window": window, "--least": least, "--segments": segments_file, "--page": page,
+        "--video": annotated,
+    }  # fmt: skip
+    if every is None:
+        for name, value in over_time.items():
+            if value is not None:
+                raise click.UsageError(f"{name} is for scores over time: give --every too")
+        with progress_line("predict") as update:
+            experiment = open_run(run, on_progress=lambda stage, share, text: update(share, text))
+            result = experiment.predict(videos, fold)
+        for failure in result.failures:
+            say(f"{failure.name}: {failure.reason}")
+        if csv_file is not None:
+            result.to_csv(csv_file)
+        if as_json:
+            print_json(result.as_record(top))
+        elif result.scores:
+            print_table("", *result.table(top))
+        click.get_current_context().exit(1 if result.failures else 0)
+    from flowpipe.experiment.timeline import TimelineReader
+
+    reader = TimelineReader(open_run(run), every_s=every, window_s=window, fold=fold)
+    timelines, paths, failed = _timelines(reader, videos, quiet=as_json)
+    if timelines:
+        _write_files(
+            timelines,
+            paths,
+            csv_file=csv_file,
+            segments_file=segments_file,
+            page=page,
+            annotated=annotated,
+            least=least,
         )
-        result = experiment.predict(videos, fold)
-    for failure in result.failures:
-        say(f"{failure.name}: {failure.reason}")
+        _show(timelines, least, top, as_json)
+    click.get_current_context().exit(1 if failed else 0)
+
+
+def _timelines(
+    reader: "TimelineReader", sources: tuple[str, ...], *, quiet: bool
+) -> tuple[list["Timeline"], dict[str, Path], int]:
+    """Return the timelines, the file of each video, and how many videos failed."""
+    from flowpipe.datasets import videos_of
+    from flowpipe.errors import FlowpipeError
+    from flowpipe.experiment.timeline import Pace
+    from flowpipe.video import VideoReader
+    from flowpipe.video.live import live_frames
+
+    live = [source for source in sources if source == PIPE or source.startswith("/dev/")]
+    timelines, paths, failed = [], {}, 0
+    for source in live:
+        pace = Pace()
+        given: Any = sys.stdin.buffer if source == PIPE else source
+
+        def show(timeline: "Timeline", pace: Pace = pace) -> None:
+            *_, (_, start, end, label, score) = timeline.rows()
+            say(
+                f"{start:8.2f} to {end:.2f} s  {label} {score:.2f}  "
+                f"({pace.frames_per_s:.0f} frames/s, {pace.behind_s:.1f} s behind)"
+            )
+
+        frames = pace.counted(live_frames(given, **reader.geometry()))
+        timelines.append(reader.read(source, frames, at_once=1, on_window=None if quiet else show))
+    others = [source for source in sources if source not in live]
+    given_videos, empty = videos_of(others) if others else ([], [])
+    for path in empty:
+        say(f"{path} holds no video")
+        failed += 1
+    for video in given_videos:
+        try:
+            with _bar(video.id) as update:
+                frames_of = VideoReader(video.path, rgb=True, **reader.geometry())
+                length_s = frames_of.info.duration_s
+
+                def report(
+                    timeline: "Timeline", length_s: float | None = length_s, update: Any = update
+                ) -> None:
+                    share = timeline.ends_s[-1] / length_s if length_s else 0.0
+                    update(min(1.0, share), f"{timeline.ends_s[-1]:.0f} s")
+
+                timelines.append(reader.read(video.id, frames_of, on_window=report))
+                paths[video.id] = video.path
+        except FlowpipeError as error:
+            say(f"{video.id}: {error}")
+            failed += 1
+    return timelines, paths, failed
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Any]:
+    with progress_line(Path(name).name) as update:
+        yield update
+
+
+def _write_files(
+    timelines: list["Timeline"],
+    paths: dict[str, Path],
+    *,
+    csv_file: Path | None,
+    segments_file: Path | None,
+    page: Path | None,
+    annotated: Path | None,
+    least: float | None,
+) -> None:
+    from flowpipe.experiment.timeline import write_csv, write_page, write_segments
+
+    if csv_file is not None:
+        write_csv(csv_file, timelines)
+    if segments_file is not None:
+        write_segments(segments_file, timelines, least_s=least)
+    if page is not None:
+        write_page(page, timelines, paths=paths, least_s=least)
+        say(f"page: {page}")
+    if annotated is not None:
+        from flowpipe.report.annotated import write_annotated
+
+        several = len(timelines) > 1
+        if several:
+            annotated.mkdir(parents=True, exist_ok=True)
+        for timeline in timelines:
+            if timeline.video not in paths:
+                raise click.UsageError("a live source cannot be read again for --video")
+            name = f"{Path(timeline.video).stem}.mp4"
+            target = annotated / name if several else annotated
+            write_annotated(paths[timeline.video], target, timeline.segments(least_s=least))
+            say(f"video: {target}")
+
+
+def _show(timelines: list["Timeline"], least: float | None, top: int, as_json: bool) -> None:
+    """Print the segments of each video."""
     if as_json:
-        print_json(result.as_record(top))
-    else:
-        for video, rows in result.tables(top).items():
-            print_table(video, ("", *result.names), rows)
-    click.get_current_context().exit(1 if result.failures else 0)
+        print_json({"videos": {each.video: each.as_record(least) for each in timelines}})
+        return
+    for timeline in timelines:
+        segments = timeline.segments(least_s=least)
+        rows = [
+            [f"{s.start_s:.2f}", f"{s.end_s:.2f}", s.label, f"{s.score:.2f}"]
+            for s in segments[:SHOWN_SEGMENTS]
+        ]
+        print_table(timeline.video, ["from s", "to s", "label", "score"], rows)
+        if len(segments) > SHOWN_SEGMENTS:
+            say(f"and {len(segments) - SHOWN_SEGMENTS} more segments; --segments FILE has all")

@@ -9,10 +9,11 @@ from .output import printable
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), metavar="RUN|MODEL")
 @out_option("The page. [default: RUN/report.html]")
 def report(run: Path, out: Path | None) -> None:
-    """Write the page of a finished RUN: one HTML file that needs nothing else."""
-    from flowpipe.experiment.experiment import Experiment
+    """Write the page of a finished RUN or an exported MODEL: one HTML file, all inside."""
+    from flowpipe.experiment.sharing import open_run
 
-    click.echo(printable(str(Experiment.of_run(run).report(out))))
+    target = out or (Path(f"{run.stem}.html") if run.is_file() else None)
+    click.echo(printable(str(open_run(run).report(target))))

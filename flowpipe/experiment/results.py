@@ -9,6 +9,8 @@
     RUN/scores/STREAM.npz, fused-METHOD.npz      all tested videos
 """
 
+import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import ConfigError, EntryCorrupt
 from flowpipe.extraction import ExtractionResult, Failure
@@ -121,17 +124,33 @@ class Predictions:
         found["failures"] = [{"name": f.name, "reason": f.reason} for f in self.failures]
         return found
 
-    def tables(self, top: int) -> dict[str, list[list[str]]]:
-        """Return rows of (rank, class and probability of each stream) for each video."""
-        found = {}
-        for row, video in enumerate(self.scores[0].ids if self.scores else ()):
-            columns = [self.best(scores, row, top) for scores in self.scores]
-            ranks = zip(*columns, strict=True)
-            found[video] = [
-                [str(rank), *(f"{name} {share:.1%}" for name, share in cells)]
-                for rank, cells in enumerate(ranks, start=1)
-            ]
-        return found
+    def table(self, top: int) -> tuple[list[str], list[list[str]]]:
+        """Return header and one row per video: its likeliest classes by the last, fused scores."""
+        best = self.scores[-1]
+        header = ["video", f"{best.stream}, likeliest first"]
+        rows = []
+        for row, video in enumerate(best.ids):
+            shown = (f"{name} {share:.2f}" for name, share in self.best(best, row, top))
+            rows.append([video, "  ".join(shown)])
+        return header, rows
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write one line per video and stream: video, stream, label, score, then all classes."""
+        target = Path(path)
+        with write_aside(target, "w") as file:
+            writer = csv.writer(file)
+            classes = self.scores[0].classes if self.scores else ()
+            writer.writerow(["video", "stream", "label", "score", *classes])
+            for scores in self.scores:
+                for row, video in enumerate(scores.ids):
+                    ((label, share),) = self.best(scores, row, 1)
+                    values = (f"{value:.6f}" for value in scores.probabilities_NK[row])
+                    writer.writerow([video, scores.stream, label, f"{share:.6f}", *values])
+        return target
+
+    def __repr__(self) -> str:
+        videos = len(self.scores[0].ids) if self.scores else 0
+        return f"Predictions({videos} videos, {', '.join(self.names)})"
 
 
 def accuracy_names(row: dict[str, Any]) -> list[str]:

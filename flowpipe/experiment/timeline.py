@@ -8,7 +8,7 @@ import csv
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -24,6 +24,8 @@ from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import HISTOGRAM
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
+from flowpipe.metrics.temporal import Segments
+from flowpipe.report.localisation import write_localisation_page
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
 from flowpipe.video.reader import Frame
@@ -127,6 +129,17 @@ class Timeline:
             best = int(scores_K.argmax())
             yield self.video, start, end, self.classes[best], float(scores_K[best])
 
+    def as_record(self, least_s: float | None = None) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "every_s": self.every_s,
+            "windows": [
+                {"start_s": start, "end_s": end, "label": label, "score": score}
+                for _, start, end, label, score in self.rows()
+            ],
+            "segments": [vars(segment) for segment in self.segments(least_s=least_s)],
+        }
+
     def to_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write one line per window: video, start_s, end_s, label, score, then all classes."""
         target = Path(path)
@@ -156,6 +169,26 @@ def write_segments(path: Path, timelines: Sequence[Timeline], **options: Any) ->
             for s in timeline.segments(**options):
                 shown = (f"{s.start_s:.3f}", f"{s.end_s:.3f}", s.label, f"{s.score:.4f}")
                 writer.writerow([timeline.video, *shown])
+
+
+def write_page(
+    path: Path,
+    timelines: Sequence[Timeline],
+    *,
+    paths: Mapping[str, Path] | None = None,
+    least_s: float | None = None,
+    title: str = "Over time",
+) -> Path:
+    """Write one HTML file with the timeline, a table and, by `paths`, the video of each."""
+    rows = [(t.video, s) for t in timelines for s in t.segments(least_s=least_s)]
+    found = Segments(
+        np.array([video for video, _ in rows], object),
+        np.array([s.label for _, s in rows], object),
+        np.array([[s.start_s, s.end_s] for _, s in rows], float).reshape(-1, 2),
+        np.array([s.score for _, s in rows], float),
+    )
+    lengths = {t.video: t.ends_s[-1] for t in timelines if len(t)}
+    return write_localisation_page(path, title, found, durations_s=lengths, paths=paths)
 
 
 def _runs(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
@@ -286,7 +319,11 @@ class TimelineReader:
         if start_s is not None and kept and len(kept) > 1:
             rest_s = kept[-1].pts_s - start_s
             if rest_s > self.window_s / 2 or kept[0].index == 0:
-                yield start_s, float(kept[-1].pts_s), _Window(list(kept), list(codes), self.quantiser)
+                yield (
+                    start_s,
+                    float(kept[-1].pts_s),
+                    _Window(list(kept), list(codes), self.quantiser),
+                )
 
     def _seen(self, frame: Frame) -> Any:
         return frame.rgb_HWC if getattr(self.method, "takes", "grey") == "rgb" else frame.grey_HW

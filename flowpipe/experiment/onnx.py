@@ -1,0 +1,103 @@
+"""The networks of a run as ONNX files, each compared with torch where onnxruntime is installed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flowpipe.atomic import write_aside
+from flowpipe.errors import InvalidArgument
+from flowpipe.experiment.settings import HISTOGRAM
+from flowpipe.experiment.sharing import open_run
+
+OPSET = 18
+SAMPLES = 2
+
+
+def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dict[str, Any]]:
+    """Write NAME.onnx and NAME.json (input shape, classes) for each network of a run.
+
+    Parameters
+    ----------
+    run : Path
+        A finished run or an exported file.
+    folder : Path
+        Made when missing.
+    fold : str, optional
+        Whose networks.
+
+    Returns
+    -------
+    list of dict
+        `file`, `stream`, `input_shape`, `largest_difference` of logits from torch's on random
+        clips (None without onnxruntime).
+
+    Raises
+    ------
+    InvalidArgument
+        If the package onnx is not installed, or the run has no network.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise InvalidArgument(
+            "writing ONNX needs two packages more: pip install onnx onnxscript"
+        ) from error
+    experiment = open_run(run)
+    fold = experiment.fold_name(fold)
+    classes = experiment.results["classes"]
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, settings in experiment.settings.streams.items():
+        if settings.input == HISTOGRAM:
+            continue  # an SVM on histograms: no network
+        stream = experiment.stream(name, fold)
+        model = experiment.trained(stream, fold, len(classes)).eval()
+        shape = stream.input.input_shape
+        clips = torch.from_numpy(
+            np.random.default_rng(0).normal(size=(SAMPLES, *shape)).astype(np.float32)
+        )
+        batch = torch.export.Dim("batch", min=1, max=1024)
+        program = torch.onnx.export(
+            model,
+            (clips,),
+            input_names=["clips"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        target = folder / f"{name}.onnx"
+        with write_aside(target) as file:
+            file.write(program.model_proto.SerializeToString())
+        onnx.checker.check_model(str(target))
+        facts = {
+            "file": str(target),
+            "stream": name,
+            "input_shape": ["batch", *shape],
+            "classes": classes,
+            "largest_difference": _difference(target, model, clips),
+        }
+        with write_aside(folder / f"{name}.json", "w") as file:
+            file.write(json.dumps(facts, indent=2) + "\n")
+        written.append(facts)
+    if not written:
+        raise InvalidArgument(f"{run} has no network that could be written as ONNX")
+    return written
+
+
+def _difference(path: Path, model: torch.nn.Module, clips: torch.Tensor) -> float | None:
+    """Return the largest difference of logits between onnxruntime and torch."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (seen,) = session.run(None, {"clips": clips.numpy()})
+    with torch.inference_mode():
+        expected = model(clips).numpy()
+    return float(np.abs(seen - expected).max())
