@@ -18,7 +18,7 @@ PIPE = "-"
 SHOWN_SEGMENTS = 40
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType):  # type: ignore[type-arg]
     """A time: 0.5, 0.5s or 500ms."""
 
     name = "S"

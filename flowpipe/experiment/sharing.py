@@ -101,8 +101,8 @@ def export_run(run: Path, out: Path, *, fold: str | None = None) -> dict[str, An
     }
     facts["sha256"] = _digest(facts, tensors)
     content = save(tensors, {FACTS: json.dumps(facts)})
-    with write_aside(out) as file:
-        file.write(content)
+    with write_aside(out) as target:
+        target.write(content)
     card: dict[str, Any] = facts["card"]
     return card
 
@@ -131,7 +131,7 @@ def _card(run: Path, results: Mapping[str, Any], title: str, fold: str) -> dict[
 def _add_scores(
     tensors: dict[str, torch.Tensor], kept: dict[str, Any], key: str, scores: Scores
 ) -> None:
-    arrays = {
+    arrays: dict[str, Any] = {
         "labels": scores.labels_N,
         "probabilities": scores.probabilities_NK,
         "logits": scores.logits_NK,

@@ -85,7 +85,8 @@ class Timeline:
         scores_TK = np.stack(self.scores_TK)
         half = SMOOTHED_WINDOWS // 2
         padded = np.pad(scores_TK, ((half, half), (0, 0)), mode="edge")
-        return np.mean([padded[i : i + len(scores_TK)] for i in range(SMOOTHED_WINDOWS)], axis=0)
+        shifted = [padded[i : i + len(scores_TK)] for i in range(SMOOTHED_WINDOWS)]
+        return np.asarray(np.mean(shifted, axis=0), np.float64)
 
     def segments(self, *, least_s: float | None = None, threshold: float = 0.0) -> list[Segment]:
         """Return stretches of one label.

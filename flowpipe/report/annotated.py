@@ -76,7 +76,7 @@ def _with_strip(
     rgb_HWC: NDArray[np.uint8], time_s: float, segment: SegmentLike | None
 ) -> NDArray[np.uint8]:
     """Return the picture over a strip with label, score and time; even sides, as H.264 wants."""
-    height, width = rgb_HWC.shape[:2]
+    width = rgb_HWC.shape[1]
     strip = np.full((STRIP_PX, width, 3), PAPER, np.uint8)
     if segment is not None:
         strip[-4:, : max(1, round(width * segment.score))] = BAR

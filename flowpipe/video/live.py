@@ -8,7 +8,7 @@ import av
 
 from flowpipe.errors import VideoError
 from flowpipe.video.decoding import MAX_PIXELS, Damage, decoded_frames
-from flowpipe.video.pictures import fit, output_size, rotation_of, to_grey, to_rgb
+from flowpipe.video.pictures import fit, orientation_of, output_size, to_grey, to_rgb
 from flowpipe.video.reader import FALLBACK_FPS, Frame
 from flowpipe.video.times import resample, with_times
 
@@ -55,15 +55,14 @@ def live_frames(
             stores_no_pts=container.format.name == "avi",
         )
         if fps is not None:
-            timed = resample(timed, fps, damage)
+            timed = resample(timed, fps)
         index = -1
         for index, (frame, pts_s) in enumerate(timed):
-            rotation, _ = rotation_of(frame)
+            orientation, _ = orientation_of(frame)
             rgb_HWC = to_rgb(frame)
-            turned = rotation in (90, 270)
-            shape = (frame.width, frame.height) if turned else (frame.height, frame.width)
+            shape = orientation.size(frame.height, frame.width)
             wanted = output_size(*shape, short_side=short_side, size=size)
-            grey_HW = fit(to_grey(frame, rgb_HWC), rotation, wanted)
-            yield Frame(index, pts_s, grey_HW, fit(rgb_HWC, rotation, wanted))
+            grey_HW = fit(to_grey(frame, rgb_HWC), orientation, wanted)
+            yield Frame(index, pts_s, grey_HW, fit(rgb_HWC, orientation, wanted))
         if index < 0:
             raise VideoError(f"no frame of what comes from {source} decodes")
