@@ -1,4 +1,4 @@
-"""`flowpipe flow`: bench, eval, compare."""
+"""`flowpipe flow VIDEO`, and bench, eval, compare."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -27,9 +27,85 @@ def parse_methods(context: click.Context, option: click.Parameter, text: str) ->
     return names
 
 
-@click.group()
+class VideosOrCommand(click.Group):
+    """A group whose first word may also be a video: then `look` is meant."""
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        first = arguments[0] if arguments else ""
+        if first not in self.commands and (Path(first).suffix or Path(first).exists()):
+            return "look", self.commands["look"], arguments
+        return super().resolve_command(context, arguments)
+
+
+@click.group(cls=VideosOrCommand)
 def flow() -> None:
-    """Measure flow methods: speed, error against ground truth, differences."""
+    """Show the flow of a few videos (flowpipe flow VIDEO...), or measure flow methods.
+
+    The commands below measure: speed, error against ground truth, differences.
+    """
+
+
+@flow.command()
+@click.argument(
+    "videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path)
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("flow"), show_default=True)
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["mp4", "png", "npy", "flo"]),
+    default="mp4",
+    show_default=True,
+    help="A video beside its flow; pictures; arrays T×H×W×2; Middlebury files.",
+)
+@click.option("--flow", "method", default="dis+tvl1", show_default=True, help="The method.")
+@click.option("--short-side", type=click.IntRange(16), metavar="N", help="Resize the frames first.")
+@click.option("--fps", type=float, help="Take frames at this rate.")
+@click.option(
+    "--scale", type=float, metavar="PX", help="Full color at PX. [default: one for all videos]"
+)
+@click.option("--arrows", is_flag=True, help="Draw arrows on the frames too.")
+@json_option
+def look(
+    videos: tuple[Path, ...],
+    out: Path,
+    form: str,
+    method: str,
+    short_side: int | None,
+    fps: float | None,
+    scale: float | None,
+    arrows: bool,
+    as_json: bool,
+) -> None:
+    """Compute the flow of a few videos to look at, or to load.
+
+    Hue is direction, saturation is length; all videos share one scale, and stillness stays white.
+    Nothing is kept but the files; flowpipe extract fills a cache.
+    """
+    from flowpipe.flow.look import write_flow
+
+    with progress_line("flow") as update:
+        made = write_flow(
+            videos,
+            out,
+            form,
+            method=method,
+            short_side=short_side,
+            fps=fps,
+            scale_px=scale,
+            arrows=arrows,
+            on_progress=update,
+        )
+    if as_json:
+        print_json([{**each, "file": str(each["file"])} for each in made])
+        return
+    for each in made:
+        shown = (
+            "" if form in ("npy", "flo") else f", full color at {each['scale_px']:g} px per frame"
+        )
+        say(f"{each['file']}: {each['flows']} flows{shown}")
 
 
 @flow.command()

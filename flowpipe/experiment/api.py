@@ -76,7 +76,7 @@ class Run:
     ) -> Timeline:
         """Return the scores of a long video over time; `.segments()` has what happens when."""
         reader = TimelineReader(self._experiment, every_s=every_s, window_s=window_s, fold=fold)
-        frames = VideoReader(video, rgb=True, **reader.geometry())
+        frames = VideoReader(Path(video), rgb=True, **reader.geometry())
         return reader.read(Path(video).name, frames, on_window=on_window)
 
     def export(self, out: Source | None = None, *, fold: str | None = None) -> Path:
