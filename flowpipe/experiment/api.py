@@ -1,4 +1,4 @@
-"""What Python users have of a trained run: `flowpipe.train`, `flowpipe.load`, `flowpipe.predict`."""
+"""Trained runs for Python users: `flowpipe.train`, `flowpipe.load`, `flowpipe.predict`."""
 
 import html
 import os

@@ -206,7 +206,7 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> st
     for name in sorted(tensors):
         values = tensors[name].contiguous()
         whole.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        whole.update(values.view(torch.uint8).numpy().tobytes() if values.numel() else b"")
+        whole.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 

@@ -185,50 +185,50 @@ def write_flow(
         raise InvalidArgument(f"scale {scale_px} px must be > 0", parameter="scale")
     names = [video.stem for video in videos]
     if len(set(names)) < len(names):
-        raise InvalidArgument(
-            f"videos of the same name, {sorted(names)}, need folders of their own"
-        )
-    options = {"short_side": short_side, "fps": fps}
+        raise InvalidArgument(f"videos of one name ({sorted(names)}) need folders of their own")
+    options: dict[str, Any] = {"short_side": short_side, "fps": fps}
     report = on_progress or (lambda share, text: None)
-    drawn = form in ("mp4", "png")
-    passes = 2 if drawn and scale_px is None else 1
+    passes = 2 if form in ("mp4", "png") and scale_px is None else 1
     if passes == 2:
-        lengths: list[NDArray[np.float32]] = []
+        lengths: list[NDArray[np.float32]] = [np.zeros(1, np.float32)]
         for number, video in enumerate(videos):
             report(number / len(videos) / 2, f"{video.name}: measuring")
             for _, _, uv in iterate_flow(video, method, **options):
                 lengths.append(np.hypot(uv[::4, ::4, 0], uv[::4, ::4, 1]).ravel())
-        scale_px = natural_scale_px(np.concatenate(lengths)) if lengths else LEAST_SCALE_PX
+        scale_px = natural_scale_px(np.concatenate(lengths))
     out.mkdir(parents=True, exist_ok=True)
     made = []
     for number, video in enumerate(videos):
         share = (passes - 1 + number / len(videos)) / passes
         report(share, video.name)
         fields = iterate_flow(video, method, **options)
-        if form == "mp4":
-            file = out / f"{video.stem}.mp4"
-            count = _write_mp4(file, fields, float(scale_px or 1.0), arrows)
-        elif form == "npy":
-            file = out / f"{video.stem}.npy"
-            whole = [uv for _, _, uv in fields]
-            count = len(whole)
-            with write_aside(file) as target:
-                np.save(target, np.stack(whole) if whole else np.zeros((0, 0, 0, 2), np.float32))
-        else:
-            file = out / video.stem
-            file.mkdir(exist_ok=True)
-            count = 0
-            for count, (_, rgb_HWC, uv) in enumerate(fields, start=1):
-                target_file = file / f"flow_{count - 1:05}.{form}"
-                if form == "flo":
-                    write_flo(target_file, uv)
-                else:
-                    picture = _beside(rgb_HWC, uv, float(scale_px or 1.0), arrows)
-                    cv2.imwrite(str(target_file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        file = out / (video.stem if form in ("png", "flo") else f"{video.stem}.{form}")
+        count = _write(file, form, fields, float(scale_px or 1.0), arrows)
         if not count:
             raise InvalidArgument(f"{video} has one frame; flow needs two")
         made.append({"video": str(video), "file": file, "flows": count, "scale_px": scale_px})
     return made
+
+
+def _write(file: Path, form: str, fields: Iterator[Any], scale_px: float, arrows: bool) -> int:
+    """Write the flow of one video in a form; return how many fields."""
+    if form == "mp4":
+        return _write_mp4(file, fields, scale_px, arrows)
+    if form == "npy":
+        whole = [uv for _, _, uv in fields]
+        with write_aside(file) as target:
+            np.save(target, np.stack(whole) if whole else np.zeros((0, 0, 0, 2), np.float32))
+        return len(whole)
+    file.mkdir(exist_ok=True)
+    count = 0
+    for count, (_, rgb_HWC, uv) in enumerate(fields, start=1):
+        numbered = file / f"flow_{count - 1:05}.{form}"
+        if form == "flo":
+            write_flo(numbered, uv)
+        else:
+            picture = _beside(rgb_HWC, uv, scale_px, arrows)
+            cv2.imwrite(str(numbered), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return count
 
 
 def _beside(
