@@ -6,8 +6,10 @@ classes, and a card of what it was trained on and what it reached. No code, no v
 names of videos are replaced by numbers. A digest over all of it is checked when it is read.
 """
 
+import atexit
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -33,6 +35,8 @@ from flowpipe.experiment.results import (
     fused_file,
     stream_folder,
 )
+from flowpipe.experiment.settings import HISTOGRAM
+from flowpipe.experiment.streams import without_names
 from flowpipe.metrics import accuracy_interval
 from flowpipe.scores import Scores, load_scores
 from flowpipe.sealed import write_table
@@ -75,6 +79,8 @@ def export_run(run: Path, out: Path, *, fold: str | None = None) -> dict[str, An
     kept: dict[str, Any] = {}
     for name in settings.streams:
         weights = read_weights(stream_folder(run, fold, name) / CHECKPOINT)
+        if settings.streams[name].input == HISTOGRAM:
+            weights = without_names(weights)
         tensors |= {f"stream/{name}/{key}": value.contiguous() for key, value in weights.items()}
         for file in set(FITTED_TO.values()):
             path = stream_folder(run, fold, name) / file
@@ -240,9 +246,10 @@ def unpack(path: Path, folder: Path) -> Path:
 
 
 @cache
-def _unpacked(path: Path, changed_ns: int) -> tuple[Any, Path]:
-    folder = tempfile.TemporaryDirectory(prefix="flowpipe-model-")
-    return folder, unpack(path, Path(folder.name))
+def _unpacked(path: Path, changed_ns: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="flowpipe-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return unpack(path, folder)
 
 
 def open_run(path: Path, **callbacks: Any) -> Experiment:
@@ -257,7 +264,7 @@ def open_run(path: Path, **callbacks: Any) -> Experiment:
     """
     if not path.is_file():
         return Experiment.of_run(path, **callbacks)
-    _, folder = _unpacked(path.resolve(), path.stat().st_mtime_ns)
+    folder = _unpacked(path.resolve(), path.stat().st_mtime_ns)
     experiment = Experiment.of_run(folder, **callbacks)
     data = replace(experiment.settings.data, cache=None)
     experiment.settings = replace(experiment.settings, data=data)

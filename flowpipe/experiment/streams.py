@@ -498,6 +498,14 @@ class WholeClipModel(nn.Module):
         self.classifier = WholeClipClassifier.from_state(state)
 
 
+def without_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a `WholeClipModel` without the names of its training videos."""
+    classifier = WholeClipClassifier.from_state({k: v.numpy() for k, v in tensors.items()})
+    count = len(classifier.validation_ids)
+    classifier.validation_ids = tuple(f"training {number}" for number in range(count))
+    return {name: torch.from_numpy(values) for name, values in classifier.state().items()}
+
+
 def _class_numbers(data: Dataset) -> npt.NDArray[np.int64]:
     """Return the class number of each video, −1 without a label."""
     numbers = {label: number for number, label in enumerate(data.classes)}
