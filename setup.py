@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+# What `flowpipe configs` lists and copies: files, no packages.
+DATA = ("configs", "docs", "examples")
 
 setup(
     name="flowpipe",
@@ -20,13 +22,15 @@ setup(
         *find_packages(include=["flowpipe", "flowpipe.*"]),
         "flowpipe.cli",
         *(f"flowpipe.cli.{group}" for group in find_packages(str(HERE / "cli"))),
+        *(f"flowpipe.{folder}" for folder in DATA),
     ],
-    package_dir={"flowpipe.cli": "cli"},
+    package_dir={"flowpipe.cli": "cli", **{f"flowpipe.{folder}": folder for folder in DATA}},
     package_data={
         "flowpipe": ["py.typed"],
         "flowpipe.cache": ["FORMAT.md"],
         "flowpipe.models.weights": ["parity.json"],
         "flowpipe.report": ["templates/*"],
+        **{f"flowpipe.{folder}": ["*.toml", "*.md", "*/*.md"] for folder in DATA},
     },
     install_requires=[
         "numpy>=1.26",

@@ -40,6 +40,7 @@ COMMANDS = {
     "export": ("export", "Write a trained run as one file to hand on."),
     "report": ("report", "Write the page of a run."),
     "verify": ("verify", "Check that every file of a run is what was written."),
+    "configs": ("configs", "List, print or copy the configurations that come with flowpipe."),
     "models": ("models", "List the networks."),
     "weights": ("weights", "List public files of weights; check one."),
     "describe": ("describe", "Show a network layer by layer: sizes, receptive fields, costs."),
