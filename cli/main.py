@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from flowpipe.errors import (
     InvalidArgument,
     UnknownName,
 )
-from flowpipe.registry import trust
+from flowpipe.registry import OWN_FOLDERS, trust
 
 from .output import printable, say
 
@@ -48,6 +50,8 @@ COMMANDS = {
 }
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+# A batch system or a terminal that closes ends a run as Ctrl-C does: nothing half is left.
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 INTERRUPTION = "interrupted; what was done is kept, the same command goes on"
 MISUSES = (
     AnnotationError,
@@ -101,7 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = _trusting([argument for argument in given if argument != "--traceback"])
     # The current folder may hold package.module:callable of the person's own. Our own place goes
     # before it: an editable install would lose to a folder called flowpipe, in workers too.
-    sys.path += [str(Path(flowpipe.__file__).parents[1]), str(Path.cwd())]
+    sys.path.append(str(Path(flowpipe.__file__).parents[1]))
+    OWN_FOLDERS[:] = [str(Path.cwd())]
+    _obey_endings()
     try:
         status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -128,6 +134,16 @@ def main(arguments: list[str] | None = None) -> None:
             say(f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.")
         status = MISUSED if isinstance(error, MISUSES) else FAILED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _obey_endings() -> None:
+    def end(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDINGS:
+            if signal.getsignal(number) is signal.SIG_DFL:  # not what nohup has set
+                signal.signal(number, end)
 
 
 def _trusting(arguments: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ A table maps a name to `"package.module:callable"`; a plug-in is given in the sa
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
 # Names of code of one's own that files may name: those of the person's own configuration, and
 # those given to `trust`.
 _TRUSTED: set[str] = set()
+# Where modules of one's own may lie too; looked at only for a `package.module:callable`, so that
+# nothing beside the data is imported in place of a module that is not installed.
+OWN_FOLDERS: list[str] = []
 _OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -61,6 +65,8 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
             f'unknown {kind} "{name}"{nearest_name(name, table)}; known: '
             f"{', '.join(sorted(table))}; or give your own as package.module:callable"
         )
+    if name not in table:
+        sys.path += [folder for folder in OWN_FOLDERS if folder not in sys.path]
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

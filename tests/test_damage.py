@@ -558,3 +558,101 @@ def test_many_names_of_which_two_are_equal_are_refused_at_once():
             logits_NK=np.zeros((60_000, 2), np.float32), classes=("x", "y"), stream="s",
         )  # fmt: skip
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\nother.mp4\n#EXT-X-ENDLIST\n",
+    ],
+    ids=["concat", "hls"],
+)
+def test_a_text_that_names_other_files_is_no_video(tmp_path, write_video, text):
+    from flowpipe.errors import VideoError
+    from flowpipe.video import VideoReader
+
+    write_video(tmp_path / "other.mp4", np.zeros((4, 32, 32, 3), np.uint8))
+    (tmp_path / "x.avi").write_text(text)
+    with pytest.raises(VideoError, match=r"x\.avi"):
+        list(VideoReader(tmp_path / "x.avi").frames())
+
+
+SLOW_PACK = """
+import os, sys, time
+real = os.pread
+def pread(*arguments):
+    time.sleep(0.2)
+    return real(*arguments)
+os.pread = pread
+from flowpipe.cli.main import main
+main(["cache", "pack", sys.argv[1], "--out", sys.argv[2]])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_pack_that_is_ended_leaves_nothing_for_long(cache, tmp_path, how):
+    import signal
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", SLOW_PACK, cache, tmp_path / "p.h5"],
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob(".p.h5.*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(getattr(signal, how))
+    assert process.wait(60) != 0
+    left = list(tmp_path.glob(".p.h5.*"))
+    assert len(left) == (how == "SIGKILL")
+    pack(cache, tmp_path / "p.h5")
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert open_cache(tmp_path / "p.h5").names() == open_cache(cache).names()
+
+
+def test_the_current_folder_is_looked_at_for_code_of_ones_own_only(tmp_path, monkeypatch):
+    from flowpipe import registry
+    from flowpipe.errors import UnknownName
+
+    (tmp_path / "mine_of_damage.py").write_text("def build():\n    return 7\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(registry, "OWN_FOLDERS", [str(tmp_path)])
+    with pytest.raises(UnknownName):
+        registry.resolve({"x": "mine_of_damage:build"}, "x", kind="thing")
+    assert registry.resolve({}, "mine_of_damage:build", kind="thing")() == 7
+
+
+def test_a_read_error_of_the_disk_is_no_short_video(tmp_path, write_video, monkeypatch):
+    """The second half of a file cannot be read while it is decoded: no entry, nothing remembered."""
+    from flowpipe.cache.recipe import FlowRecipe
+    from flowpipe.extraction import worker as module
+    from flowpipe.extraction.tasks import Job, Task
+
+    rng = np.random.default_rng(0)
+    video = write_video(tmp_path / "x.mp4", rng.integers(0, 255, (8, 32, 32, 3), np.uint8))
+    job = Job(tmp_path / "c", FlowRecipe.make(flow="farneback"), "jpegls")
+    task = Task(0, video, "x.mp4", video.stat().st_size)
+    digest, calls = module.content_digest(video), []
+
+    def failing(path):
+        calls.append(path)
+        if len(calls) > 1:
+            raise module.VideoError(f"{path} cannot be read: Input/output error")
+        return digest
+
+    monkeypatch.setattr(module, "content_digest", failing)
+    reader = module.VideoReader
+
+    class Partial(reader):
+        problem = property(lambda self: "partial: ends early", lambda self, value: None)
+
+    monkeypatch.setattr(module, "VideoReader", Partial)
+    outcome = module.process_task(job, task, lambda fields, share: None)
+    assert "could not be read, while it was computed" in outcome.failure
+    assert outcome.digest == ""
+    assert not list((tmp_path / "c").rglob("*.h5"))
+    monkeypatch.setattr(module, "content_digest", lambda path: digest)
+    whole = module.process_task(job, task, lambda fields, share: None)
+    assert (whole.failure, whole.flows, whole.problem) == ("", 7, "partial: ends early")

@@ -88,8 +88,8 @@ def failed(task: Task, digest: str, error: Exception) -> Outcome:
     """Return the outcome of a task that ended in an error."""
     if isinstance(error, CacheError | DeviceError):
         return Outcome(digest, cache_failure=str(error))
-    if isinstance(error, ChangedVideo):
-        digest = ""  # the digest of what is no longer there
+    if isinstance(error, VideoError) and not _holds(task.path, digest):
+        digest = ""  # of what is no longer there, or cannot be read now: nothing to remember
     if isinstance(error, FlowpipeError):
         return Outcome(digest, failure=_with_path(str(error), task.path))
     # Of a plug-in, of OpenCV: it costs this video, and is reported.
@@ -121,8 +121,9 @@ def _compute(job: Job, task: Task, digest: str, seen: FileState, on_step: OnStep
     reader = _reader(job, task)
     with _writer(job, digest, reader) as writer:
         pts_s, seconds = _fill(job, reader, writer, on_step)
-        _check_unchanged(task.path, seen, digest)
-        outcome = _finish(job, task, digest, reader.info, writer, pts_s, reader.problem or "")
+        problem = reader.problem or ""
+        _check_unchanged(task.path, seen, digest, problem)
+        outcome = _finish(job, task, digest, reader.info, writer, pts_s, problem)
     seconds["all"] = time.perf_counter() - started
     return replace(outcome, seen=seen.memo, seconds=seconds)
 
@@ -145,7 +146,7 @@ def _join(job: Job, task: Task, part: Joining) -> Outcome:
     reader = _reader(job, task)
     with _writer(job, part.digest, reader) as writer:
         pts_s = join(part.ranges, writer)
-        _check_unchanged(task.path, part.seen, part.digest)
+        _check_unchanged(task.path, part.seen, part.digest, part.problem)
         outcome = _finish(job, task, part.digest, reader.info, writer, pts_s, part.problem)
     joining_s = time.perf_counter() - started
     return replace(outcome, seen=part.seen, seconds={"compress": joining_s, "all": joining_s})
@@ -301,16 +302,28 @@ def _stat(path: Path) -> FileState:
     return FileState(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
-def _check_unchanged(path: Path, seen: tuple[int, ...], digest: str) -> None:
-    """Refuse to store frames under the digest of a file that they may not be of."""
+def _check_unchanged(path: Path, seen: tuple[int, ...], digest: str, problem: str) -> None:
+    """Refuse to store frames under the digest of a file that they may not be of.
+
+    Where the video seems damaged its bytes are read again, too: what the disk did not give looks
+    the same to a decoder.
+    """
     try:
-        same = _stat(path)[: len(seen)] == seen or content_digest(path) == digest
+        same = (not problem and _stat(path)[: len(seen)] == seen) or _holds(path, digest)
     except VideoError:
         same = False
     if not same:
         raise ChangedVideo(
-            f"{path} was changed or removed while it was read; run the same command again"
+            f"{path} was changed or removed, or could not be read, while it was computed; run the "
+            "same command again"
         )
+
+
+def _holds(path: Path, digest: str) -> bool:
+    try:
+        return content_digest(path) == digest
+    except (VideoError, VideoNotFound):
+        return False
 
 
 def software_versions() -> dict[str, str]:

@@ -15,6 +15,10 @@ from flowpipe.video.vectors import EXPORT, VectorTracker
 MAX_PIXELS = 8192 * 8192
 
 
+# Forms of texts that name other files, whose content their own digest does not tell.
+SCRIPTS = frozenset(("concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"))
+
+
 @dataclass
 class Damage:
     """What went wrong during one pass over a video."""
@@ -93,7 +97,9 @@ def open_container(
         ) from error
     problem = None
     stream = video_stream(container)
-    if stream is None:
+    if SCRIPTS.intersection(container.format.name.split(",")):
+        problem = f"is a text ({container.format.name}) that names other files; give those"
+    elif stream is None:
         problem = "has no video stream; leave it out"
     else:
         context: Any = stream.codec_context
