@@ -129,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
             traceback.print_exc()
         elif isinstance(error, FlowpipeError):
             click.echo(printable(f"flowpipe: {error}{_options_named(error, given)}"), err=True)
+        elif isinstance(error, OSError) and error.errno:  # of the system: no permission, no space
+            say(f"flowpipe: {error.strerror}: {error.filename or error}")
         else:
             told = f"{type(error).__name__}: {error}"
             say(f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.")

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from flowpipe.atomic import fsync_folder, make_folder, write_aside
-from flowpipe.errors import EntryCorrupt
+from flowpipe.errors import CacheError, EntryCorrupt
+
+Kind = type | tuple[type, ...]
 
 CHECKSUM = "crc32"
 SEALED = "sealed"
@@ -48,22 +50,24 @@ def sealed_line(record: Mapping[str, Any]) -> bytes:
     return text[:-1] + _MARK + str(zlib.crc32(text)).encode() + b"}\n"
 
 
-def read_lines(text: bytes, keys: Collection[str] | None) -> Lines:
+def read_lines(text: bytes, kinds: Mapping[str, Kind] | None) -> Lines:
     """Read JSON lines, with and without checksums.
 
-    Each must have these keys and no others. Where they are not known (None), a line with a
-    checksum must have the key "sealed", too.
+    Each must have these keys and no others, of these kinds. Where they are not known (None), a
+    line with a checksum must have the key "sealed", too.
     """
-    lines, wanted = Lines(), None if keys is None else set(keys)
+    lines = Lines()
     for number, line in enumerate(text.split(b"\n"), 1):
         if not line.strip():
             continue
         record = _object(line)
         checksum = record.pop(CHECKSUM, None)
-        if wanted is None:
+        if kinds is None:
             known = bool(record) and (record.pop(SEALED, None) is None) == (checksum is None)
         else:
-            known = record.keys() == wanted
+            known = record.keys() == kinds.keys() and all(
+                isinstance(value, kinds[key]) for key, value in record.items()
+            )
         if known and (checksum is None or _fits(line, checksum)):
             lines.records.append(record)
         elif not record and not line.rstrip().endswith(b"}"):
@@ -102,11 +106,19 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return the bytes of a file; none where there is no file, or a pipe."""
+    """Return the bytes of a file; none where there is no file, or a pipe.
+
+    Raises
+    ------
+    CacheError
+        If it cannot be read.
+    """
     try:
         return file.read_bytes() if stat.S_ISREG(file.stat().st_mode) else b""
     except FileNotFoundError:
         return b""
+    except OSError as error:
+        raise CacheError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def write_table(path: Path, table: Mapping[str, Any], free: Collection[str] = ()) -> None:

@@ -47,10 +47,13 @@ def flip(path: Path, place: int, bit: int) -> None:
     path.write_bytes(content)
 
 
+KINDS = {"name": str, "label": type(None), "size": int, "time": float}
+
+
 def test_every_flipped_bit_of_a_line_is_noticed():
     record = {"name": "a/ü.avi", "label": None, "size": 12, "time": 1.5}
     line = sealed_line(record)
-    assert read_lines(line, record).records == [record]
+    assert read_lines(line, KINDS).records == [record]
     assert json.loads(line) == record | {
         "crc32": zlib.crc32(json.dumps(record, ensure_ascii=False).encode())
     }
@@ -58,17 +61,17 @@ def test_every_flipped_bit_of_a_line_is_noticed():
         for bit in range(8):
             changed = bytearray(line)
             changed[place] ^= 1 << bit
-            lines = read_lines(bytes(changed), record)
+            lines = read_lines(bytes(changed), KINDS)
             assert lines.records == [], (place, bit)
             assert lines.damaged or lines.cut, (place, bit)
 
 
 def test_lines_of_older_versions_have_no_checksum_and_are_read():
     text = b'{"name": "x", "time": 1}\n{"name": "y", "time": 2}\n{"name": "z", "ti'
-    lines = read_lines(text, ("name", "time"))
+    lines = read_lines(text, {"name": str, "time": int})
     assert lines.records == [{"name": "x", "time": 1}, {"name": "y", "time": 2}]
     assert (lines.damaged, lines.cut) == ([], [3])
-    assert read_lines(b'{"name": "x"}\n{1}\n\n', ("name",)).damaged == [(2, {})]
+    assert read_lines(b'{"name": "x"}\n{1}\n\n', {"name": str}).damaged == [(2, {})]
 
 
 def test_a_cut_line_takes_no_other(tmp_path):
@@ -76,7 +79,7 @@ def test_a_cut_line_takes_no_other(tmp_path):
     append_lines(file, [{"n": 1}])
     file.write_bytes(file.read_bytes() + b'{"n": 2, "crc')
     append_lines(file, [{"n": 3}, {"n": 4}])
-    lines = read_lines(file.read_bytes(), ("n",))
+    lines = read_lines(file.read_bytes(), {"n": int})
     assert lines.records == [{"n": 1}, {"n": 3}, {"n": 4}]
     assert lines.cut == [2]
 
@@ -91,7 +94,10 @@ def test_a_short_write_is_gone_on_with_and_a_full_disk_is_an_error(tmp_path, mon
     monkeypatch.setattr(os, "write", half)
     append_lines(tmp_path / "l.jsonl", [{"n": 1}, {"n": 2}])
     assert len(calls) == 2
-    assert read_lines((tmp_path / "l.jsonl").read_bytes(), ("n",)).records == [{"n": 1}, {"n": 2}]
+    assert read_lines((tmp_path / "l.jsonl").read_bytes(), {"n": int}).records == [
+        {"n": 1},
+        {"n": 2},
+    ]
 
     def full(handle, data):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -625,7 +631,7 @@ def test_the_current_folder_is_looked_at_for_code_of_ones_own_only(tmp_path, mon
 
 
 def test_a_read_error_of_the_disk_is_no_short_video(tmp_path, write_video, monkeypatch):
-    """The second half of a file cannot be read while it is decoded: no entry, nothing remembered."""
+    """What cannot be read while it is decoded leaves no entry, and nothing is remembered."""
     from flowpipe.cache.recipe import FlowRecipe
     from flowpipe.extraction import worker as module
     from flowpipe.extraction.tasks import Job, Task
@@ -656,3 +662,32 @@ def test_a_read_error_of_the_disk_is_no_short_video(tmp_path, write_video, monke
     monkeypatch.setattr(module, "content_digest", lambda path: digest)
     whole = module.process_task(job, task, lambda fields, share: None)
     assert (whole.failure, whole.flows, whole.problem) == ("", 7, "partial: ends early")
+
+
+def test_lines_of_a_forger_cost_themselves_only(cache):
+    """Values of other kinds, and digests that lead elsewhere, sealed as a forger can."""
+    row = json.loads(sorted((cache / "manifest").iterdir())[0].read_bytes())
+    del row["crc32"]
+    forged = [{"time": "late"}, {"name": 5}, {"digest": "../../x"}, {"recipe": ".."}, {"size": 1e9}]
+    append_lines(cache / "manifest" / "z.jsonl", [row | change for change in forged])
+    assert len(open_cache(cache)) == 3
+    assert len(damaged_texts(cache)) == 5
+    assert run("cache", "ls", cache).exit_code == 1
+    assert run("cache", "verify", cache).exit_code == 1
+
+
+def test_attributes_that_unfold_are_not_read(cache):
+    path = open_cache(cache)["ab/0.avi"].path
+    with h5py.File(path, "r+") as file:
+        file.attrs["problem"] = np.array(["x" * 10] * 3, h5py.string_dtype())
+    with pytest.raises(EntryCorrupt, match='attribute "problem" is missing'):
+        Entry(path)
+
+
+def test_texts_that_cannot_be_read_now(cache, monkeypatch):
+    def refuse(self):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CacheError, match=r"jsonl cannot be read: Permission denied"):
+        open_cache(cache)

@@ -121,7 +121,7 @@ def _command(entry: "Entry", source: str) -> str:
 def _opened(text: Any) -> dict[str, Any]:
     try:
         table = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"text": text}
     return table if isinstance(table, dict) else {"value": table}
 

@@ -77,7 +77,9 @@ def read_attributes(file: Any) -> dict[str, Any]:
             elif isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID):
                 dtype = kind.dtype
         if dtype is None:  # texts of variable length, as older files have them; a foreign file's
-            attributes[text] = _plain(file.attrs[text])
+            # Elements of variable length may all be the same megabyte; no entry has a list.
+            whole = attribute.shape in ((), None) or not _of_variable_length(kind)
+            attributes[text] = _plain(file.attrs[text]) if whole else None
             continue
         value = np.empty((), dtype)
         attribute.read(value, kind)
@@ -206,6 +208,12 @@ def _jpegls_parameters(shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[in
     """
     images = components = 1
     return dtype.itemsize, images, *shape, 8 * dtype.itemsize, components, *(0,) * 7
+
+
+def _of_variable_length(kind: Any) -> bool:
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        return bool(kind.is_variable_str())
+    return not isinstance(kind, h5py.h5t.TypeIntegerID | h5py.h5t.TypeFloatID)
 
 
 def _plain(value: Any) -> Any:

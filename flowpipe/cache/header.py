@@ -26,7 +26,7 @@ STORAGES: Mapping[str, np.dtype[Any]] = {"f16": np.dtype("<f2"), "f32": np.dtype
 """Precision of features → type in the file."""
 
 MAX_FIELD_PIXELS = 8192 * 8192
-MAX_CHUNK_BYTES = 2**30
+MAX_CHUNK_BYTES = 2**28
 MAX_PLACE = 2**62  # no file is longer; sums of places do not overflow
 
 _KINDS: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "float": (int, float)}

@@ -10,10 +10,10 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flowpipe.sealed import Lines, append_lines, read_bytes, read_lines
+from flowpipe.sealed import Kind, Lines, append_lines, read_bytes, read_lines
 
 MANIFEST_FOLDER = "manifest"
 FAILURES_FILE = "failures.jsonl"
@@ -49,8 +49,20 @@ class FailureRow:
     time: float
 
 
-MANIFEST_KEYS = frozenset(field.name for field in fields(ManifestRow))
-FAILURE_KEYS = frozenset(field.name for field in fields(FailureRow))
+MANIFEST_KINDS: dict[str, Kind] = {
+    "name": str,
+    "label": (str, type(None)),
+    "digest": str,
+    "recipe": str,
+    "path": str,
+    "size": int,
+    "mtime_ns": int,
+    "time": (int, float),
+}
+FAILURE_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("name", "path", "digest", "recipe", "reason"), str),
+    "time": (int, float),
+}
 
 
 class ManifestWriter:
@@ -97,7 +109,13 @@ def read_manifest(cache: Path) -> list[ManifestRow]:
 
 def manifest_lines(file: Path) -> Lines:
     """Return the lines of one file of the manifest, sound and damaged."""
-    return read_lines(read_bytes(file), MANIFEST_KEYS)
+    lines = read_lines(read_bytes(file), MANIFEST_KINDS)
+    # A forger's line: digests and recipes are parts of paths.
+    forged = [r for r in lines.records if not (r["digest"].isalnum() and r["recipe"].isalnum())]
+    if forged:
+        lines.records = [record for record in lines.records if record not in forged]
+        lines.damaged += [(0, record) for record in forged]
+    return lines
 
 
 def read_failures(cache: Path) -> list[FailureRow]:
@@ -107,5 +125,5 @@ def read_failures(cache: Path) -> list[FailureRow]:
 
 def failures_of(text: bytes) -> list[FailureRow]:
     """Return the failures of a text, the last one for each (path, digest, recipe)."""
-    rows = [FailureRow(**record) for record in read_lines(text, FAILURE_KEYS).records]
+    rows = [FailureRow(**record) for record in read_lines(text, FAILURE_KINDS).records]
     return list({(row.path, row.digest, row.recipe): row for row in rows}.values())

@@ -28,12 +28,12 @@ from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
 from flowpipe.cache.part import write_errors
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
 from flowpipe.errors import CacheNotFound, EntryCorrupt, FlowpipeError, InvalidArgument, NewerFormat
-from flowpipe.sealed import append_lines, read_bytes, read_lines, read_table, write_table
+from flowpipe.sealed import Kind, append_lines, read_bytes, read_lines, read_table, write_table
 
 RECIPE_FILE = "recipe.json"
 NETWORKS_FILE = "networks.jsonl"
 WEIGHTS_FILE = "weights.json"
-NETWORK_KEYS = frozenset(("name", "recipe", "time"))
+NETWORK_KINDS: dict[str, Kind] = {"name": str, "recipe": str, "time": (int, float)}
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 Recipe = FlowRecipe | FeatureRecipe
@@ -216,7 +216,7 @@ def networks_of(text: bytes) -> dict[str, str]:
     """Return name → recipe id of networks.jsonl: the last line of each name."""
     return {
         str(row.get("name")): str(row.get("recipe"))
-        for row in read_lines(text, NETWORK_KEYS).records
+        for row in read_lines(text, NETWORK_KINDS).records
     }
 
 
@@ -301,7 +301,7 @@ class PackStore:
                 index = self._feature_index(number)
             else:
                 index = self._flow_index(number)
-        except (LookupError, ValueError, TypeError, OverflowError) as error:
+        except (LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, EntryCorrupt):
                 raise
             raise EntryCorrupt(

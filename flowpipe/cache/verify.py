@@ -17,14 +17,14 @@ from flowpipe.cache.cache import Cache
 from flowpipe.cache.entry import Entry
 from flowpipe.cache.hdf import DAMAGED, PACK_DAMAGED, check_trailer
 from flowpipe.cache.manifest import (
-    FAILURE_KEYS,
+    FAILURE_KINDS,
     FAILURES_FILE,
-    MANIFEST_KEYS,
     manifest_files,
+    manifest_lines,
 )
 from flowpipe.cache.part import is_abandoned
 from flowpipe.cache.store import (
-    NETWORK_KEYS,
+    NETWORK_KINDS,
     NETWORKS_FILE,
     read_recipe_file,
     recipe_files,
@@ -97,10 +97,10 @@ def damaged_texts(cache: Path) -> list[Finding]:
             read_recipe_file(file)
         except (FlowpipeError, OSError) as error:
             findings.append(Finding(file, str(error)))
-    texts = [(file, MANIFEST_KEYS) for file in manifest_files(cache)]
-    texts += [(cache / FAILURES_FILE, FAILURE_KEYS), (cache / NETWORKS_FILE, NETWORK_KEYS)]
-    for file, keys in texts:
-        lines = read_lines(read_bytes(file), keys)
+    texts = [(file, manifest_lines(file)) for file in manifest_files(cache)]
+    for name, kinds in ((FAILURES_FILE, FAILURE_KINDS), (NETWORKS_FILE, NETWORK_KINDS)):
+        texts.append((cache / name, read_lines(read_bytes(cache / name), kinds)))
+    for file, lines in texts:
         for number, record in lines.damaged:
             problem = f"{file}: line {number} is not what was written; {LINE_WAY_OUT}"
             findings.append(Finding(file, problem, str(record.get("name", ""))))
