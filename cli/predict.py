@@ -37,7 +37,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 @click.argument("videos", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--fold", help="The fold whose networks are used. [default: the run's first]")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show."
+    "--top", type=click.IntRange(min=1), help="Classes to show. [default: 3; 5 with --json]"
 )
 @click.option(
     "--csv", "csv_file", type=click.Path(path_type=Path), help="Write all scores to this file."
@@ -64,7 +64,7 @@ def predict(
     run: Path,
     videos: tuple[str, ...],
     fold: str | None,
-    top: int,
+    top: int | None,
     csv_file: Path | None,
     every: float | None,
     window: float | None,
@@ -98,9 +98,9 @@ def predict(
         if csv_file is not None:
             result.to_csv(csv_file)
         if as_json:
-            print_json(result.as_record(top))
+            print_json(result.as_record(top or 5))
         elif result.scores:
-            print_table("", *result.table(top))
+            print_table("", *result.table(top or 3))
         click.get_current_context().exit(1 if result.failures else 0)
     from flowpipe.experiment.timeline import TimelineReader
 
@@ -116,7 +116,7 @@ def predict(
             annotated=annotated,
             least=least,
         )
-        _show(timelines, least, top, as_json)
+        _show(timelines, least, as_json)
     click.get_current_context().exit(1 if failed else 0)
 
 
@@ -210,7 +210,7 @@ def _write_files(
             say(f"video: {target}")
 
 
-def _show(timelines: list["Timeline"], least: float | None, top: int, as_json: bool) -> None:
+def _show(timelines: list["Timeline"], least: float | None, as_json: bool) -> None:
     """Print the segments of each video."""
     if as_json:
         print_json({"videos": {each.video: each.as_record(least) for each in timelines}})

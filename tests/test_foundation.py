@@ -178,7 +178,7 @@ def test_overrides():
         "seed": 2,
         "new": {"place": {"key": [1]}},
     }
-    with pytest.raises(ConfigError, match='--set "seed" is not of the form key=value'):
+    with pytest.raises(ConfigError, match='"seed" is not of the form key=value'):
         apply_overrides(table, ["seed"])
     with pytest.raises(ConfigError, match='"seed" holds a value, not a table'):
         apply_overrides(table, ["seed.x=3"])
