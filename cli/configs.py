@@ -18,12 +18,18 @@ FOLDERS = ("configs", "examples", "docs")
 @click.command()
 @click.argument("name", required=False)
 @out_option("Copy configurations, examples and documents into this folder.")
+@click.option("--keys", is_flag=True, help="Print every key with its default and meaning.")
 @json_option
-def configs(name: str | None, out: Path | None, as_json: bool) -> None:
+def configs(name: str | None, out: Path | None, keys: bool, as_json: bool) -> None:
     """List the configurations that come with flowpipe, or print the one called NAME."""
     from flowpipe.config import read_toml
     from flowpipe.errors import ConfigError, UnknownName, nearest_name
 
+    if keys:
+        from flowpipe.experiment.reference import configuration_page
+
+        click.echo(configuration_page(), nl=False)
+        return
     place = next((place for place in PLACES if (place / "configs").is_dir()), None)
     if place is None:
         raise ConfigError(f"no configurations in {PLACES[0]}; install flowpipe anew")

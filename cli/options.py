@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from flowpipe.config import parse_value
+from flowpipe.config import field_texts, parse_value
 
 Command = TypeVar("Command", bound=Callable[..., Any] | click.Command)
 
@@ -93,17 +93,6 @@ def record_options(
         return command
 
     return decorate
-
-
-def field_texts(record: type) -> dict[str, str]:
-    """Return the text of each field under "Attributes" in the docstring of a record."""
-    _, _, section = (record.__doc__ or "").partition("Attributes\n    ----------\n")
-    texts: dict[str, str] = {}
-    for names, text in re.findall(
-        r"^    (\S[^\n]*?) :[^\n]*\n((?:        [^\n]+\n?)*)", section, re.M
-    ):
-        texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
-    return texts
 
 
 def _option_shape(hint: Any, flag: str) -> dict[str, Any]:

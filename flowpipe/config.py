@@ -5,6 +5,7 @@ A function takes its own record; none takes the whole configuration.
 
 import contextlib
 import dataclasses
+import re
 import tomllib
 import types
 import typing
@@ -56,6 +57,16 @@ def parse_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
+
+
+def field_texts(record: type) -> dict[str, str]:
+    """Return the text of each field under "Attributes" in the docstring of a record."""
+    _, _, section = (record.__doc__ or "").partition("Attributes\n    ----------\n")
+    found = re.findall(r"^    (\S[^\n]*?) :[^\n]*\n((?:        [^\n]+\n?)*)", section, re.M)
+    texts: dict[str, str] = {}
+    for names, text in found:
+        texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return texts
 
 
 def from_table(record: type[Record], table: Mapping[str, Any], *, where: str) -> Record:

@@ -158,16 +158,12 @@ def test_an_annotation_file_beside_the_videos_is_taken(videos, tmp_path):
     for label in (0, 1):
         rows += [f"class{label}/{take:02}.mp4,kind{label},a{take},{take % 3}" for take in range(6)]
     (root / "splits.csv").write_text("\n".join(rows) + "\n")
-    assert front.data_table(root) == {
-        "root": str(root.resolve()),
-        "annotations": "splits.csv",
-        "fold_column": "my_fold",
-        "group_column": "actor",
-    }
     begun = front.start(root, runs=tmp_path / "runs")
     assert begun.plan is not None
     assert "folds: those of the annotations (0, 1, 2)" in begun.plan.reasons
-    assert read_dataset(begun.settings.data).classes == ("kind0", "kind1")
+    dataset = read_dataset(begun.settings.data)
+    assert dataset.classes == ("kind0", "kind1")
+    assert {video.group for video in dataset.videos} == {f"a{take}" for take in range(6)}
 
 
 def test_runs_are_numbered(tmp_path):

@@ -1,6 +1,5 @@
 """From a folder of videos to an experiment: what is in it, what is chosen, where the run goes."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import tomli_w
 
 from flowpipe.atomic import write_aside
-from flowpipe.config import apply_overrides, from_table, read_toml
-from flowpipe.datasets.readers import csv_rows
+from flowpipe.config import apply_overrides, read_toml
 from flowpipe.errors import ConfigError
 from flowpipe.experiment.automatic import DEFAULT_MINUTES, Plan, choose, run_folder
 from flowpipe.experiment.data import read_dataset
@@ -18,9 +16,6 @@ from flowpipe.experiment.results import RESULTS_FILE
 from flowpipe.experiment.settings import DataSettings, Settings, settings_from
 
 CONFIG_FILE = "config.toml"
-LIST_FILES = ("annotations.csv", "splits.csv")
-FOLD_COLUMNS = re.compile(r"fold|split|subset", re.IGNORECASE)
-GROUP_COLUMNS = ("group", "actor", "person", "subject", "source", "scene", "session")
 
 
 @dataclass(frozen=True)
@@ -35,27 +30,6 @@ class Start:
     fold: str
     plan: Plan | None
     description: str
-
-
-def data_table(folder: Path) -> dict[str, Any]:
-    """Return the table `[data]` for a folder of videos.
-
-    An annotations.csv or splits.csv in it is taken, with its columns of folds and groups;
-    otherwise the folder holds one folder for each class, perhaps within train, val and test.
-    """
-    table: dict[str, Any] = {"root": str(folder.resolve())}
-    for name in LIST_FILES:
-        if not (folder / name).is_file():
-            continue
-        columns, _ = csv_rows(folder / name)
-        table |= {"annotations": name}
-        if fold_columns := [column for column in columns if FOLD_COLUMNS.search(column)]:
-            table["fold_column"] = fold_columns[0]
-        groups = [column for column in columns if column.lower() in GROUP_COLUMNS]
-        if groups:
-            table["group_column"] = groups[0]
-        return table
-    return table
 
 
 def start(
@@ -99,13 +73,13 @@ def start(
         raise ConfigError(
             f"{folder} is the folder of a run; give its {CONFIG_FILE} to train it again"
         )
-    data = data_table(folder)
+    data: dict[str, Any] = {"root": str(folder.resolve())}
     if minutes is None and num_folds is None and not overrides:
         unfinished = _unfinished(data["root"], out, runs, folder.resolve().name)
         if unfinished is not None:
             settings = read_config(unfinished / CONFIG_FILE)
             return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
-    dataset = read_dataset(from_table(DataSettings, _absolute(data), where=str(folder)))
+    dataset = read_dataset(DataSettings(folder.resolve()))
     plan = choose(
         dataset,
         data,
@@ -113,6 +87,7 @@ def start(
         num_folds=num_folds,
         workers=workers,
     )
+    plan.reasons[:0] = dataset.notes
     plan.table["title"] = folder.resolve().name
     plan.table["data"]["cache"] = "cache"
     apply_overrides(plan.table, overrides)
@@ -139,12 +114,6 @@ def write_config(out: Path, plan: Plan) -> Path:
 def read_config(path: Path) -> Settings:
     """Read a config.toml; its paths are relative to its folder."""
     return settings_from(read_toml(path), where=path.name, folder=path.parent)
-
-
-def _absolute(data: dict[str, Any]) -> dict[str, Any]:
-    root = Path(data["root"])
-    path = {"annotations": str(root / data["annotations"])} if "annotations" in data else {}
-    return {**data, **path}
 
 
 def _unfinished(root: str, out: Path | None, runs: Path, name: str) -> Path | None:

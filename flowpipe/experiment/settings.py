@@ -39,14 +39,45 @@ OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`[data]`. Paths are relative to the configuration; `annotations` to `root`.
+    """The videos and their labels; the table `[data]` of a configuration.
 
-    `annotations` is by default `annotations.csv` or `splits.csv` in `root`, else class folders are
-    the labels; `form` is found by looking (`flowpipe.datasets.open_dataset`). For "ucf101" and
-    "hmdb51" `annotations` is the folder of the official splits, whose numbers are the folds.
-    `skip_missing` leaves out listed videos that are not there. `folds` makes that many folds at
-    random, of whole groups. `label_separator` stands between several labels of a video. `generate`
-    videos of the quickstart are made at `root` first.
+    Paths are relative to the configuration, `annotations` to `root`.
+
+    Attributes
+    ----------
+    root : Path
+        Folder of the videos.
+    form : str, optional
+        What the annotations are; found by looking where it is not given.
+    annotations : Path, optional
+        File of labels, or folder of official splits; by default annotations.csv or splits.csv in
+        the root, else one folder for each class.
+    video_column : str, optional
+        Column of the videos in a CSV file.
+    label_column : str, optional
+        Column of the labels.
+    label_separator : str, optional
+        What separates the labels of a video that has several.
+    skip_missing : bool
+        Leave out listed videos that are not there, and say how many.
+    generate : int, optional
+        Videos of the quickstart that are made at the root first.
+    fold_column : str, optional
+        Column of the folds.
+    folds : int, optional
+        Folds to make at random, of whole groups.
+    group_column : str, optional
+        Column of what a split must keep together: an actor, a film.
+    group_pattern : str, optional
+        Regular expression whose match in a video's path names its group.
+    test_fraction : float
+        Share of test videos of a single random split.
+    flip : bool
+        Whether an action in the mirror is the same action.
+    cache : Path, optional
+        Cache of flow and frames; by default in the run.
+    features : Path, optional
+        Store of cached features.
     """
 
     root: Path
@@ -69,7 +100,33 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """`[extract]`: the arguments of `flowpipe.extract`."""
+    """How flow is computed; the table `[extract]`, arguments of `flowpipe.extract`.
+
+    Attributes
+    ----------
+    flow : str
+        The method: a name of the flow table, NAME+tvl1, or package.module:callable.
+    flow_parameters : dict
+        Of the method.
+    short_side : int, optional
+        Shorter side of the frames in px; by default as they are.
+    size : tuple of int, optional
+        Exact (height, width) in px.
+    fps : float, optional
+        Frames per second, taken by timestamp; by default all.
+    storage : "u8", "i16" or "f16"
+        Form of the stored flow.
+    codec : "jpegls" or "zstd", optional
+        The smallest, or the fastest to read.
+    bound_px : float, optional
+        Of u8: components beyond are clipped; 20 by default.
+    tolerance_px : float
+        Of i16: the largest error of a component.
+    rgb_quality : int
+        JPEG quality of the stored frames, 1 to 100.
+    workers : int, optional
+        Processes; by default one per core.
+    """
 
     flow: str = "tvl1"
     flow_parameters: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +154,46 @@ class ExtractSettings:
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """`[streams.NAME]`: what the network sees, which network, and what differs from `[train]`."""
+    """One stream: what its network sees; the table `[streams.NAME]`.
+
+    Attributes
+    ----------
+    input : str
+        Frames, flow, differences of frames, both, cached features, or histograms of whole clips
+        (which need no network).
+    model : str
+        A name of the table of networks, or package.module:callable; of features, a head.
+    model_parameters : dict
+        Of the network.
+    weights : Path, optional
+        State dict to start from; public checkpoints are recognised.
+    weights_origin : str, optional
+        Whose checkpoint it is, where two origins share names and shapes.
+    features : tuple of str
+        Names of cached features, side by side.
+    frames : int
+        Items of a clip: frames, flow fields or snippets.
+    stride : int
+        Items from one to the next within a clip.
+    fps : float, optional
+        Take the items at this rate by timestamp, in place of `stride`.
+    crop_size : tuple of int
+        (height, width) of the network's input in px.
+    stacking : "plain", "bidirectional" or "trajectory"
+        How fields of flow are stacked.
+    mean_subtraction : bool
+        Subtract each field's mean displacement.
+    flow_scale_px : float
+        Flow is divided by this; 1 to 3 times the typical motion.
+    rgb_range : "imagenet" or "symmetric"
+        ImageNet's mean and deviation, or −1 to 1.
+    epochs : int, optional
+        In place of [train] epochs.
+    learning_rate : float, optional
+        In place of [train] learning_rate.
+    clips_per_video : int, optional
+        In place of [train] clips_per_video.
+    """
 
     input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features", "flow-histogram"]
     model: str = "small-cnn"
@@ -136,9 +232,18 @@ class StreamSettings:
 
 @dataclass(frozen=True)
 class FuseSettings:
-    """`[fuse]`: the headline method, the others beside it, and clips of training videos (SVM).
+    """How streams become one score; the table `[fuse]`.
 
-    All streams are fused; `groups` of streams, each fused by the headline method, come beside.
+    Attributes
+    ----------
+    headline : str
+        The fusion whose accuracy is the run's.
+    methods : tuple of str
+        Others to be shown beside it.
+    training_clips : int
+        Clips of each training video that an SVM or weights are fitted to; 0 for none.
+    groups : tuple of tuple of str
+        Some of the streams, fused beside all of them.
     """
 
     headline: Literal["logsum", "average", "weighted", "svm", "sum", "validated"] = "logsum"
