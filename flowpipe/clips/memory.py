@@ -44,7 +44,7 @@ class MemoryCache:
         return self._entries[name]
 
     def backward(self, name: str) -> EntryLike:
-        """Give the backward flow of a name, as `flowpipe.cache.Cache.backward`."""
+        """Return the backward flow of a name, as `flowpipe.cache.Cache.backward`."""
         if name not in self._turned:
             self._turned[name] = _KeptEntry(self._cache.backward, name, self._room)
         return self._turned[name]

@@ -142,7 +142,7 @@ def follow_trajectories(flow: torch.Tensor, layout: transforms.Layout = "TCHW") 
 
 
 def _code_scale(quantiser: QuantiserLike) -> tuple[float, float]:
-    """Give the code of zero flow and the pixels per code, as the quantiser itself decodes."""
+    """Return the code of zero flow and the pixels per code, as the quantiser itself decodes."""
     if quantiser.storage == "f16":
         return 0.0, 1.0
     zero, reach, dtype = (128, 127, np.uint8) if quantiser.storage == "u8" else (0, 64, np.int16)

@@ -9,7 +9,7 @@ from flowpipe.errors import InvalidArgument
 
 
 def class_balanced_weights(labels: ArrayLike) -> NDArray[np.float64]:
-    """Give each item the weight 1 / (items of its class), scaled to sum to 1.
+    """Return for each item the weight 1 / (items of its class), scaled to sum to 1.
 
     Drawn with these weights, all classes that occur are equally likely, as in Simonyan and
     Zisserman (2014), section 4.
@@ -98,7 +98,7 @@ class EpochSampler:
         return -(-self.num_draws // self.world_size)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Give the items of an epoch over all processes."""
+        """Return the items of an epoch over all processes."""
         # A spawn key keeps this apart from the samples' own generators: SeedSequence pads with
         # zeros, so that [seed, epoch] alone would be the generator of item 0.
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch], spawn_key=(1,)))

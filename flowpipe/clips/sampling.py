@@ -36,7 +36,7 @@ TIME_SLACK_S = 1e-3
 
 
 def span(frames: int, frame_step: int = 1) -> int:
-    """Give how many consecutive items a clip covers, from its first to its last.
+    """Return how many consecutive items a clip covers, from its first to its last.
 
     `fxxfxxf` (3 frames, frame_step 3) covers 7; one frame covers 1 at any frame_step.
     """
@@ -47,7 +47,7 @@ def span(frames: int, frame_step: int = 1) -> int:
 def clip_indices(
     start: int, frames: int, frame_step: int, length: int, short: ShortRule = "repeat-last"
 ) -> Indices:
-    """Give the indices of the clip that begins at `start`, all inside `[0, length)`.
+    """Return the indices of the clip that begins at `start`, all inside `[0, length)`.
 
     ::
 
@@ -81,7 +81,7 @@ def clip_indices(
 
 
 def test_starts(length: int, clip_span: int, clips: int) -> Indices:
-    """Give `clips` equally spaced starts, the first at 0 and the last at `length - clip_span`.
+    """Return `clips` equally spaced starts, the first at 0 and the last at `length - clip_span`.
 
     A single clip stands in the middle. Where the video has fewer positions than clips are
     asked for, starts repeat, so that every video has the same number of clips::
@@ -101,7 +101,7 @@ def test_starts(length: int, clip_span: int, clips: int) -> Indices:
 
 
 def dense_starts(length: int, clip_span: int, step: int = 1) -> Indices:
-    """Give every `step`-th start at which the clip fits, and 0 if none fits.
+    """Return every `step`-th start at which the clip fits, and 0 if none fits.
 
     `length 7, clip_span 3, step 2` gives 0, 2, 4.
     """
@@ -112,7 +112,7 @@ def dense_starts(length: int, clip_span: int, step: int = 1) -> Indices:
 def segment_starts(
     length: int, clip_span: int, segments: int, rng: np.random.Generator | None = None
 ) -> Indices:
-    """Give one start from each of `segments` equal parts of a video, in rising order.
+    """Return one start from each of `segments` equal parts of a video, in rising order.
 
     The positions `[0, length - clip_span]` are cut into equal parts. With a generator one
     position is drawn from each part, without one its middle is taken::
@@ -135,7 +135,7 @@ def segment_starts(
 def low_rate_indices(
     pts_s: NDArray[np.float64], start_s: float, frames: int, fps: float
 ) -> Indices:
-    """Give the frames shown at `start_s`, `start_s + 1/fps`, …: low-rate clips by timestamp.
+    """Return the frames shown at `start_s`, `start_s + 1/fps`, …: low-rate clips by timestamp.
 
     The frame shown at an instant is the last whose timestamp is not after it. Before the first
     frame the first is taken, after the last the last (repeat-last). Sixteen frames at 5 per
@@ -172,7 +172,7 @@ def low_rate_indices(
 
 
 def centre_range(frames: int, frame_step: int, length: int) -> tuple[int, int]:
-    """Give `[first, stop)` of the centres at which a clip lies inside the video.
+    """Return `[first, stop)` of the centres at which a clip lies inside the video.
 
     A clip centred on c takes c as its item number `frames // 2`. The range is empty
     (`stop <= first`) if the video is shorter than the clip; `first` is then the centre of the
@@ -189,7 +189,7 @@ def centre_range(frames: int, frame_step: int, length: int) -> tuple[int, int]:
 def centred_indices(
     centre: int, frames: int, frame_step: int, length: int, short: ShortRule = "repeat-last"
 ) -> Indices:
-    """Give the indices of the clip whose item number `frames // 2` is `centre`.
+    """Return the indices of the clip whose item number `frames // 2` is `centre`.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def centred_indices(
 
 
 def low_rate_centre_range(pts_s: NDArray[np.float64], frames: int, fps: float) -> tuple[int, int]:
-    """Give `[first, stop)` of the centres at which a low-rate clip lies inside the video."""
+    """Return `[first, stop)` of the centres at which a low-rate clip lies inside the video."""
     before_s = (frames // 2) / fps
     after_s = (frames - 1 - frames // 2) / fps
     first = np.searchsorted(pts_s, pts_s[0] + before_s - TIME_SLACK_S, side="left")
@@ -211,7 +211,7 @@ def low_rate_centre_range(pts_s: NDArray[np.float64], frames: int, fps: float) -
 def low_rate_centred_indices(
     pts_s: NDArray[np.float64], centre: int, frames: int, fps: float
 ) -> Indices:
-    """Give the low-rate clip whose item number `frames // 2` is the frame `centre`.
+    """Return the low-rate clip whose item number `frames // 2` is the frame `centre`.
 
     A clip that would begin before the first frame begins at it.
     """

@@ -59,7 +59,7 @@ class View:
 def box_size(
     frame_size: tuple[int, int], output_size: tuple[int, int], scale: float
 ) -> tuple[int, int]:
-    """Give the (height, width) of a box: `scale` times the largest of the output's shape.
+    """Return the (height, width) of a box: `scale` times the largest of the output's shape.
 
     The largest box has the output's aspect ratio and just fits into the frame. With square
     outputs that is the short side: scale 0.875 of a frame of 256×340 gives 224×224.
@@ -141,7 +141,7 @@ def make_test_views(
     scale: float = 0.875,
     flip: bool = False,
 ) -> list[View]:
-    """Give the views of a test clip, in a fixed order.
+    """Return the views of a test clip, in a fixed order.
 
     ==========  ======================================================================
     `crops`     views

@@ -312,7 +312,7 @@ Batches = Callable[[list[ManifestRow], int, ThreadPoolExecutor], Iterator[_Batch
 
 
 class _Pipeline:
-    """Give batches in order, while threads open and read the ones that follow."""
+    """Batches in order, while threads open and read the ones that follow."""
 
     def __init__(
         self, batches: Batches, missing: list[list[ManifestRow]], batch_size: int, readers: int

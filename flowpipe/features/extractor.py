@@ -259,7 +259,8 @@ class FeatureExtractor:
             for rows in places.reshape(units_UF.shape)
             for view_TCHW in seen
         ]
-        return torch.from_numpy(np.stack(clips))
+        codes = torch.from_numpy(np.stack(clips))
+        return codes.pin_memory() if self.device.type == "cuda" else codes
 
     def compute(self, codes: Tensor, entry: Entry) -> NDArray[np.float32]:
         """Return the features of the units that `read` gave, U × `shape`, float32."""
