@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from flowpipe.errors import (
     WeightsError,
 )
 from flowpipe.features.align import AlignedFeatures
-from flowpipe.localisation.annotations import names_in, renamed
+from flowpipe.localisation.annotations import Annotations, names_in, renamed
+from flowpipe.localisation.data import DataSettings, subsets_of
+from flowpipe.localisation.experiment import load_settings
 from flowpipe.localisation.layers import LocalAttention
 from flowpipe.localisation.learning import LearnOptions, clip_to_window
 from flowpipe.localisation.localiser import (
@@ -227,6 +230,7 @@ def settings_of(examples, method="pyramid", parameters=None, **changes):
         method=method,
         parameters=parameters or {},
         features=changes.pop("features", ("flow-histogram",)),
+        fusion=changes.pop("fusion", "early"),
         widths=changes.pop("widths", (6,)),
         train=train,
         classes=CLASSES,
@@ -428,6 +432,7 @@ def folder(tmp_path_factory, write_video):
 def test_train_predict_and_measure(folder, tmp_path):
     run = tmp_path / "run"
     small = ["--set", "train.epochs=12", "--set", "parameters.width=32", "--workers", "1"]
+    small += ["--features", "flow-histogram"]
     done = run_cli("localise", "train", folder, "--out", run, *small, "--json")
     assert done.status == 0, done.err
     record = json.loads(done.out)
@@ -452,3 +457,29 @@ def test_train_predict_and_measure(folder, tmp_path):
         measured = json.loads(done.out)
         assert measured["subset"] == "validation"
         assert measured["average"] == pytest.approx(record["average"], abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["weizmann_untrimmed", "thumos14_pyramid", "activitynet_pyramid"])
+def test_configurations_are_read(name):
+    path = Path(__file__).parents[1] / "configs" / f"{name}.toml"
+    settings = load_settings(path, ["train.epochs=2"])
+    assert settings.train.epochs == 2
+    options_of(settings.method, settings.parameters)
+    keys = {f"{threshold:g}" for threshold in settings.tiou} | {"average"}
+    assert all(published.keys() <= keys for published in settings.expected.values())
+
+
+@pytest.mark.parametrize(
+    ("subsets", "expected"),
+    [
+        ({}, (None, None)),
+        ({"a": "training", "b": "validation"}, ("training", "validation")),
+        ({"a": "Train", "b": "Test"}, ("Train", "Test")),
+        ({"a": "validation", "b": "test"}, ("validation", "test")),  # THUMOS'14
+        ({"a": "validation"}, (None, None)),
+    ],
+)
+def test_which_subset_teaches(subsets, expected):
+    empty = Segments.of([])
+    annotations = Annotations(empty, tuple(subsets), {}, subsets, empty, {})
+    assert subsets_of(annotations, DataSettings(Path("x"))) == expected

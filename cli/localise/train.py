@@ -20,7 +20,7 @@ from ..output import print_json, print_table, progress_line, say
 )
 @click.option("--method", help="pyramid, two-stage, snippets. [default: pyramid]")
 @click.option(
-    "--features", metavar="NAME,...", help="Side by side. [default: as CONFIG, or flow-histogram]"
+    "--features", metavar="NAME,...", help="[default: flow-histogram,flow-histogram-follow]"
 )
 @click.option("--fusion", type=click.Choice(["early", "late"]), help="Of several features.")
 @click.option(
@@ -71,11 +71,10 @@ def train(
         given.append(f"features=[{chosen}]")
     settings = load_settings(source, given)
     out = out or Path("runs") / source.resolve().stem
-    epochs = settings.train.epochs
     with progress_line("train") as update:
 
         def on_epoch(name: str, record: Mapping[str, Any]) -> None:
-            update(record["epoch"] / epochs, f"{name}: loss {record['loss']:.3f}")
+            update(record["epoch"] / record["epochs"], f"{name}: loss {record['loss']:.3f}")
 
         result = run(
             settings,

@@ -22,11 +22,12 @@ from flowpipe.training.checkpoint import (
     write_metrics,
 )
 from flowpipe.training.loop import make_optimiser, rate_factor
-from flowpipe.training.options import COUNT, SHARE, TRAIN_RULES, Rule, check_rules
+from flowpipe.training.options import COUNT, SHARE, TRAIN_RULES, Rule, check_rules, is_count
 
 # An instance of which a window shows less than this share is not asked for there.
 MIN_INSIDE = 0.5
 SAVE_EVERY_S = 10.0
+USUAL_UPDATES, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 15, 100
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class LearnOptions:
 
     Attributes
     ----------
-    epochs : int
-        Passes over the training videos, one window of each.
+    epochs : int, optional
+        Passes over the training videos, one window of each. [default: about 1,000 updates, 15 to
+        100 passes]
     batch_size : int
         Windows of an update.
     learning_rate : float
@@ -55,7 +57,7 @@ class LearnOptions:
         Of initial weights, order, windows and noise.
     """
 
-    epochs: int = 60
+    epochs: int | None = None
     batch_size: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
@@ -68,9 +70,17 @@ class LearnOptions:
     def __post_init__(self) -> None:
         check_rules(self, RULES)
 
+    def epochs_for(self, num_videos: int) -> int:
+        """Return the number of passes over so many videos."""
+        if self.epochs is not None:
+            return self.epochs
+        passes = round(USUAL_UPDATES * self.batch_size / max(num_videos, 1))
+        return min(max(passes, FEWEST_EPOCHS), MOST_EPOCHS)
 
-_SHARED_RULES = ("epochs", "batch_size", "learning_rate", "weight_decay", "gradient_clip", "seed")
+
+_SHARED_RULES = ("batch_size", "learning_rate", "weight_decay", "gradient_clip", "seed")
 RULES: dict[str, Rule] = {name: TRAIN_RULES[name] for name in _SHARED_RULES} | {
+    "epochs": ("be a whole number ≥ 1, or None", lambda v: v is None or is_count(v)),
     "warmup_share": ("be in [0, 1)", lambda value: 0 <= value < 1),
     "window_share": SHARE,
     "max_steps": COUNT,
@@ -111,7 +121,7 @@ def train_network(
     Returns
     -------
     list of dict
-        One per epoch: epoch, loss, learning_rate, seconds.
+        One per epoch: epoch, of how many epochs, loss, learning_rate, seconds.
 
     Raises
     ------
@@ -135,7 +145,8 @@ def train_network(
     history = load_checkpoint(out / CHECKPOINT, network, update, settings) or []
     device = next(network.parameters()).device
     saved = time.monotonic()
-    for epoch in range(len(history), options.epochs):
+    epochs = options.epochs_for(len(examples))
+    for epoch in range(len(history), epochs):
         started = time.perf_counter()
         rng = np.random.default_rng((options.seed, seed, epoch))
         # Dropout and noise draw from torch's generator: fixed by the epoch, and given back after.
@@ -144,12 +155,13 @@ def train_network(
             loss, rate = _train_epoch(network, examples, columns, update, options, epoch, rng)
         record = {
             "epoch": epoch + 1,
+            "epochs": epochs,
             "loss": loss,
             "learning_rate": rate,
             "seconds": round(time.perf_counter() - started, 3),
         }
         history.append(record)
-        last = epoch + 1 == options.epochs
+        last = epoch + 1 == epochs
         if last or time.monotonic() - saved > SAVE_EVERY_S:
             save_checkpoint(out / CHECKPOINT, network, update, settings, history)
             write_metrics(out / METRICS, history)
@@ -170,13 +182,14 @@ def _train_epoch(
     rng: np.random.Generator,
 ) -> tuple[float, float]:
     network.train()
+    epochs = options.epochs_for(len(examples))
     order = rng.permutation(len(examples))
     total, rate = 0.0, 0.0
     for start in range(0, len(order), options.batch_size):
         batch = order[start : start + options.batch_size]
         moment = epoch + (start + len(batch) / 2) / len(order)
         rate = options.learning_rate * rate_factor(
-            moment, options.epochs, options.warmup_share * options.epochs, "cosine", ()
+            moment, epochs, options.warmup_share * epochs, "cosine", ()
         )
         for group in update.param_groups:
             group["lr"] = rate

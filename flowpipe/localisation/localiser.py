@@ -57,8 +57,8 @@ class LocaliserSettings:
 
     method: str = "pyramid"
     parameters: dict[str, Any] = field(default_factory=dict)
-    features: tuple[str, ...] = ("flow-histogram",)
-    fusion: Literal["early", "late"] = "early"
+    features: tuple[str, ...] = ("flow-histogram", "flow-histogram-follow")
+    fusion: Literal["early", "late"] = "late"
     networks: int = 1
     train: LearnOptions = field(default_factory=LearnOptions)
     suppression: Suppression = field(default_factory=Suppression)
