@@ -54,6 +54,7 @@ class LocaliseSettings:
     Attributes
     ----------
     data : DataSettings
+    title : str
     method : str
         pyramid, two-stage, snippets, or package.module:Class.
     parameters : dict
@@ -74,6 +75,7 @@ class LocaliseSettings:
     """
 
     data: DataSettings
+    title: str = ""
     method: str = "pyramid"
     parameters: dict[str, Any] = field(default_factory=dict)
     features: tuple[str, ...] = ("flow-histogram", "flow-histogram-follow")
