@@ -125,7 +125,7 @@ def test_lists_give_names_and_labels(run, videos, tmp_path):
     (videos / "bad.csv").write_text("a;b\n1;2\n")
     bad = extract(run, videos / "bad.csv", "--out", tmp_path / "e")
     assert (bad.status, bad.out) == (2, "")
-    assert "bad.csv: no column of videos among a;b; it must be called video" in bad.err
+    assert "bad.csv: no column of videos among a, b; it must be called video" in bad.err
     assert not (tmp_path / "e").exists()
 
 

@@ -46,6 +46,20 @@ def test_csv_column_of_videos_is_found(root, tmp_path, column):
     assert ids(datasets.from_csv(path, root)) == ["run/ü.avi"]
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t", ", "])
+def test_csv_of_other_programs(root, tmp_path, mark):
+    """Separators, upper case, paths as Windows writes them, names without extension."""
+    rows = [("Label", "Filename"), ("run", "run\\ü.avi"), ("walk", "c"), ("walk", "walk/deep/d")]
+    path = write(tmp_path / "list.csv", "\n".join(mark.join(row) for row in rows) + "\n")
+    read = datasets.from_csv(path, root, label_column="Label")
+    assert [(v.id, v.label) for v in read.videos] == [
+        ("run/ü.avi", "run"), ("walk/c.mp4", "walk"), ("walk/deep/d.AVI", "walk"),
+    ]  # fmt: skip
+    assert datasets.open_dataset(root, path) == read
+    path = path.rename(root / "list.tsv")
+    assert [(v.id, v.label) for v in videos_of(path)[0]] == [(v.id, v.label) for v in read.videos]
+
+
 def test_csv_with_named_columns_and_without_labels(root, tmp_path):
     path = write(tmp_path / "list.csv", 'where,what\n"run/a b.avi",x\n')
     read = datasets.from_csv(path, root, video_column="where", label_column=None)
@@ -165,14 +179,14 @@ def test_extraction_and_training_read_a_list_alike(tmp_path):
     trained = datasets.from_list(path, tmp_path, missing="keep")
     assert [(v.id, v.label) for v in trained.videos] == list(lines.values())
     assert videos_of(path) == (list(trained.videos), [])
-    bare = write(tmp_path / "bare.txt", "a b.mp4\nfilm reel.mxf\n")
+    bare = write(tmp_path / "bare.txt", "a b.mp4\nfilm reel.xyz\n")
     assert [(v.id, v.labels) for v in videos_of(bare)[0]] == [
         ("a b.mp4", ()),
-        ("film reel.mxf", ()),
+        ("film reel.xyz", ()),
     ]
     for read in (videos_of, lambda file: datasets.from_list(file, tmp_path)):
-        with pytest.raises(AnnotationError, match=r'line 1: "a\.mxf 3" names no video file'):
-            read(write(tmp_path / "wrong.txt", "a.mxf 3\n"))
+        with pytest.raises(AnnotationError, match=r'line 1: "a\.xyz 3" names no video file'):
+            read(write(tmp_path / "wrong.txt", "a.xyz 3\n"))
 
 
 def test_extraction_and_training_read_a_csv_alike(tmp_path):
@@ -299,6 +313,16 @@ def test_unlabelled_videos_are_in_neither_half():
     assert datasets.folds(read) == ["val"]
     train, test = datasets.split_fold(read, "val")
     assert (ids(train), ids(test)) == (["a"], ["b"])
+
+
+def test_a_name_that_begins_with_a_hash(root):
+    (root / "#1 fight.mp4").write_bytes(b"video")
+    path = write(
+        root / "list.txt", "#1 fight.mp4 fight\n#2 gone.mp4 fight\n# words\nrun/ü.avi run\n"
+    )
+    wanted = [("#1 fight.mp4", "fight"), ("run/ü.avi", "run")]
+    assert [(v.id, v.label) for v in datasets.from_list(path, root).videos] == wanted
+    assert [(v.id, v.label) for v in videos_of(path)[0]] == wanted
 
 
 @pytest.mark.parametrize(

@@ -601,10 +601,30 @@ def test_find_videos(tmp_path):
     (root / "inner.mp4").symlink_to(root / "a.avi")
     (root / "folder.mp4").mkdir()
     found = [path.relative_to(root).as_posix() for path in find_videos(root)]
-    assert found == sorted(["B.mkv", "a.avi", "b/a.webm", "b/z.MP4", "inner.mp4"])
+    assert found == sorted(["B.mkv", "a.avi", "b/a.webm", "b/z.MP4", "inner.mp4", "link.mp4"])
     assert ".3gp" in VIDEO_EXTENSIONS
     with pytest.raises(VideoNotFound, match="is not a directory"):
         find_videos(tmp_path / "nowhere")
+
+
+def test_find_videos_behind_links_to_folders_once(tmp_path):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    for name in ("run/a.mp4", "walk/b.mp4"):
+        (disk / name).parent.mkdir(parents=True)
+        (disk / name).touch()
+    (root / "own").mkdir(parents=True)
+    (root / "own" / "c.mp4").touch()
+    (root / "run").symlink_to(disk / "run")
+    (root / "run again").symlink_to(disk / "run")
+    (root / "own" / "up").symlink_to(root)  # a circle
+    (disk / "run" / "back").symlink_to(root)
+    (root / "gone.mp4").symlink_to(disk / "none.mp4")
+    found = [path.relative_to(root).as_posix() for path in find_videos(root)]
+    assert found == ["own/c.mp4", "run/a.mp4"]
+    (root / "all").symlink_to(disk)
+    # "all" comes first now, and holds what "run" is.
+    found = [path.relative_to(root).as_posix() for path in find_videos(root)]
+    assert found == ["all/run/a.mp4", "all/walk/b.mp4", "own/c.mp4"]
 
 
 def test_content_digest(tmp_path):

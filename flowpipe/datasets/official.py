@@ -102,7 +102,7 @@ def from_hmdb51(folder: str | Path, root: str | Path, *, missing: Missing = "ref
     videos: dict[str, Video] = {}
     for path, match in _split_files(folder, _HMDB51_FILE, "HMDB51", "<class>_test_split1.txt"):
         split = splits.setdefault(str(int(match["number"])), {})
-        for where, name, mark in list_lines(path, comments=False):
+        for where, name, mark in list_lines(path):
             if mark not in _HMDB51_MARKS:
                 raise AnnotationError(
                     f'{where}: "{mark}" behind the video must be 1 (train), 2 (test) or 0 (unused)'
@@ -148,7 +148,7 @@ def _ucf101_videos(
 ) -> list[Video]:
     """Read one list; `numbers` (class → number) gains the classes it lacks, unless `checked`."""
     videos = []
-    for where, name, number in list_lines(path):
+    for where, name, number in list_lines(path, root):
         label = PurePosixPath(name).parts[0] if "/" in name else ""
         if not label:
             raise AnnotationError(f'{where}: "{name}" must be <class>/<file>')

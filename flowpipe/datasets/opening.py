@@ -1,6 +1,7 @@
 """One door to all forms of data sets; the form is found by looking."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from flowpipe.datasets.official import from_hmdb51, from_kinetics, from_ucf101
 from flowpipe.datasets.readers import (
     Missing,
     csv_rows,
+    find_column,
     from_csv,
     from_folders,
     from_list,
@@ -25,7 +27,7 @@ from flowpipe.video import VIDEO_EXTENSIONS
 ANNOTATION_FILES = ("annotations.csv", "splits.csv", "labels.csv", "metadata.csv")
 LABEL_COLUMNS = ("label", "class", "action", "category", "label_name")
 GROUP_COLUMNS = ("group", "actor", "person", "subject", "film", "source", "scene", "session")
-FOLD_PREFIXES = ("fold", "split", "subset")
+FOLD_COLUMNS = re.compile("fold|split|subset", re.IGNORECASE)
 
 _LISTS: Mapping[str, Callable[..., Dataset]] = {
     "list": from_list,
@@ -61,7 +63,7 @@ def open_dataset(
         One of `FORMS`; by default found by what the annotations hold.
     video_column, label_column, fold_column, group_column, label_separator
         Of a CSV file, see `from_csv`. By default the first column of `LABEL_COLUMNS`, the first
-        whose name begins as one of `FOLD_PREFIXES`, the first of `GROUP_COLUMNS`.
+        whose name holds fold, split or subset, the first of `GROUP_COLUMNS`.
     missing : {"refuse", "skip", "keep"}
         What to do with videos that are not on disk.
 
@@ -91,7 +93,7 @@ def open_dataset(
     columns, _ = csv_rows(path)
     notes = []
     if fold_column is None:
-        found = [name for name in columns if name.lower().startswith(FOLD_PREFIXES)]
+        found = [name for name in columns if FOLD_COLUMNS.search(name)]
         fold_column = found[0] if found else None
         if len(found) > 1:
             notes.append(f'folds: column "{found[0]}"; there are also {", ".join(found[1:])}')
@@ -99,9 +101,9 @@ def open_dataset(
         path,
         root,
         video_column=video_column,
-        label_column=label_column or _first(LABEL_COLUMNS, columns) or "label",
+        label_column=label_column or find_column(LABEL_COLUMNS, columns) or "label",
         fold_column=fold_column,
-        group_column=group_column or _first(GROUP_COLUMNS, columns),
+        group_column=group_column or find_column(GROUP_COLUMNS, columns),
         label_separator=label_separator,
         missing=missing,
     )
@@ -139,12 +141,9 @@ def _form_of_text(path: Path) -> str:
     names_video = any(
         word.lower().endswith(tuple(VIDEO_EXTENSIONS)) for word in first.replace(",", " ").split()
     )
-    if path.suffix.lower() == ".csv" and not (names_video and "," not in first):
+    table = path.suffix.lower() in (".csv", ".tsv")
+    if table and not (names_video and not re.search(r"[,;\t]", first)):
         return "kinetics" if "youtube_id" in first else "csv"
     if "\t" in first and not names_video:
         return "elan"
     return "list"
-
-
-def _first(wanted: tuple[str, ...], columns: list[str]) -> str | None:
-    return next((name for name in wanted if name in columns), None)

@@ -8,7 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from flowpipe.datasets.readers import clean_name, csv_rows, csv_videos, folder_videos, list_videos
+from flowpipe.datasets.readers import (
+    clean_name,
+    csv_rows,
+    csv_videos,
+    find_column,
+    folder_videos,
+    list_videos,
+)
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
 
@@ -78,10 +85,10 @@ def part_of(videos: Sequence[Video], number: int, count: int) -> list[Video]:
 def _videos_at(path: Path) -> Sequence[Video]:
     if path.is_dir():
         return folder_videos(path)
-    if path.suffix.lower() not in (".csv", ".txt") or not path.is_file():
+    if path.suffix.lower() not in (".csv", ".tsv", ".txt") or not path.is_file():
         return (Video(clean_name(path.name), path),)
-    if path.suffix.lower() == ".csv":
-        label = "label" if "label" in csv_rows(path)[0] else None
+    if path.suffix.lower() != ".txt":
+        label = find_column(("label",), csv_rows(path)[0])
         videos = csv_videos(path, path.parent, label_column=label)
     else:
         videos = list_videos(path, path.parent)

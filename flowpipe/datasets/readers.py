@@ -28,7 +28,9 @@ VIDEO_COLUMNS = ("video", "clip", "path", "file", "filename", "file_name", "name
 # Columns of times, the first pair there is: (start, end, unit).
 SPAN_COLUMNS: Sequence[tuple[str, str, Literal["s", "frame"]]] = (
     ("start_s", "end_s", "s"),
+    ("start_s", "stop_s", "s"),
     ("start_frame", "end_frame", "frame"),
+    ("start_frame", "stop_frame", "frame"),
 )
 # Other words for the folds that a data set is divided into.
 FOLD_WORDS = {
@@ -180,7 +182,7 @@ def csv_videos(
     """Read a CSV file; arguments as for `from_csv`, but that an empty label is no error."""
     columns, rows = csv_rows(path)
     if video_column is None:
-        video_column = next((column for column in VIDEO_COLUMNS if column in columns), None)
+        video_column = find_column(VIDEO_COLUMNS, columns)
         if video_column is None:
             raise AnnotationError(
                 f"{path}: no column of videos among {', '.join(columns) or '(an empty header)'}; "
@@ -189,8 +191,9 @@ def csv_videos(
     for column in (video_column, label_column, fold_column, group_column):
         if column is not None:
             check_column(path, columns, column)
+    names = _with_extensions([row[video_column] for _, row in rows], root)
     videos = []
-    for where, row in rows:
+    for name, (where, row) in zip(names, rows, strict=True):
         fold = row[fold_column] if fold_column else None
         if fold == "":
             continue
@@ -198,7 +201,7 @@ def csv_videos(
         parts = label.split(label_separator) if label and label_separator else [label]
         videos.append(
             make_video(
-                row[video_column],
+                name,
                 root,
                 where,
                 labels=[part.strip() for part in parts] if label else [],
@@ -212,16 +215,14 @@ def csv_videos(
 
 def list_videos(path: Path, root: Path) -> list[Video]:
     """Read a plain list: one video per line, then perhaps its label."""
-    lines = list_lines(path)
+    lines = list_lines(path, root)
     numbers = [_COUNT_AND_LABEL.fullmatch(label) for _, _, label in lines]
     counted = all(numbers)  # every line is `path num_frames label_index`
-    files = Files(root) if any(PurePosixPath(video).suffix == "" for _, video, _ in lines) else None
+    names = _with_extensions([name for _, name, _ in lines], root)
     videos = []
-    for (where, name, label), match in zip(lines, numbers, strict=True):
-        found = files.find(name) if files is not None and PurePosixPath(name).suffix == "" else None
-        video = name if found is None else found.relative_to(root).as_posix()
+    for name, (where, _, label), match in zip(names, lines, numbers, strict=True):
         own = match[1] if counted and match else label
-        videos.append(make_video(video, root, where, labels=[own] if own else []))
+        videos.append(make_video(name, root, where, labels=[own] if own else []))
     return videos
 
 
@@ -254,10 +255,15 @@ class Files:
 
 
 def csv_rows(
-    path: Path, *, delimiter: str = ",", first_line: int = 0
+    path: Path,
 ) -> tuple[list[str], list[tuple[str, Mapping[str, str]]]]:
-    """Return (columns, rows) of a CSV file; a row has its place in the file in front."""
-    lines = read_lines(path)[first_line:]
+    """Return (columns, rows) of a CSV file; a row has its place in the file in front.
+
+    Values are separated by what the header holds first of comma, semicolon and tab.
+    """
+    lines = read_lines(path)
+    header = lines[0] if lines else ""
+    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
     rows: list[tuple[str, Mapping[str, str]]] = []
     try:
@@ -265,7 +271,7 @@ def csv_rows(
         if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
             raise AnnotationError(f"{path}: two columns are called {some(twice)}; rename one")
         for row in reader:
-            where = f"{path}, line {first_line + reader.line_num}"
+            where = f"{path}, line {reader.line_num}"
             # DictReader gathers surplus values under None and fills missing ones with None.
             if any(key is None or value is None for key, value in row.items()):
                 raise AnnotationError(
@@ -276,22 +282,25 @@ def csv_rows(
             if any(values.values()):
                 rows.append((where, values))
     except csv.Error as error:
-        line = first_line + reader.line_num
-        raise AnnotationError(f"{path}, line {line}: not valid CSV: {error}") from error
+        raise AnnotationError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
     return columns, rows
 
 
-def list_lines(path: Path, *, comments: bool = True) -> list[tuple[str, str, str]]:
+def list_lines(path: Path, root: Path | None = None) -> list[tuple[str, str, str]]:
     """Return (place in the file, video, rest of the line) of every line that is not empty.
 
-    With `comments`, lines that start with `#` are left out.
+    With a root, lines that start with `#` are left out, but for those that name a video there is.
     """
     lines = []
     for number, line in enumerate(read_lines(path), start=1):
         text = line.strip()
-        if not text or (comments and text.startswith("#")):
-            continue
         match = _LIST_LINE.fullmatch(text)
+        if not text:
+            continue
+        if root is not None and text.startswith("#"):
+            named = match["path"] if match else None
+            if not named or not (root / named).is_file():
+                continue
         if match is None:
             raise AnnotationError(
                 f'{path}, line {number}: "{text}" names no video file; a line is a path that '
@@ -318,6 +327,12 @@ def read_text(path: Path) -> str:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def find_column(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
+    """Return the first column called as one of those wanted, upper and lower case alike."""
+    lower = {column.lower(): column for column in reversed(columns)}
+    return next((lower[name] for name in wanted if name in lower), None)
+
+
 def check_column(path: Path, columns: Sequence[str], column: str) -> None:
     """Refuse a column that does not exist."""
     if column not in columns:
@@ -339,6 +354,8 @@ def make_video(
     span: Span | None = None,
 ) -> Video:
     """Return the video of a path as written in a list; errors begin with the place in the file."""
+    if "\\" in written and not (root / written).is_file():
+        written = written.replace("\\", "/")  # as Windows writes it
     path = PurePosixPath(written)
     inside = not path.is_absolute() and ".." not in path.parts
     try:
@@ -384,6 +401,17 @@ def clean_name(name: str) -> str:
     """Write undecodable bytes and control characters as escapes: names go into lists and pages."""
     text = name.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _with_extensions(names: Sequence[str], root: Path) -> list[str]:
+    """Return the paths of videos that are named without folder or extension, where found."""
+    bare = {name for name in names if name and not PurePosixPath(name).suffix}
+    if not bare:
+        return list(names)
+    files = Files(root)
+    found = {name: files.find(name) for name in bare}
+    paths = {name: path.relative_to(root).as_posix() for name, path in found.items() if path}
+    return [paths.get(name, name) for name in names]
 
 
 def _literal(name: str) -> str:

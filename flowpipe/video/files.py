@@ -8,19 +8,9 @@ from flowpipe.errors import VideoError, VideoNotFound
 
 VIDEO_EXTENSIONS = frozenset(
     [
-        ".avi",
-        ".mp4",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".webm",
-        ".ts",
-        ".mts",
-        ".mpg",
-        ".mpeg",
-        ".3gp",
-        ".flv",
-        ".wmv",
+        *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v"),
+        *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"),
+        *(".vob", ".webm", ".wmv", ".y4m"),
     ]
 )
 
@@ -29,7 +19,8 @@ def find_videos(directory: str | Path) -> list[Path]:
     """List the videos below a directory, sorted by path.
 
     A video is a file with an extension of `VIDEO_EXTENSIONS`, in whatever case. Hidden files
-    and folders are skipped, and so are links that lead out of `directory`.
+    and folders are skipped. Links to videos are taken; links to folders are followed where they
+    lead out of `directory`, each folder once.
 
     Raises
     ------
@@ -41,16 +32,25 @@ def find_videos(directory: str | Path) -> list[Path]:
     root = Path(directory)
     if not root.is_dir():
         raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
-    real_root = root.resolve()
+    seen = {root.resolve()}
+
+    def is_new(folder: Path) -> bool:
+        """Whether a folder is no link, or a link to where nothing was looked at yet."""
+        if not folder.is_symlink():
+            return True
+        real = folder.resolve()
+        inside = any(real.is_relative_to(known) or known.is_relative_to(real) for known in seen)
+        seen.add(real)
+        return not inside
+
     found = []
-    for folder, folders, names in os.walk(root, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if is_new(Path(folder, name))]
         for name in names:
             path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() not in VIDEO_EXTENSIONS:
-                continue
-            if path.is_file() and path.resolve().is_relative_to(real_root):
-                found.append(path)
+            if not name.startswith(".") and path.suffix.lower() in VIDEO_EXTENSIONS:
+                found += [path] if path.is_file() else []
     return sorted(found)
 
 
