@@ -245,3 +245,14 @@ def test_tests_that_overlap_are_joined():
     joined = concatenate([scores("x", "y"), scores("y", "z"), scores("x", "y")], ["1", "2", "3"])
     assert joined.ids == ("x", "y", "y (fold 2)", "z", "x (fold 3)", "y (fold 3)")
     assert joined.probabilities_NK.shape == (6, 2)
+
+
+def test_classes_that_a_fold_tests_but_does_not_train():
+    from flowpipe.experiment.results import Fold
+
+    def half(*labels):
+        videos = tuple(Video(f"{n}.avi", "x", (label,)) for n, label in enumerate(labels))
+        return Dataset(videos, ("a", "b", "c"))
+
+    assert Fold("1", half("a", "b"), half("a", "c", "b")).untrained == ["c"]
+    assert Fold("1", half("a", "b"), half("b")).untrained == []

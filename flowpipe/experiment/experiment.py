@@ -17,6 +17,7 @@ from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
 from flowpipe.datasets.synthetic import write_videos
+from flowpipe.datasets.video import some
 from flowpipe.errors import ConfigError, VideoError, nearest_name
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.pages import write_page
@@ -147,6 +148,12 @@ class Experiment:
         for note in self.dataset.notes:
             self._message(note)
         folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
+        for each in folds:
+            if each.untrained:
+                self._message(
+                    f"fold {each.name}: no training video of {some(each.untrained)}; its tests of "
+                    "them cannot be right"
+                )
         extraction = self.extract()
         self._check_checkpoints(folds)
         ranks.barrier()

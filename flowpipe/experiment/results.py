@@ -49,6 +49,15 @@ class Fold:
     def videos(self) -> tuple[Video, ...]:
         return (*self.train.videos, *self.test.videos)
 
+    @property
+    def untrained(self) -> list[str]:
+        """Classes that are tested, but have no training video."""
+        trained, tested = (
+            {label for video in half.videos for label in video.labels}
+            for half in (self.train, self.test)
+        )
+        return sorted(tested - trained)
+
     def accuracies(self) -> dict[str, float]:
         """Top-1 accuracy of each stream and of each fusion."""
         found = {name: accuracy(scores) for name, scores in self.scores.items()}
