@@ -53,6 +53,7 @@ setup(
     extras_require={
         "dask": ["distributed>=2024.1"],
         "tensorboard": ["tensorboard>=2.18"],
+        "transformers": ["transformers>=4.50"],
         "dev": [
             "distributed>=2024.1",
             "pytest>=8",

@@ -1,6 +1,7 @@
 """Every network of the table goes through the same tests."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,10 +16,19 @@ MAX_STEPS = 150
 HEAVY = 4.1e9
 
 
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of a row: slow where it is heavy, skipped where its package is absent."""
+    row = TABLE[name]
+    marks = [pytest.mark.slow] if row.macs > HEAVY else []
+    if row.needs and find_spec(row.needs) is None:
+        marks.append(pytest.mark.skip(reason=f"{row.needs} is not installed"))
+    return marks
+
+
 def rows(names: set[str] | None = None) -> list[object]:
     """Give the rows as parameters of a test; the heavy ones are slow."""
     return [
-        pytest.param(name, marks=pytest.mark.slow) if TABLE[name].macs > HEAVY else name
+        pytest.param(name, marks=marks_of(name))
         for name in sorted(TABLE if names is None else names)
     ]
 

@@ -1,6 +1,7 @@
 """Recognition of public files: what is said, what is refused, what a stream's weights become."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from flowpipe.models.weights import (
     variant_parameters,
 )
 from flowpipe.models.weights.known import FILES
+from flowpipe.models.weights.networks import network_of
 from flowpipe.models.weights.origins import origin_named
 from flowpipe.models.weights.parity import TOLERANCE
+from flowpipe.video import VideoReader
 
 
 def shapes(model, **parameters):
@@ -205,3 +208,137 @@ def test_a_run_keeps_what_its_weights_compute(tmp_path):
     assert kept["stem_time_strides"] == [2, 2]
     network = build("i3d-resnet50", num_classes=5, **kept)
     load_weights(network, tmp_path / "i3d.pth", origin=settings.streams["rgb"].weights_origin)
+
+
+X3D_FAIR = (
+    (r"^conv1\.", "s1.pathway0_stem.conv_xy."),
+    (r"^conv1_t\.", "s1.pathway0_stem.conv."),
+    (r"^bn1\.", "s1.pathway0_stem.bn."),
+    (r"^layer1\.", "s2.pathway0_res"),
+    (r"^layer2\.", "s3.pathway0_res"),
+    (r"^layer3\.", "s4.pathway0_res"),
+    (r"^layer4\.", "s5.pathway0_res"),
+    (r"\.downsample\.0\.", ".branch1."),
+    (r"\.downsample\.1\.", ".branch1_bn."),
+    (r"\.conv1\.", ".branch2.a."),
+    (r"\.conv2\.", ".branch2.b."),
+    (r"\.conv3\.", ".branch2.c."),
+    (r"\.bn1\.", ".branch2.a_bn."),
+    (r"\.bn2\.", ".branch2.b_bn."),
+    (r"\.bn3\.", ".branch2.c_bn."),
+    (r"\.weigh\.1\.", ".branch2.se.fc1."),
+    (r"\.weigh\.3\.", ".branch2.se.fc2."),
+    (r"^conv5\.", "head.conv_5."),
+    (r"^bn5\.", "head.conv_5_bn."),
+    (r"^fc1\.", "head.lin_5."),
+    (r"^fc\.", "head.projection."),
+)
+X3D_MMACTION = (
+    (r"^conv1\.", "backbone.conv1_s.conv."),
+    (r"^conv1_t\.", "backbone.conv1_t.conv."),
+    (r"^bn1\.", "backbone.conv1_t.bn."),
+    (r"^layer", "backbone.layer"),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.1\.", ".downsample.bn."),
+    (r"(layer.*)\.conv(\d)\.", r"\1.conv\2.conv."),
+    (r"(layer.*)\.bn(\d)\.", r"\1.conv\2.bn."),
+    (r"\.weigh\.1\.", ".se_module.fc1."),
+    (r"\.weigh\.3\.", ".se_module.fc2."),
+    (r"^conv5\.", "backbone.conv5.conv."),
+    (r"^bn5\.", "backbone.conv5.bn."),
+    (r"^fc1\.", "cls_head.fc1."),
+    (r"^fc\.", "cls_head.fc2."),
+)
+CSN_MMACTION = (
+    (r"^conv1\.", "backbone.conv1.conv."),
+    (r"^bn1\.", "backbone.conv1.bn."),
+    (r"^layer", "backbone.layer"),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.1\.", ".downsample.bn."),
+    (r"(layer.*)\.conv2\.", r"\1.conv2.0.conv."),
+    (r"(layer.*)\.bn2\.", r"\1.conv2.0.bn."),
+    (r"(layer.*)\.conv([13])\.(?!0)", r"\1.conv\2.conv."),
+    (r"(layer.*)\.bn([13])\.", r"\1.conv\2.bn."),
+    (r"^fc\.", "cls_head.fc_cls."),
+)
+SLOWFAST_MMACTION = (
+    (r"^(slow|fast)\.conv1\.", r"backbone.\1_path.conv1.conv."),
+    (r"^(slow|fast)\.bn1\.", r"backbone.\1_path.conv1.bn."),
+    (r"^(slow|fast)\.layer", r"backbone.\1_path.layer"),
+    (r"\.downsample\.0\.", ".downsample.conv."),
+    (r"\.downsample\.1\.", ".downsample.bn."),
+    (r"(layer.*)\.conv(\d)\.", r"\1.conv\2.conv."),
+    (r"(layer.*)\.bn(\d)\.", r"\1.conv\2.bn."),
+    (r"^lateral\.0\.0", "backbone.slow_path.conv1_lateral.conv"),
+    (r"^lateral\.(\d)\.0", r"backbone.slow_path.layer\1_lateral.conv"),
+    (r"^fc\.", "cls_head.fc_cls."),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "rules", "origin", "expected"),
+    [
+        ("x3d-m", {"normalised_shortcuts": True}, X3D_FAIR, "pyslowfast",
+         {"normalised_shortcuts": True}),
+        ("x3d-s", {"normalised_shortcuts": True, "window": None}, X3D_MMACTION, "mmaction2",
+         {"normalised_shortcuts": True, "window": None}),
+        ("csn-r101", {"bn_eps": 1e-3}, CSN_MMACTION, "mmaction2", {"bn_eps": 1e-3}),
+        ("slowfast-8x8-r50", {"lateral_norm": False, "fast_num_blocks": (1, 1, 1, 1)},
+         SLOWFAST_MMACTION, "mmaction2",
+         {"lateral_norm": False, "fast_num_blocks": (1, 1, 1, 1)}),
+    ],
+)  # fmt: skip
+def test_public_names_of_further_networks(model, given, rules, origin, expected):
+    ours = shapes(model, **given)
+    public = {}
+    for name, shape in ours.items():
+        new = name
+        for pattern, replacement in rules:
+            new = re.sub(pattern, replacement, new)
+        public[new] = shape[:2] if new == "cls_head.fc1.weight" else shape
+    assert len(public) == len(ours)
+    found = recognise(public, where="X3D_M.pyth")
+    assert (found.origin, found.model, found.parameters) == (origin, model, expected)
+    assert set(found.names.values()) == set(ours)
+
+
+def test_weights_of_a_fully_connected_layer_become_a_convolutions():
+    network = build("x3d-tiny", num_classes=3, normalised_shortcuts=True, window=None)
+    public = {}
+    for name, value in network.state_dict().items():
+        new = name
+        for pattern, replacement in X3D_MMACTION:
+            new = re.sub(pattern, replacement, new)
+        public[new] = value.flatten(1) if new == "cls_head.fc1.weight" else value
+    loaded = network_of(public, where="x.pth")
+    clip = torch.randn(1, 3, 4, 48, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(clip), network.eval()(clip))
+
+
+# Class of UCF101 and the class of ImageNet that a network must see in most of its frames.
+SEEN = {"Billiards": 736, "Typing": 508, "PlayingGuitar": 402}  # pool table, keyboard, guitar
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", SEEN)
+def test_efficientnet_lite_sees_what_is_there(shared_data, name):
+    network = load_network(shared_data / "weights" / "efficientnet_lite0.pth")
+    assert network.origin == "efficientnet-lite"
+    videos = sorted((shared_data / "ucf101_sample" / name).glob("*.avi"))
+    readers = (VideoReader(video, rgb=True) for video in videos)
+    frames = [frame for reader in readers for frame in list(reader.frames(20, 80))[::20]]
+    batch = torch.stack([torch.from_numpy(frame.rgb_HWC) for frame in frames])
+    with torch.no_grad():
+        top5 = network(network.preprocessing.apply(batch)).topk(5).indices
+    assert float((top5 == SEEN[name]).any(1).float().mean()) > 0.5
+
+
+@pytest.mark.data
+def test_imagenet_files_load_as_they_are_offered(shared_data):
+    folder = shared_data / "weights"
+    body = load_network(folder / "mobilenet_v2_features.pth")
+    assert (body.origin, body.model) == ("torchvision", "mobilenet-v2")
+    assert "no classifier in the file: fc is zero" in body.report
+    small = load_network(folder / "squeezenet1_0_imagenet_from_deepcompression.pth")
+    assert (small.origin, small.model, small.num_classes) == ("torchvision", "squeezenet1_0", 1000)

@@ -68,7 +68,7 @@ def logits_of(network, clips):
 RECOGNITION = sorted(
     path.stem
     for path in PARITY.glob("*.json")
-    if "raft" not in path.stem and not path.stem.startswith(("hf-", "torchvision-mvit"))
+    if "raft" not in path.stem and path.stem != "torchvision-mvit_v2_s"  # no such network
 )
 
 
@@ -99,6 +99,8 @@ def test_the_rule_is_that_of_the_fixtures():
 @pytest.mark.parametrize("name", RECOGNITION)
 def test_logits_are_the_authors(name, tmp_path):
     record = fixture(name)
+    if name.startswith("hf-"):
+        pytest.importorskip("transformers", reason="its networks are that package's")
     path = save_as_published(name, state_of(record), tmp_path)
     network = load_network(path)
     assert sum(p.numel() for p in network.parameters()) == record["num_parameters"]

@@ -42,8 +42,9 @@ from flowpipe.models.layers import (
 )
 from flowpipe.models.nonlocal_block import NonlocalInserter, Pairwise
 
-# Temporal extents of the stem and of res2 to res5.
-SLOW, FAST = (1, 1, 1, 3, 3), (5, 3, 3, 3, 3)
+# Temporal extents of the stem and of the blocks of res2 to res5; a shorter list is repeated.
+SLOW = ((1,), (1,), (1,), (3,), (3,))
+FAST = ((5,), (3,), (3,), (3,), (3,))
 
 
 class Lateral(nn.Sequential):
@@ -69,7 +70,7 @@ class Pathway(nn.Module):
 
     def __init__(
         self,
-        temporal: Sequence[int],
+        temporal: Sequence[Sequence[int]],
         *,
         in_channels: int,
         width: int,
@@ -77,7 +78,7 @@ class Pathway(nn.Module):
         num_blocks: Sequence[int],
     ) -> None:
         super().__init__()
-        taps = temporal[0]
+        taps = temporal[0][0]
         self.conv1 = nn.Conv3d(
             in_channels, width, (taps, 7, 7), (1, 2, 2), padding=(taps // 2, 3, 3), bias=False
         )
@@ -92,7 +93,7 @@ class Pathway(nn.Module):
                     in_planes if i == 0 else 4 * planes,
                     planes,
                     stride=2 if i == 0 and number > 0 else 1,
-                    taps=temporal[number + 1],
+                    taps=temporal[number + 1][i % len(temporal[number + 1])],
                 )
                 for i in range(count)
             ]
@@ -119,8 +120,10 @@ class SlowFast(nn.Module):
     slow_frames
         "every": each α-th frame; "spread": from the first frame to the last, cut off to whole
         numbers.
-    num_blocks
-        Residual blocks of res2 to res5.
+    num_blocks, fast_num_blocks
+        Residual blocks of res2 to res5, and those of the fast pathway where they are others.
+    slow_temporal, fast_temporal
+        Temporal extents of the stem and of the blocks of each stage.
     width
         Planes of the slow stem, a multiple of 8; the fast pathway has an eighth (β).
     fast_channels
@@ -153,6 +156,9 @@ class SlowFast(nn.Module):
         lateral_norm: bool = True,
         slow_frames: Literal["every", "spread"] = "every",
         num_blocks: Sequence[int] = (3, 4, 6, 3),
+        fast_num_blocks: Sequence[int] | None = None,
+        slow_temporal: Sequence[Sequence[int]] = SLOW,
+        fast_temporal: Sequence[Sequence[int]] = FAST,
         width: int = 64,
         fast_channels: int | None = None,
         dropout: float = 0.5,
@@ -179,18 +185,18 @@ class SlowFast(nn.Module):
         slow_channels = in_channels - (fast_channels or 0)
         fast_width = width // 8
         self.slow = Pathway(
-            SLOW,
+            slow_temporal,
             in_channels=slow_channels,
             width=width,
             lateral_width=fast_width,
             num_blocks=num_blocks,
         )
         self.fast = Pathway(
-            FAST,
+            fast_temporal,
             in_channels=fast_channels or in_channels,
             width=fast_width,
             lateral_width=0,
-            num_blocks=num_blocks,
+            num_blocks=fast_num_blocks or num_blocks,
         )
         for number in range(4):
             stage = self.slow.get_submodule(f"layer{number + 1}")

@@ -36,6 +36,8 @@ class Row:
         Keyword parameters that make the network this row.
     small_THW
         A small clip that the network takes.
+    needs
+        A package, no dependency of ours, that the network is of.
     """
 
     callable: str
@@ -48,6 +50,7 @@ class Row:
     year: int
     parameters: Mapping[str, Any] = field(default_factory=dict)
     small_THW: tuple[int, int, int] = (4, 48, 64)
+    needs: str = ""
 
     @property
     def target(self) -> str:
@@ -134,6 +137,12 @@ TABLE: dict[str, Row] = {
     "convgru": Row("convgru:ConvGruNetwork", "TCHW", (3, 10, 224, 224), 101,
                    153_737_465, 188_547_194_816,
                    "Ballas et al., Delving deeper into convolutional networks", 2016),
+    "videomae-b": Row("video_transformer:VideoTransformer", "TCHW", (3, 16, 224, 224), 400,
+                      86_534_800, 180_344_893_440, "Tong et al., VideoMAE", 2022,
+                      {"kind": "videomae"}, (4, 32, 32), "transformers"),
+    "timesformer-b": Row("video_transformer:VideoTransformer", "TCHW", (3, 8, 224, 224), 400,
+                         121_566_352, 195_830_280_192,
+                         "Bertasius et al., Space-time attention", 2021, {"kind": "timesformer", "frames": 8}, (4, 32, 32), "transformers"),
     # 3D networks.
     "slow-fusion": Row("slow_fusion:SlowFusion", "CTHW", (3, 10, 170, 170), 487,
                        61_880_263, 4_146_821_120, _KARPATHY, 2014, small_THW=_STACK),

@@ -36,7 +36,14 @@ class Block(nn.Module):
     """1×1×1, 3×3×3 by channel, 1×1×1, around a shortcut."""
 
     def __init__(
-        self, in_planes: int, inner: int, planes: int, *, stride: int, weighing: bool
+        self,
+        in_planes: int,
+        inner: int,
+        planes: int,
+        *,
+        stride: int,
+        weighing: bool,
+        normalised_shortcut: bool,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(in_planes, inner, 1, bias=False)
@@ -62,8 +69,7 @@ class Block(nn.Module):
             layers: list[nn.Module] = [
                 nn.Conv3d(in_planes, planes, 1, (1, stride, stride), bias=False)
             ]
-            # As released: normalised only where the number of planes changes.
-            if in_planes != planes:
+            if normalised_shortcut or in_planes != planes:
                 layers.append(nn.BatchNorm3d(planes))
             self.downsample = nn.Sequential(*layers)
 
@@ -90,7 +96,9 @@ class X3d(nn.Module):
     width
         Planes of the stem.
     window
-        Side of the map at the published size.
+        Side of the map at the published size; None: the whole map (mmaction2).
+    normalised_shortcuts
+        Normalise the first shortcut too, where only the size changes; pytorchvideo does not.
     dropout
         Share of the features dropped before the classifier, in [0, 1).
     """
@@ -106,7 +114,8 @@ class X3d(nn.Module):
         in_channels: int = 3,
         num_blocks: Sequence[int] = (3, 5, 11, 7),
         width: int = 24,
-        window: int = 5,
+        window: int | None = 5,
+        normalised_shortcuts: bool = False,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -131,13 +140,16 @@ class X3d(nn.Module):
                         planes,
                         stride=2 if place == 0 else 1,
                         weighing=place % 2 == 0,
+                        normalised_shortcut=normalised_shortcuts,
                     )
                 )
                 in_planes = planes
             self.add_module(f"layer{number + 1}", stage)
         self.conv5 = nn.Conv3d(in_planes, inner, 1, bias=False)
         self.bn5 = nn.BatchNorm3d(inner)
-        self.avgpool = WindowAverage(window, joined=False)
+        self.avgpool = (
+            nn.AdaptiveAvgPool3d(1) if window is None else WindowAverage(window, joined=False)
+        )
         self.fc1 = nn.Conv3d(inner, 2048, 1, bias=False)
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(2048, num_classes)

@@ -15,6 +15,7 @@ from flowpipe.models.r3d import DEPTHS, middle_planes
 from flowpipe.models.resnet import DEPTHS as DEPTHS_2D
 from flowpipe.models.resnet import Bottleneck
 from flowpipe.models.resnet3d import TEMPORAL
+from flowpipe.models.slowfast import FAST, SLOW
 from flowpipe.models.table import TABLE
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -137,7 +138,7 @@ def resnet3d(shapes: Shapes) -> Network | None:
         else:
             return None
     parameters: dict[str, Any] = {
-        "temporal": _temporal(shapes, ""),
+        "temporal": _named_temporal(shapes),
         "middle": middle,
         "num_blocks": tuple(_blocks(shapes)),
         "width": conv1[0],
@@ -145,19 +146,29 @@ def resnet3d(shapes: Shapes) -> Network | None:
     return Network("resnet3d:ResNet3d", {**parameters, **_nonlocal_blocks(shapes, "")})
 
 
-def _temporal(shapes: Shapes, before: str) -> Any:
+def _named_temporal(shapes: Shapes) -> Any:
     """Return temporal extents by stage, or their name."""
+    extents = _temporal(shapes, "")
+    for name, published in TEMPORAL.items():
+        if _repeats(published, extents):
+            return name
+    return extents
+
+
+def _repeats(short: Any, extents: tuple[tuple[int, ...], ...]) -> bool:
+    """Whether extents are those of shorter lists, repeated along each stage."""
+    return all(
+        taps == tuple(row[i % len(row)] for i in range(len(taps)))
+        for row, taps in zip(short, extents, strict=True)
+    )
+
+
+def _temporal(shapes: Shapes, before: str) -> tuple[tuple[int, ...], ...]:
+    """Return the temporal extents of the stem and of the blocks of each stage."""
     extents: list[tuple[int, ...]] = [(shapes[f"{before}conv1.weight"][2],)]
     for stage, count in enumerate(_blocks(shapes, before), 1):
         taps = [shapes[f"{before}layer{stage}.{i}.conv1.weight"][2] for i in range(count)]
         extents.append(tuple(taps))
-    for name, published in TEMPORAL.items():
-        repeated = [
-            tuple(row[i % len(row)] for i in range(len(taps)))
-            for row, taps in zip(published, extents, strict=True)
-        ]
-        if repeated == extents:
-            return name
     return tuple(extents)
 
 
@@ -190,6 +201,12 @@ def slowfast(shapes: Shapes) -> Network | None:
         "lateral_taps": shapes["lateral.0.0.weight"][2],
         "lateral_norm": "lateral.0.1.weight" in shapes,
     }
+    if _blocks(shapes, "fast.") != _blocks(shapes, "slow."):
+        parameters["fast_num_blocks"] = tuple(_blocks(shapes, "fast."))
+    for path, published in (("slow", SLOW), ("fast", FAST)):
+        extents = _temporal(shapes, f"{path}.")
+        if not _repeats(published, extents):
+            parameters[f"{path}_temporal"] = extents
     return Network("slowfast:SlowFast", {**parameters, **_nonlocal_blocks(shapes, "slow.")})
 
 
@@ -230,7 +247,11 @@ def x3d(shapes: Shapes) -> Network | None:
     """An X3D network."""
     if "conv1_t.weight" not in shapes or "fc1.weight" not in shapes:
         return None
-    parameters = {"num_blocks": tuple(_blocks(shapes)), "width": shapes["conv1.weight"][0]}
+    parameters = {
+        "num_blocks": tuple(_blocks(shapes)),
+        "width": shapes["conv1.weight"][0],
+        "normalised_shortcuts": "layer1.0.downsample.1.weight" in shapes,
+    }
     return Network("x3d:X3d", parameters)
 
 

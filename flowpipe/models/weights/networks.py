@@ -99,7 +99,9 @@ def build_recognised(
 ) -> nn.Module:
     """Build the network of a recognised file on the meta device, for its channels and classes."""
     given = {**recognised.parameters, **parameters}
-    with torch.device("meta"), Undrawn():
+    # Other packages' networks may have tables that are no part of their state.
+    device = "cpu" if TABLE[recognised.model].needs else "meta"
+    with torch.device(device), Undrawn():
         network = build(recognised.model, num_classes=2, **given)
         stem = values.get(f"{stem_names(network)[0]}.weight")
         classifier = values.get(f"{network.classifier_name}.weight")

@@ -42,6 +42,7 @@ ORIGINS: Mapping[str, str] = {
         "bryanyzhu",
         "davidea",
         "efficientnet-lite",
+        "transformers",
         "flowpipe",
     )
 }

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
+from torch.nn import functional
 
+from flowpipe.errors import InvalidArgument
 from flowpipe.models.weights.families import Network, match_row
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -57,6 +59,37 @@ class Preprocessing:
     flow: str | None = None
     bound_px: float | None = None
     remark: str = ""
+
+    def apply(self, frames_THWC: Tensor) -> Tensor:
+        """Return frames as the network takes them, T×3×H×W: resized, cropped in the middle, scaled.
+
+        Parameters
+        ----------
+        frames_THWC
+            RGB, uint8.
+
+        Raises
+        ------
+        InvalidArgument
+            If the network looks at flow.
+        """
+        if self.input != "rgb":
+            raise InvalidArgument("this network takes flow, not frames; compute it first")
+        values = frames_THWC.permute(0, 3, 1, 2).float()
+        height, width = values.shape[-2:]
+        if isinstance(self.resize, int):
+            size = tuple(round(side * self.resize / min(height, width)) for side in (height, width))
+        else:
+            size = self.resize
+        values = functional.interpolate(
+            values, size=size, mode="bilinear", antialias=True, align_corners=False
+        )
+        top, left = ((side - crop) // 2 for side, crop in zip(size, self.crop, strict=True))
+        values = values[..., top : top + self.crop[0], left : left + self.crop[1]]
+        if self.order == "BGR":
+            values = values.flip(1)
+        mean, std = (values.new_tensor(part).reshape(1, -1, 1, 1) for part in (self.mean, self.std))
+        return (values / self.scale - mean) / std
 
     def __str__(self) -> str:
         def joined(values: Iterable[float]) -> str:

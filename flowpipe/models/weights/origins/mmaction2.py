@@ -48,6 +48,21 @@ RULES: tuple[Rule, ...] = (
     ),
     (r"backbone\.(slow|fast)_path\.conv1\.conv\.", r"\1.conv1."),
     (r"backbone\.(slow|fast)_path\.conv1\.bn\.", r"\1.bn1."),
+    # X3D
+    (r"backbone\.conv1_s\.conv\.", "conv1."),
+    (r"backbone\.conv1_t\.conv\.", "conv1_t."),
+    (r"backbone\.conv1_t\.bn\.", "bn1."),
+    (r"backbone\.conv5\.conv\.", "conv5."),
+    (r"backbone\.conv5\.bn\.", "bn5."),
+    (r"cls_head\.fc1\.", "fc1."),
+    (r"cls_head\.fc2\.", "fc."),
+    (
+        _BLOCK + r"se_module\.fc(?P<fc>\d)\.",
+        lambda m: _block(m, f".weigh.{2 * int(m['fc']) - 1}."),
+    ),
+    # CSN's middle convolution stands in a sequence.
+    (_BLOCK + r"conv2\.0\.conv\.", lambda m: _block(m, ".conv2.")),
+    (_BLOCK + r"conv2\.0\.bn\.", lambda m: _block(m, ".bn2.")),
     # All
     (r"(?:backbone\.)?conv1\.conv\.", "conv1."),
     (r"(?:backbone\.)?conv1\.bn\.", "bn1."),
@@ -105,6 +120,9 @@ def _read(shapes: Shapes, where: str) -> Network | None:
             prefix="backbone.",
             note="taken as TSN; mmaction2's C2D has the same tensors",
         )
+    small = families.x3d(shapes)
+    if small is not None:
+        return small.but(window=None)
     pairs = families.r3d(shapes)
     if pairs is not None:
         return pairs.but(bn_eps=1e-3, stem_pool="space")
@@ -141,6 +159,8 @@ def _fast_last(weight: Tensor) -> Tensor:
 
 
 def _columns(network: Network) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    if network.callable == "x3d:X3d":
+        return {"fc1.weight": lambda weight: weight[:, :, None, None, None]}
     return {"fc.weight": _fast_last} if network.callable == "slowfast:SlowFast" else {}
 
 
@@ -192,6 +212,6 @@ ORIGIN = Origin(
     rename=_rename,
     read=_read,
     preprocessing=_preprocessing,
-    signs=(r"(backbone\.)?(slow_path\.)?conv1a?\.conv\.|conv1\.weight$",),
+    signs=(r"(backbone\.)?(slow_path\.)?conv1(a|_s)?\.conv\.|conv1\.weight$",),
     columns=_columns,
 )

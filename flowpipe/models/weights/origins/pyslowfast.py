@@ -7,6 +7,7 @@ non-local blocks scale their products. Published accuracies average the windows'
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +55,14 @@ RULES: tuple[Rule, ...] = (
     (r"head\.conv_5_bn\.", "bn5."),
     (r"head\.lin_5\.", "fc1."),
 )
+
+
+def _rename(names: Iterable[str]) -> dict[str, str]:
+    names = list(names)
+    renamed = rename_by(RULES, names)
+    if "s1.pathway0_stem.conv_xy.weight" in names:  # X3D's stem is a pair
+        renamed["s1.pathway0_stem.conv.weight"] = "slow.conv1_t.weight"
+    return one_pathway(renamed)
 
 
 def one_pathway(names: dict[str, str]) -> dict[str, str]:
@@ -134,7 +143,7 @@ ORIGIN = Origin(
     name="pyslowfast",
     title="PySlowFast",
     url="https://github.com/facebookresearch/SlowFast/blob/main/MODEL_ZOO.md",
-    rename=lambda names: one_pathway(rename_by(RULES, names)),
+    rename=_rename,
     read=read,
     preprocessing=preprocessing,
     signs=(r"s1\.pathway0_stem\.",),
