@@ -142,7 +142,8 @@ TABLE: dict[str, Row] = {
                       {"kind": "videomae"}, (4, 32, 32), "transformers"),
     "timesformer-b": Row("video_transformer:VideoTransformer", "TCHW", (3, 8, 224, 224), 400,
                          121_566_352, 195_830_280_192,
-                         "Bertasius et al., Space-time attention", 2021, {"kind": "timesformer", "frames": 8}, (4, 32, 32), "transformers"),
+                         "Bertasius et al., Space-time attention", 2021,
+                         {"kind": "timesformer", "frames": 8}, (4, 32, 32), "transformers"),
     # 3D networks.
     "slow-fusion": Row("slow_fusion:SlowFusion", "CTHW", (3, 10, 170, 170), 487,
                        61_880_263, 4_146_821_120, _KARPATHY, 2014, small_THW=_STACK),
