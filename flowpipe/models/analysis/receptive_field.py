@@ -40,6 +40,7 @@ NOTHING = 2**28
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "var", "std", "prod")
+SOFTMAXES = ("_softmax", "_safe_softmax", "_log_softmax", "native_layer_norm")
 POOLS = (
     "max_pool2d_with_indices",
     "max_pool3d_with_indices",
@@ -205,7 +206,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return [self._adaptive(own, args[0].shape, shape)] * len(outputs)
         elif name == "constant_pad_nd":
             return [self._padded(own, args[0].shape, args[1])]
-        elif name in REDUCTIONS or name in ("_softmax", "_log_softmax", "native_layer_norm"):
+        elif name in REDUCTIONS or name in SOFTMAXES:
             return [self._reduced(own, name, args, kwargs, shape)] * len(outputs)
         if torch.Tag.pointwise in func.tags or name == "copy_":
             return [self._pointwise(name, args[0], terms, shape)]
