@@ -154,7 +154,7 @@ def test_less_time_means_less_training(videos):
 def test_an_annotation_file_beside_the_videos_is_taken(videos, tmp_path):
     root = tmp_path / "moves"
     shutil.copytree(videos, root)
-    rows = ["clip,label,actor,my_fold"]
+    rows = ["clip,label,actor,fold_of_three"]
     for label in (0, 1):
         rows += [f"class{label}/{take:02}.mp4,kind{label},a{take},{take % 3}" for take in range(6)]
     (root / "splits.csv").write_text("\n".join(rows) + "\n")

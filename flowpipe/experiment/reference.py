@@ -25,9 +25,9 @@ TABLES: dict[str, type] = {
 
 HEAD = """# Configuration
 
-Every key of a TOML configuration, made from the code (`flowpipe configs --keys`). `flowpipe train
+Every key of a TOML configuration, made from the records that the code checks it by. `flowpipe train
 FOLDER` writes such a file; `flowpipe configs` lists those that come with flowpipe. Beside these
-tables there is `title`. A key can be changed on the command line: `--set train.epochs=5`.
+tables there is `title`. A single key can be changed on the command line, as `train.epochs=5`.
 """
 
 

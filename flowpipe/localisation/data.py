@@ -106,7 +106,7 @@ def find_annotations(folder: Path) -> Path:
         names = ", ".join(path.name for path in found)
         raise AnnotationError(
             f"{folder} holds {'several annotation files, ' + names if found else 'none'}; there "
-            "must be one of a form that flowpipe localise eval --help lists, or name it"
+            "must be of one of the forms that flowpipe localise eval lists, or name it"
         )
     return found[0]
 
