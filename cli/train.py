@@ -189,8 +189,10 @@ def start_from(settings: "Settings", weights: Sequence[str]) -> "Settings":
     """Set the initial weights of streams: "FILE" of all, "STREAM=FILE" of one."""
     streams = dict(settings.streams)
     for given in weights:
-        name, _, path = given.rpartition("=")
-        for each in settings.only(name).streams if name else settings.streams:
+        name, equals, path = given.partition("=")
+        if not equals or (name not in streams and Path(given).is_file()):
+            name, path = "", given  # of all; the name of a file may hold a "="
+        for each in settings.only(name or None).streams:
             streams[each] = replace(streams[each], weights=Path(path).absolute())
     return replace(settings, streams=streams)
 
@@ -219,3 +221,5 @@ def print_results(result: "RunResult", title: str = "") -> None:
         names = accuracy_names(result.folds[0])
         folds = [[name, *(f"{fold[name]:.1%}" for fold in result.folds)] for name in names]
         print_table("each fold", ["", *(fold["fold"] for fold in result.folds)], folds)
+    for note in result.notes:
+        say(f"note: {note}")

@@ -136,10 +136,12 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _convert_union(value: Any, hint: Any, where: str) -> Any:
-    for option in typing.get_args(hint):
-        if option is not type(None):
-            with contextlib.suppress(ConfigError):
-                return _convert(value, option, where)
+    options = [option for option in typing.get_args(hint) if option is not type(None)]
+    if len(options) == 1:
+        return _convert(value, options[0], where)
+    for option in options:
+        with contextlib.suppress(ConfigError):
+            return _convert(value, option, where)
     raise ConfigError(f"{where} = {value!r} is not {_type_name(hint)}")
 
 

@@ -1,6 +1,6 @@
 """A network over clips × crops of each video → Scores, always at video level."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from flowpipe.models.weights.folding import fold_batch_norm
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
 from flowpipe.training.devices import choose_device, place
+from flowpipe.training.loop import check_logits
 
 # Folding runs two clips; it saves 5 to 15 % of each clip after it.
 BATCHES_WORTH_FOLDING = 4
@@ -61,8 +62,8 @@ def predict_scores(
     -------
     Scores
         Probabilities are means over clips and crops of the softmax, logits means of the logits.
-        `protocol` has `clip_accuracy` where all videos are labelled: the share of single clips
-        (their crops averaged) whose most probable class is right.
+        `protocol` has `clip_accuracy` where videos are labelled: the share of their single clips
+        (the crops averaged) whose most probable class is right.
 
     Raises
     ------
@@ -117,11 +118,12 @@ def predict_scores(
                 values = to_network_input(moved, stream, quantiser)
                 if not done and len(loader) >= BATCHES_WORTH_FOLDING:
                     network = fold_batch_norm(model, values[:1])
-                logits = network(values).double()
+                answer = network(values)
+                check_logits(answer, len(values), len(classes))
+                logits = answer.double()
                 if logits.ndim == 3:  # a score per frame; averaged as the crops are
                     views *= logits.shape[1]
                     logits = logits.flatten(0, 1)
-                _check_outputs(logits, len(codes) * views, classes)
                 logits_BVK = logits.unflatten(0, (-1, views))
                 shares_BVK = logits_BVK.sigmoid() if sigmoid else logits_BVK.softmax(-1)
                 shares_BK = shares_BVK.mean(1).cpu().numpy()
@@ -139,7 +141,7 @@ def predict_scores(
         probabilities_NK = probabilities_NK.clip(0.0, 1.0)
     else:
         probabilities_NK /= probabilities_NK.sum(axis=1, keepdims=True)
-    labelled = bool((clips.record_labels >= 0).all())
+    labelled = int((clips.record_labels >= 0).sum()) * options.clips
     return Scores(
         ids=tuple(record.id for record in records),
         labels_N=clips.record_labels,
@@ -150,19 +152,9 @@ def predict_scores(
         protocol={
             **clips.protocol,
             **stream.protocol,
-            **({"clip_accuracy": right / len(clips)} if labelled else {}),
+            **({"clip_accuracy": right / labelled} if labelled else {}),
             **(protocol or {}),
         },
         activation=activation,
         targets_NK=targets_NK,
     )
-
-
-def _check_outputs(logits: torch.Tensor, num_inputs: int, classes: Sequence[str]) -> None:
-    # One output would be spread over all classes without a word.
-    if logits.shape != (num_inputs, len(classes)):
-        raise InvalidArgument(
-            f"the network gave {tuple(logits.shape)} for {num_inputs} inputs and {len(classes)} "
-            f"classes; it must give {(num_inputs, len(classes))}: build it with "
-            f"num_classes={len(classes)}"
-        )

@@ -259,7 +259,9 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
     """
     source = Path(path)
     if not source.is_file():
-        raise InvalidArgument(f"no score file at {source}; flowpipe predict writes one")
+        raise InvalidArgument(
+            f"no score file at {source}; flowpipe train and flowpipe test write one for each stream"
+        )
     try:
         with zipfile.ZipFile(source) as archive:
             members = {info.filename: _read_array(archive, info) for info in archive.infolist()}

@@ -169,7 +169,7 @@ def test_foreign_and_damaged_files_are_refused(tmp_path, members, match):
 
 
 def test_files_that_are_no_archive(tmp_path):
-    with pytest.raises(InvalidArgument, match=r"no score file at .*none.npz; flowpipe predict"):
+    with pytest.raises(InvalidArgument, match=r"no score file at .*none.npz; flowpipe train"):
         load_scores(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("text")
     with pytest.raises(EntryCorrupt, match=r"text.npz is no score file of flowpipe, or damaged"):

@@ -11,6 +11,7 @@ from flowpipe.datasets import (
     split_fold,
     with_groups,
 )
+from flowpipe.datasets.readers import FOLD_WORDS
 from flowpipe.datasets.splits import TRAIN, tested_folds
 from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.experiment.results import Fold
@@ -69,9 +70,9 @@ def choose_folds(dataset: Dataset, fold: str | None) -> list[str]:
         if fold not in (None, "all", WHOLE):
             raise ConfigError(f'fold "{fold}": the data has no folds; set [data] fold_column')
         return [WHOLE]
-    if fold == "all":
-        return tested_folds(dataset)
-    return [names[0] if fold is None else fold]
+    if fold is not None and fold not in ("all", *names):
+        fold = FOLD_WORDS.get(fold.lower(), fold)
+    return tested_folds(dataset) if fold == "all" else [names[0] if fold is None else fold]
 
 
 def make_fold(data: DataSettings, dataset: Dataset, name: str, *, seed: int) -> Fold:

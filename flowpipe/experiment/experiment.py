@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
 from flowpipe.datasets.synthetic import write_videos
 from flowpipe.datasets.video import some
 from flowpipe.errors import ConfigError, VideoError, nearest_name
+from flowpipe.experiment import checks
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
@@ -31,6 +32,8 @@ from flowpipe.experiment.results import (
     accuracy,
     concatenate,
     fused_file,
+    mean_table,
+    read_history,
     read_results,
     stream_folder,
 )
@@ -44,7 +47,6 @@ from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStre
 from flowpipe.extraction import ExtractionResult, extract
 from flowpipe.features.whole_clip import ClipGrids
 from flowpipe.fusion import fuse
-from flowpipe.models.weights import load_weights
 from flowpipe.registry import own_code, refuse_foreign_code, trust
 from flowpipe.scores import Scores, load_scores
 from flowpipe.sealed import write_table
@@ -98,6 +100,7 @@ class Experiment:
         self._cache: Cache | PartCache | None = None
         self._memory: MemoryCache | None = None
         self._grids: dict[str, ClipGrids] = {}
+        self._costs: dict[str, dict[str, Any]] = {}
 
     @classmethod
     def of_run(cls, run: Path, **callbacks: Any) -> "Experiment":
@@ -148,6 +151,7 @@ class Experiment:
         for note in self.dataset.notes:
             self._message(note)
         folds = [self._fold(name) for name in choose_folds(self.dataset, fold)]
+        self.check(folds)
         for each in folds:
             if each.untrained:
                 self._message(
@@ -173,6 +177,30 @@ class Experiment:
             shown = ", ".join(f"{k} {v:.3f}" for k, v in each.accuracies().items())
             self._message(f"fold {each.name}: {shown}")
         return self._collect(folds, self.out, extraction)
+
+    def check(self, folds: Sequence[Fold]) -> None:
+        """Refuse what can be refused before anything is extracted or trained.
+
+        Raises
+        ------
+        FlowpipeError
+            For folds without videos to learn from or to test, streams that cannot be built, and
+            fusions that cannot be made.
+        """
+        checks.check_folds(self.dataset, folds)
+        checks.check_test(self.settings, self.settings.test)
+        checks.check_fusion(self.settings, self._several_labels)
+        if self.settings.needs_flow:
+            self.settings.extract.recipe()
+        for fold in folds:
+            for name in self.settings.streams:
+                stream = self.stream(name, fold.name, fold.videos)
+                if fold is folds[0]:
+                    self._costs[name] = checks.check_stream(stream, len(self.dataset.classes))
+
+    @property
+    def _several_labels(self) -> bool:
+        return any(len(video.labels) > 1 for video in self.dataset.videos)
 
     def prepare(self) -> None:
         """Make the generated videos, of a configuration that has them."""
@@ -246,18 +274,21 @@ class Experiment:
     def trained(self, stream: ClipStream, fold: str, num_classes: int) -> nn.Module:
         """Return the network of a stream with the weights that the run gave it."""
         self._check_code()
-        return stream.trained(stream_folder(self.out, fold, stream.name), num_classes)
+        folder = stream_folder(self.out, fold, stream.name)
+        saved = read_settings(folder / CHECKPOINT)
+        if saved is not None:
+            wanted = stream.facts() | {"fold": fold, "classes": self.results["classes"]}
+            check_same(folder / CHECKPOINT, saved, wanted, whole=False)
+        return stream.trained(folder, num_classes)
 
     def _train(self, fold: Fold, name: str, report: Callable[[float, str], None]) -> None:
         """Train and test one stream on one fold."""
         ranks = join()
         stream = self.stream(name, fold.name, fold.videos)
         folder = stream_folder(self.out, fold.name, name)
-        model = stream.network(len(fold.train.classes))
-        if stream.settings.weights is not None:
-            origin = stream.settings.weights_origin
-            loaded = load_weights(model, stream.settings.weights, origin=origin)
-            self._message(f"{name}: {loaded}")
+        model, loaded = stream.start(len(fold.train.classes))
+        if loaded:
+            self._message(loaded)
         epochs = stream.options.epochs
         held_out = self._held_out(fold)
 
@@ -316,11 +347,20 @@ class Experiment:
         weights = stream.settings.weights
         return {
             **stream.facts(),
+            **self._flow_facts(stream),
             "fold": fold.name,
             "classes": list(fold.train.classes),
             "videos": {"count": len(videos), "digest": _digest(json.dumps(listed).encode())},
             "weights": None if weights is None else _file_digest(weights),
         }
+
+    def _flow_facts(self, stream: ClipStream) -> dict[str, Any]:
+        """Return what determines the flow and frames that a stream learns from."""
+        if self._cache is None or isinstance(stream, FeatureStream):
+            return {}
+        extract = asdict(self.settings.extract)
+        del extract["workers"], extract["codec"]
+        return {"extract": extract, "flow_version": self.settings.extract.recipe().flow_version}
 
     def _check_checkpoints(self, folds: Sequence[Fold]) -> None:
         """Refuse checkpoints of other settings before anything is written."""
@@ -351,7 +391,8 @@ class Experiment:
         if len(self.settings.streams) < 2:
             return
         wanted, scores = self.settings.fuse, list(fold.scores.values())
-        for method in dict.fromkeys((wanted.headline, *wanted.methods)):
+        several = self._several_labels or self.settings.train.loss == "sigmoid"
+        for method in wanted.all_methods(several):
             fold.fused[method] = self.fuse_scores(scores, fold.name, method)
         for group in wanted.groups:
             members = [fold.scores[name] for name in group]
@@ -382,7 +423,8 @@ class Experiment:
             ],
             extraction,
             {name: self._network_row(name, folds) for name in self.settings.streams},
-            notes=self.dataset.notes,
+            mean_table(folds),
+            [*self.dataset.notes, *self._doubts(folds)],
         )
         result.save()
         return result
@@ -396,17 +438,35 @@ class Experiment:
         names = self.settings.streams
         return {"weights": dict(zip(names, (float(w) for w in weights), strict=True))}
 
+    def _doubts(self, folds: Sequence[Fold]) -> list[str]:
+        """Return what makes one doubt the results."""
+        histories = {
+            name: [read_history(self.out, fold.name, name) for fold in folds]
+            for name in self.settings.streams
+        }
+        fuse = self.settings.fuse.headline
+        notes = checks.doubts(folds, histories, fuse, loss=self.settings.train.loss)
+        if self._cache is not None:
+            digests = {row.name: row.digest for row in self._cache.rows()}
+            notes += [note for fold in folds for note in checks.same_contents(fold, digests)]
+        return notes
+
     def _network_row(self, name: str, folds: Sequence[Fold]) -> dict[str, Any]:
         """Return what a stream's network is, what it cost and what it reached."""
         tested = [fold.scores[name] for fold in folds]
         # A test of a finished run trained nothing.
         spent = [fold.seconds[name] for fold in folds if name in fold.seconds]
         return {
-            **self.stream(name, folds[0].name).cost(len(folds[0].train.classes)),
+            **self._cost(name, folds[0].name),
             "clip_accuracy": float(np.mean([s.protocol["clip_accuracy"] for s in tested])),
             "video_accuracy": float(np.mean([accuracy(scores) for scores in tested])),
             "seconds": round(sum(spent), 1) if spent else None,
         }
+
+    def _cost(self, name: str, fold: str) -> dict[str, Any]:
+        if name not in self._costs:
+            self._costs[name] = self.stream(name, fold).cost(len(self.dataset.classes))
+        return self._costs[name]
 
     def test(self, options: TestOptions | None = None, out: Path | None = None) -> RunResult:
         """Test the networks of a finished run again, on the folds that were trained.
@@ -419,10 +479,12 @@ class Experiment:
             Where scores and results go; by default the folder "test" of the run.
         """
         self._check_code()
-        options, out = options or self.settings.test, out or self.out / "test"
-        self.prepare()
-        extraction = self.extract()
+        options = self.settings.test if options is None else options
+        out = self.out / "test" if out is None else out
+        checks.check_test(self.settings, options)
         folds = [self._fold(str(row["fold"])) for row in self.results["folds"]]
+        extraction = self.extract()
+        self._check_checkpoints(folds)
         parts = [(fold, name) for fold in folds for name in self.settings.streams]
         for number, (fold, name) in enumerate(parts):
             self._progress("test", number / len(parts), f"fold {fold.name}, {name}")
@@ -490,10 +552,12 @@ class Experiment:
             stream = self.stream(name, fold)
             model = self.trained(stream, fold, len(data.classes))
             own = stream.predict(model, data, settings.test)
-            scores.append(replace(own, ids=tuple(shown[each] for each in own.ids)))
+            # A fusion refuses videos that it was fitted to; here it may well be shown one.
+            scores.append(replace(own, ids=tuple(map(str, range(len(chosen))))))
         if len(scores) > 1:
             scores.append(self.fuse_scores(scores, fold, settings.fuse.headline))
-        return Predictions(scores, done.failures)
+        names = tuple(shown[video.id] for video in chosen)
+        return Predictions([replace(each, ids=names) for each in scores], done.failures)
 
     def refuse_features(self) -> None:
         """New videos have no cached features."""

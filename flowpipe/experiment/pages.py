@@ -15,6 +15,7 @@ from flowpipe.experiment.settings import Settings
 from flowpipe.extraction.worker import software_versions
 from flowpipe.flow.color import flow_to_color
 from flowpipe.report import Sample, write_report
+from flowpipe.report.results import Result
 from flowpipe.scores import Scores, load_scores
 
 REPORT_FILE = "report.html"
@@ -60,6 +61,7 @@ def write_page(
         notes=[*notes, *results.get("notes", ())],
         factors=results.get("factors"),
         networks=results.get("networks"),
+        table=[Result(**row) for row in results.get("table", ())] or None,
     )
 
 

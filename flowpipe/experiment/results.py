@@ -10,9 +10,10 @@
 """
 
 import csv
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import ConfigError, EntryCorrupt
 from flowpipe.extraction import ExtractionResult, Failure
-from flowpipe.metrics import hit_at_k, mean_class_accuracy, top_k_accuracy
+from flowpipe.report.results import Result, mean_result, results_table
 from flowpipe.scores import Scores
 from flowpipe.sealed import read_lines, read_table, write_table
 from flowpipe.training.checkpoint import METRICS
@@ -76,32 +77,31 @@ class RunResult:
     folds: list[dict[str, Any]]
     extraction: ExtractionResult | None = None
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    table: list[Result] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     factors: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         """Return what `--json` prints: means over folds, which `folds` has one by one."""
-        names = accuracy_names(self.folds[0])
-        means = {name: float(np.mean([fold[name] for fold in self.folds])) for name in names}
-        own = {name: means[name] for name in self.streams}
+        rows = {row.name: row for row in self.table}
+        own = {name: rows[name].top_1 for name in self.streams}
         if self.fused:
-            own["fused"] = means[f"fused ({self.headline})"]
+            own["fused"] = rows[self.headline].top_1
         return {
             "accuracy": own,
-            "fusions": {name: means[f"fused ({name})"] for name in self.fused},
+            "fusions": {name: rows[name].top_1 for name in self.fused},
             "mean_class_accuracy": {
-                name: mean_class_accuracy(s.probabilities_NK, s.labels_N)
-                for name, s in {**self.streams, **self.fused}.items()
-                if s.targets_NK is None
+                name: row.mean_class for name, row in rows.items() if row.mean_class is not None
             },
             "networks": self.networks,
             "classes": list(self.classes),
             "headline": self.headline if self.fused else next(iter(self.streams)),
             "videos": len(next(iter(self.streams.values())).ids),
             "folds": self.folds,
+            "table": [asdict(row) for row in self.table],
+            "notes": self.notes,
             "out": str(self.out),
             **({"factors": self.factors} if self.factors else {}),
-            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
     def save(self) -> None:
@@ -168,10 +168,16 @@ def accuracy_names(row: dict[str, Any]) -> list[str]:
 
 
 def accuracy(scores: Scores) -> float:
-    """Top-1 accuracy at video level; hit@1 where videos have several labels."""
-    if scores.targets_NK is not None:
-        return hit_at_k(scores.probabilities_NK, scores.targets_NK, 1)
-    return top_k_accuracy(scores.probabilities_NK, scores.labels_N, 1)
+    """Top-1 accuracy of the labelled videos; hit@1 where videos have several labels."""
+    (row,) = results_table([scores], {})
+    return math.nan if row.top_1 is None else row.top_1
+
+
+def mean_table(folds: Sequence[Fold]) -> list[Result]:
+    """Return the table of results: the mean over folds of each stream and fusion."""
+    tables = [results_table(list(fold.scores.values()), fold.fused) for fold in folds]
+    videos = len({video.id for fold in folds for video in fold.test.videos if video.labels})
+    return [mean_result(rows, videos) for rows in zip(*tables, strict=True)]
 
 
 def concatenate(parts: Sequence[Scores], folds: Sequence[str]) -> Scores:
@@ -193,7 +199,7 @@ def concatenate(parts: Sequence[Scores], folds: Sequence[str]) -> Scores:
         logits_NK=np.concatenate([part.logits_NK for part in parts]),
         classes=first.classes,
         stream=first.stream,
-        protocol=first.protocol,
+        protocol=_common([part.protocol for part in parts]),
         activation=first.activation,
         targets_NK=targets_NK,
     )
@@ -204,6 +210,21 @@ def _targets(scores: Scores) -> npt.NDArray[np.bool_]:
         return scores.targets_NK
     targets_NK: npt.NDArray[np.bool_] = scores.labels_N[:, None] == np.arange(len(scores.classes))
     return targets_NK
+
+
+def _common(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what all folds share: the rest, such as searched weights, is that of one fold."""
+    first, *others = protocols
+    shared: dict[str, Any] = {}
+    for key, value in first.items():
+        values = [value, *(other.get(key) for other in others)]
+        if all(isinstance(each, Mapping) for each in values):
+            shared[key] = _common(values)
+        elif isinstance(value, list) and all(isinstance(v, Mapping) for v in value) and value:
+            shared[key] = [_common(row) for row in zip(*values, strict=True)]
+        elif all(each == value for each in values):
+            shared[key] = value
+    return shared
 
 
 def stream_folder(out: Path, fold: str, stream: str) -> Path:

@@ -10,8 +10,9 @@ from typing import Any, Literal
 from flowpipe.cache import FlowRecipe
 from flowpipe.clips.streams import StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
-from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.results import SETTINGS_FILE, read_run_file
+from flowpipe.fusion import Method
 from flowpipe.models import input_layout
 from flowpipe.training import TestOptions, TrainOptions
 
@@ -35,6 +36,13 @@ SVM = "svm"
 HISTOGRAM = "flow-histogram"
 # Options of training that a stream may have of its own.
 OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
+
+
+def one_or_two(size: tuple[int, ...], name: str) -> tuple[int, int]:
+    """Return (height, width) of a size of two numbers, or of one for both."""
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise InvalidArgument(f"{name} {list(size)} must be [height, width] in px, like [112, 112]")
+    return size[0], size[-1]
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ class ExtractSettings:
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `extract`."""
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {**named, "size": None if self.size is None else (self.size[0], self.size[-1])}
+        return {**named, "size": None if self.size is None else one_or_two(self.size, "size")}
 
     def recipe(self) -> FlowRecipe:
         """Return the recipe of the flow that these arguments give."""
@@ -220,7 +228,7 @@ class StreamSettings:
             self.input,  # type: ignore[arg-type]
             self.frames,
             frame_step=self.stride,
-            crop_size=(self.crop_size[0], self.crop_size[-1]),
+            crop_size=one_or_two(self.crop_size, "crop_size"),
             layout=input_layout(self.model, **self.model_parameters),
             stacking=self.stacking,
             mean_subtraction=self.mean_subtraction,
@@ -238,18 +246,31 @@ class FuseSettings:
     ----------
     headline : str
         The fusion whose accuracy is the run's.
-    methods : tuple of str
-        Others to be shown beside it.
+    methods : tuple of str, optional
+        Others to be shown beside it; by default logsum, average and, where each video has one
+        label, svm.
     training_clips : int
         Clips of each training video that an SVM or weights are fitted to; 0 for none.
     groups : tuple of tuple of str
         Some of the streams, fused beside all of them.
     """
 
-    headline: Literal["logsum", "average", "weighted", "svm", "sum", "validated"] = "logsum"
-    methods: tuple[str, ...] = ("logsum", "average", "svm")
+    headline: Method = "logsum"
+    methods: tuple[Method, ...] | None = None
     training_clips: int = 2
     groups: tuple[tuple[str, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.training_clips < 0:
+            raise InvalidArgument(f"training_clips {self.training_clips} must be ≥ 0; 0 is none")
+
+    def all_methods(self, several_labels: bool) -> tuple[str, ...]:
+        """Return the headline and the others; by default those that can be made."""
+        learning = self.training_clips > 0 and not several_labels
+        usual = ("logsum", "average", *(("svm",) if learning else ()))
+        return tuple(
+            dict.fromkeys((self.headline, *(usual if self.methods is None else self.methods)))
+        )
 
 
 @dataclass(frozen=True)
@@ -273,7 +294,11 @@ class Settings:
         for name, stream in self.streams.items():
             self._check_features(name, stream)
             self.train_options(name)
-        if "validated" in (self.fuse.headline, *self.fuse.methods) and not self.train.validation:
+            one_or_two(stream.crop_size, f'stream "{name}": crop_size')
+        if (
+            "validated" in (self.fuse.headline, *(self.fuse.methods or ()))
+            and not self.train.validation
+        ):
             raise ConfigError(
                 "fusion validated needs videos held out to choose by: set [train] validation = 0.2"
             )

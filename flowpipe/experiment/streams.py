@@ -31,6 +31,7 @@ from flowpipe.features.whole_clip import ClipGrids, WholeClipClassifier, clip_gr
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
+from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions, TrainOptions, train_stream
@@ -118,6 +119,14 @@ class ClipStream:
         other = copy.copy(self)
         other.cache = cache
         return other
+
+    def start(self, num_classes: int) -> tuple[nn.Module, str]:
+        """Return the network with its initial weights, and what became of those of a file."""
+        model, path = self.network(num_classes), self.settings.weights
+        if path is None:
+            return model, ""
+        loaded = load_weights(model, path, origin=self.settings.weights_origin)
+        return model, f"{self.name}: {loaded}"
 
     def _build(self, num_classes: int) -> nn.Module:
         clip_CTHW = self.settings.clip_input(self.name).clip_CTHW

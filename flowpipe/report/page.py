@@ -23,6 +23,7 @@ from flowpipe.metrics import confusion_matrix
 from flowpipe.report.drawings import confusion_drawing, curves_drawing
 from flowpipe.report.results import (
     NETWORK_COLUMNS,
+    Result,
     header_cells,
     network_cells,
     results_table,
@@ -80,6 +81,7 @@ def write_report(
     notes: Sequence[str] = (),
     factors: Mapping[str, float] | None = None,
     networks: Mapping[str, Mapping[str, Any]] | None = None,
+    table: Sequence[Result] | None = None,
 ) -> Path:
     """Write the report of an experiment as one HTML file, whole or not at all.
 
@@ -109,6 +111,8 @@ def write_report(
         Accuracy of a stream on the factor of the classes that it can see.
     networks : mapping of str to mapping, optional
         Stream → model, input, parameters, macs, clip_accuracy, video_accuracy, seconds.
+    table : sequence of Result, optional
+        The table of results, where it is not that of these scores: means over folds.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def write_report(
     named += [(f"fused: {name}", scores) for name, scores in fused.items()]
     if not named:
         raise InvalidArgument("no scores of a stream or a fusion; a report needs one at least")
-    results = results_table(streams, fused)
+    results = table or results_table(streams, fused)
     fold_header, fold_rows = _folds_table(folds or ())
     return write_page(
         Path(path),

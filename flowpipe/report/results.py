@@ -1,7 +1,7 @@
 """The table of results: one row per stream and per fusion, as records and as text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,26 @@ def results_table(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> lis
     """
     rows = [_result(scores, scores.stream, False) for scores in streams]
     return rows + [_result(scores, name, True) for name, scores in fused.items()]
+
+
+def mean_result(parts: Sequence[Result], videos: int) -> Result:
+    """Return the means over folds of one row; the interval is that of the mean on `videos`."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    top_1 = mean([part.top_1 for part in parts])
+    low, high = (None, None) if top_1 is None else accuracy_interval(top_1, videos)
+    return replace(
+        parts[0],
+        top_1=top_1,
+        top_5=mean([part.top_5 for part in parts]),
+        mean_class=mean([part.mean_class for part in parts]),
+        low=low,
+        high=high,
+        videos=videos,
+    )
 
 
 def summary_text(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> str:

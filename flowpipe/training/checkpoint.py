@@ -17,9 +17,15 @@ from flowpipe.atomic import write_aside
 from flowpipe.errors import WeightsError
 from flowpipe.models.weights import load_state, model_state
 from flowpipe.sealed import CHECKSUM, SEALED, check_zip, sealed_line
+from flowpipe.training.options import TrainOptions
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
+# Differences of digests, in words.
+UNSPEAKABLE = {
+    "videos.digest": "other training videos, or other labels or contents of them",
+    "weights": "other initial weights",
+}
 
 
 def save_checkpoint(
@@ -119,18 +125,28 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, An
 
 def read_settings(path: Path) -> dict[str, Any] | None:
     """Return the settings of a checkpoint, None where there is none."""
-    return _read_checkpoint(path)[1] if path.is_file() else None
+    return _read_checkpoint(path, mmap=True)[1] if path.is_file() else None
 
 
-def check_same(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of other settings, with WeightsError that names each difference."""
-    old, new = _flat(saved), _flat(json.loads(json.dumps(wanted, default=str)))
-    if isinstance(saved.get("train"), str):
-        old = _flat(_renewed(saved))
-        old, new = ({k: v for k, v in one.items() if k in old and k in new} for one in (old, new))
-    differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+def check_same(
+    path: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any], *, whole: bool = True
+) -> None:
+    """Refuse a checkpoint of other settings, with WeightsError that names each difference.
+
+    With `whole` false, and of an older checkpoint, only what both name is compared.
+    """
+    former = isinstance(saved.get("train"), str)
+    old = _flat(_renewed(saved) if former else saved)
+    new = _flat(json.loads(json.dumps(wanted, default=str)))
+    # An option that there was not yet had the value that is its default now.
+    defaults = json.loads(json.dumps(TrainOptions().learnt()))
+    old = {key: value for key, value in defaults.items() if key in new} | old
+    keys = {*old, *new} if whole and not former else old.keys() & new.keys()
+    differing = sorted(key for key in keys if old.get(key) != new.get(key))
     if differing:
-        message = ", ".join(f"{key} {old.get(key)!r} → {new.get(key)!r}" for key in differing)
+        message = ", ".join(
+            UNSPEAKABLE.get(key, f"{key} {old.get(key)!r} → {new.get(key)!r}") for key in differing
+        )
         raise WeightsError(
             f"{path} was trained with other settings ({message}); choose another folder, or "
             "delete the checkpoint to train anew",
@@ -163,13 +179,18 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Return (content, settings, history), each of the kind that `save_checkpoint` wrote."""
+def _read_checkpoint(
+    path: Path, *, mmap: bool = False
+) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Return (content, settings, history), each of the kind that `save_checkpoint` wrote.
+
+    With `mmap` the weights stay on the disk.
+    """
     if not path.is_file():
         raise WeightsError(f"no checkpoint at {path}; flowpipe train makes one")
     try:
         check_zip(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         settings, history = json.loads(content["settings"]), json.loads(content["history"])
         if (
             isinstance(content["model"], dict)

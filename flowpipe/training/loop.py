@@ -5,10 +5,11 @@ epoch's randomness is made from (seed, epoch), never carried over, and a checkpo
 after every epoch.
 """
 
+import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ def train_stream(
     )
     loader = DataLoader(
         data,
-        batch_size=own_batch,
-        sampler=sampler,
+        batch_sampler=WholeBatches(sampler, own_batch),
         num_workers=options.workers,
         persistent_workers=options.workers > 0,
         pin_memory=target.type == "cuda",
@@ -193,6 +193,58 @@ def make_optimiser(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
     return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
 
 
+@contextlib.contextmanager
+def _needing_two_clips(count: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if count > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        raise InvalidArgument(
+            "a batch of one clip has no deviation, by which the network's batch normalisation "
+            "divides; set batch_size to 2 or more",
+            parameter="batch_size",
+        ) from error
+
+
+def check_logits(logits: object, num_clips: int, num_classes: int) -> None:
+    """Refuse what a network answered if it is not logits B×K, or B×T×K."""
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if (
+        not isinstance(logits, Tensor)
+        or logits.ndim not in (2, 3)
+        or (logits.shape[0], logits.shape[-1]) != (num_clips, num_classes)
+    ):
+        raise InvalidArgument(
+            f"the network gave {shape} for {num_clips} clips and {num_classes} classes; it must "
+            f"give logits {num_clips}×{num_classes}, or {num_clips}×T×{num_classes}: build it "
+            f"with num_classes={num_classes}"
+        )
+
+
+class WholeBatches:
+    """Batches of an order of items; a last one of a single item joins the one before it.
+
+    Batch normalisation cannot train on a single clip::
+
+        7 items, batches of 3     abc  defg
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
+        self.sampler, self.batch_size = sampler, batch_size
+
+    def __len__(self) -> int:
+        count, rest = divmod(len(self.sampler), self.batch_size)
+        return max(1, count + (rest > 1))
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        items = list(self.sampler)
+        for number in range(len(self)):
+            first = number * self.batch_size
+            last = number == len(self) - 1
+            yield items[first:] if last else items[first : first + self.batch_size]
+
+
 class Criterion:
     """The loss of a batch, and how many of its clips are right.
 
@@ -268,7 +320,9 @@ def _train_epoch(
         labels: Tensor = batch["label"].to(device, non_blocking=True)
         update.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = model(to_network_input(moved, stream, quantiser))
+            with _needing_two_clips(len(labels)):
+                logits = model(to_network_input(moved, stream, quantiser))
+            check_logits(logits, len(labels), len(data.classes))
             if logits.ndim == 3:  # a score per frame, each of which has the clip's label
                 labels = labels.repeat_interleave(logits.shape[1])
                 batch["index"] = batch["index"].repeat_interleave(logits.shape[1])

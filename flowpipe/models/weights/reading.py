@@ -145,8 +145,9 @@ def load_weights(
         A network with `stem_name` and `classifier_name` (`flowpipe.models.build`); changed in
         place, and not at all if there is an error.
     path
-        A state dict as `read_state` takes it. Names of a known origin are converted; the network
-        must compute as that origin does (`variant_parameters`).
+        A state dict as `read_state` takes it, perhaps with a word before all names. Names of a
+        known origin are converted; the network must compute as that origin does
+        (`variant_parameters`).
     origin
         A name of `ORIGINS`, where several origins have such tensors.
     rename
@@ -175,10 +176,15 @@ def load_weights(
     if not common:
         raise WeightsError(
             f"{path}: nothing in it fits the network; the file has {_some(originals)}, the network "
-            f"has {_some(target)}; give rename={{'beginning in the file': 'in the network'}} or "
-            "choose the network these weights were trained in"
+            f"has {_some(target)}; choose the network these weights were trained in"
         )
     source = {name: originals[name][1] for name in common}
+    whole = [n for n in common if target[n].is_floating_point() > source[n].is_floating_point()]
+    if whole:
+        raise WeightsError(
+            f"{path}: whole numbers in {_some(whole)}, where the network has fractions; take the "
+            "weights before they were quantised"
+        )
     stems = [f"{name}.weight" for name in stem_names(model)]
     head = f"{_layer_name(model, 'classifier_name')}."
     left = _left_names(target, source, head)
@@ -244,6 +250,8 @@ def _originals(
     if rename is None and (origin is not None or not _fits(model, model.state_dict(), state)):
         recognised = _recognised_for(model, state, path, origin)
     if recognised is None:
+        if rename is None:
+            state = _without_wrapper(state, model.state_dict())
         return _rename(state, rename or {}, path), None
     return {name: (raw, value) for name, raw, value in converted(recognised, state)}, recognised
 
@@ -448,6 +456,15 @@ _PICKLE = (
     "torch.save({k: torch.as_tensor(v) for k, v in d.items() if hasattr(v, 'shape')}, "
     'sys.argv[2])" FILE.pkl FILE.pth'
 )
+
+
+def _without_wrapper(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off a word before every name, as of a trainer that holds the network as its `model`."""
+    words = {name.partition(".")[0] for name in state}
+    if len(words) != 1 or not state.keys().isdisjoint(target):
+        return state
+    inner = {name.partition(".")[2]: value for name, value in state.items()}
+    return state if inner.keys().isdisjoint(target) else inner
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

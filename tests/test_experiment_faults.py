@@ -1,0 +1,501 @@
+"""What a run must not reuse, must refuse before it begins, and must not leave unsaid."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from flowpipe.datasets import Dataset, Video, from_folders, from_kinetics
+from flowpipe.errors import (
+    ConfigError,
+    FlowpipeError,
+    InvalidArgument,
+    WeightsError,
+)
+from flowpipe.experiment import checks
+from flowpipe.experiment.data import choose_folds
+from flowpipe.experiment.experiment import Experiment
+from flowpipe.experiment.results import Fold, concatenate, mean_table
+from flowpipe.experiment.settings import Settings, load_settings
+from flowpipe.models import build
+from flowpipe.models.weights import load_weights
+from flowpipe.scores import Scores, load_scores
+from flowpipe.training import TestOptions
+from flowpipe.training.checkpoint import CHECKPOINT
+
+CONFIG = """
+[data]
+root = "videos"
+annotations = "list.csv"
+fold_column = "fold"
+flip = false
+[extract]
+flow = "farneback"
+workers = 1
+[streams.spatial]
+input = "rgb"
+crop_size = [16, 16]
+model_parameters = {width = 4, dropout = 0.0}
+[streams.temporal]
+input = "flow"
+frames = 2
+crop_size = [16, 16]
+flow_scale_px = 2.0
+model_parameters = {width = 4, dropout = 0.0}
+[train]
+epochs = 1
+batch_size = 4
+optimiser = "adamw"
+learning_rate = 0.01
+scales = [1.0]
+[test]
+clips = 2
+"""
+COLORS = {"red": (200, 40, 40), "blue": (40, 40, 200)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, write_video) -> Path:
+    """Eight videos of two colors in two folds, a configuration, a cache that fills with use."""
+    folder = tmp_path_factory.mktemp("faults")
+    rows = [("video", "label", "fold")]
+    for color, rgb in COLORS.items():
+        for take in range(4):
+            name = f"{color}/{take}.mp4"
+            (folder / "videos" / color).mkdir(parents=True, exist_ok=True)
+            frames = np.random.default_rng(take).integers(0, 40, (6, 24, 32, 3))
+            for t, frame in enumerate(frames):
+                frame[4:16, 2 * t : 2 * t + 12] += rgb
+            write_video(folder / "videos" / name, frames.astype(np.uint8))
+            rows.append((name, color, str(take % 2)))
+    write_rows(folder / "videos" / "list.csv", rows)
+    (folder / "config.toml").write_text(CONFIG)
+    return folder
+
+
+def write_rows(path: Path, rows) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def settings_of(folder: Path, *changes: str, stream: str | None = "spatial") -> Settings:
+    changes = (f"data.cache={folder / 'cache'}", *changes)
+    return load_settings(folder / "config.toml", changes).only(stream)
+
+
+def rows_of(folder: Path) -> list[tuple[str, str, str]]:
+    with (folder / "videos" / "list.csv").open() as file:
+        return [tuple(row) for row in csv.reader(file)]
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    Experiment(settings_of(folder), out).run()
+    return out
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def unsealed(path: Path) -> dict[str, Any]:
+    """Return a table of a run without its checksum, to be changed by hand."""
+    table = json.loads(path.read_text())
+    return {key: value for key, value in table.items() if key not in ("sealed", "crc32")}
+
+
+# 1. Training reused that is not the same.
+
+
+def renamed(rows):
+    """Two class names whose order turns round."""
+    return [(v, {"red": "a red", "blue": "b blue"}.get(label, label), f) for v, label, f in rows]
+
+
+def swapped(rows):
+    """As many videos of the same classes, two labels exchanged."""
+    return [
+        (v, {"red/1.mp4": "blue", "blue/1.mp4": "red"}.get(v, label), f) for v, label, f in rows
+    ]
+
+
+def other_folds(rows):
+    return [(v, label, {"0": "1", "1": "0"}.get(f, f)) for v, label, f in rows]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (renamed, r"classes \['blue', 'red'\] → \['a red', 'b blue'\]"),
+        (swapped, "other labels or contents"),
+        (other_folds, "other training videos"),
+    ],
+)
+def test_other_labels_classes_or_folds_do_not_go_on_with_a_run(folder, run, change, message):
+    write_rows(folder / "videos" / "changed.csv", change(rows_of(folder)))
+    settings = settings_of(folder, "data.annotations=changed.csv")
+    before = (run / "settings.json").read_bytes()
+    with pytest.raises(WeightsError, match=message):
+        Experiment(settings, run).run()
+    assert (run / "settings.json").read_bytes() == before  # the run is as it was
+
+
+def test_a_list_changed_below_a_run_is_noticed_by_test(folder, tmp_path):
+    videos = shutil.copytree(folder / "videos", tmp_path / "videos")
+    settings = settings_of(folder, f"data.root={videos}")
+    Experiment(settings, tmp_path / "run").run()
+    write_rows(videos / "list.csv", renamed(rows_of(folder)))
+    with pytest.raises(WeightsError, match="classes"):
+        Experiment.of_run(tmp_path / "run").test()
+
+
+def test_a_video_of_other_content_under_the_same_name_is_noticed(folder, tmp_path):
+    videos = shutil.copytree(folder / "videos", tmp_path / "videos")
+    settings = settings_of(folder, f"data.root={videos}", f"data.cache={tmp_path / 'cache'}")
+    Experiment(settings, tmp_path / "run").run()
+    (videos / "red" / "1.mp4").unlink()
+    shutil.copy(videos / "red" / "0.mp4", videos / "red" / "1.mp4")
+    with pytest.raises(WeightsError, match="contents"):
+        Experiment(settings, tmp_path / "run").run()
+
+
+def test_initial_weights_count_by_their_content_and_not_by_their_path(folder, tmp_path):
+    def weights(seed: int, path: Path) -> Path:
+        torch.manual_seed(seed)
+        model = build("small-cnn", num_classes=2, in_channels=3, width=4, dropout=0.0)
+        torch.save(model.state_dict(), path)
+        return path
+
+    with torch.random.fork_rng(devices=[]):
+        first, other = weights(1, tmp_path / "a.pth"), weights(2, tmp_path / "b.pth")
+    moved = shutil.copy(first, tmp_path / "moved.pth")
+    out = tmp_path / "run"
+    Experiment(settings_of(folder, f"streams.spatial.weights={first}"), out).run()
+    stamp = (out / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns
+    Experiment(settings_of(folder, f"streams.spatial.weights={moved}"), out).run()
+    assert (out / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns == stamp
+    with pytest.raises(WeightsError, match="other initial weights"):
+        Experiment(settings_of(folder, f"streams.spatial.weights={other}"), out).run()
+
+
+@pytest.mark.parametrize("change", ["extract.workers=2", "train.memory_mb=1", 'title="other"'])
+def test_what_changes_nothing_that_is_learnt_goes_on(folder, run, change):
+    stamp = (run / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns
+    Experiment(settings_of(folder, change), run).run()
+    assert (run / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns == stamp
+
+
+def test_predict_refuses_settings_that_are_not_those_of_the_weights(folder, run):
+    table = unsealed(run / "settings.json")
+    table["streams"]["spatial"]["rgb_range"] = "symmetric"
+    (run / "settings.json").write_text(json.dumps(table))
+    with pytest.raises(WeightsError, match=r"stream.rgb_range 'imagenet' → 'symmetric'"):
+        Experiment.of_run(run).predict([folder / "videos" / "red" / "0.mp4"])
+
+
+# 2, 8. Data and splits as they are.
+
+
+def test_folders_of_halves_are_folds_and_not_classes(tmp_path):
+    for half in ("train", "validation"):
+        for label in ("red", "blue"):
+            (tmp_path / half / label).mkdir(parents=True)
+            (tmp_path / half / label / "v.mp4").touch()
+    dataset = from_folders(tmp_path)
+    assert dataset.classes == ("blue", "red")
+    assert {video.folds for video in dataset.videos} == {("train",), ("val",)}
+    assert choose_folds(dataset, None) == choose_folds(dataset, "validate") == ["val"]
+
+
+def videos_of(*folds: tuple[str, ...], labels=("a", "b")) -> Dataset:
+    made = [
+        Video(f"{label}{n}.mp4", Path(f"{label}{n}.mp4"), (label,), folds=fold)
+        for n, fold in enumerate(folds)
+        for label in labels
+    ]
+    return Dataset(tuple(made), tuple(sorted(set(labels))))
+
+
+def test_kinetics_without_test_labels_names_the_fold_that_has_them(tmp_path):
+    rows = [("label", "youtube_id", "time_start", "time_end", "split")]
+    for split, labels in (("train", ("a", "b")), ("validate", ("a", "b")), ("test", ("", ""))):
+        for n, label in enumerate(labels):
+            rows.append((label, f"{split}{n}", "0", "10", split))
+            path = tmp_path / split / label / f"{split}{n}_000000_000010.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    write_rows(tmp_path / "k.csv", rows)
+    dataset = from_kinetics(tmp_path / "k.csv", tmp_path)
+    assert choose_folds(dataset, "validation") == ["val"]
+    train = tuple(video for video in dataset.videos if video.folds == ("train",))
+    test = tuple(video for video in dataset.videos if video.folds == ("test",))
+    fold = Fold("test", replace(dataset, videos=train), replace(dataset, videos=test))
+    with pytest.raises(ConfigError, match=r"2 of 2 test videos have no label.*another fold: val"):
+        checks.check_folds(dataset, [fold])
+
+
+def test_a_table_is_of_means_over_folds():
+    dataset = videos_of(("1", "2"), ("1",), ("2",))
+    first = scores_of(["a0.mp4", "b0.mp4", "a1.mp4"], [0, 1, 0], [(3, 1), (1, 3), (1, 3)])
+    second = scores_of(["a0.mp4", "b0.mp4"], [0, 1], [(3, 1), (1, 3)])
+    folds = [
+        Fold(name, dataset, replace(dataset, videos=tested), {"s": scores})
+        for name, tested, scores in (
+            ("1", dataset.videos[:3], first),
+            ("2", dataset.videos[:2], second),
+        )
+    ]
+    (row,) = mean_table(folds)
+    assert row.top_1 == pytest.approx((2 / 3 + 1) / 2)
+    assert row.videos == 3  # two of them tested twice
+
+
+def scores_of(ids, labels, parts, stream="s", **protocol) -> Scores:
+    shares_NK = np.array(parts, np.float64) / np.sum(parts, 1, keepdims=True)
+    return Scores(
+        ids=tuple(ids),
+        labels_N=np.array(labels),
+        probabilities_NK=shares_NK,
+        logits_NK=np.log(shares_NK).astype(np.float32),
+        classes=("a", "b"),
+        stream=stream,
+        protocol={"clips": 1, **protocol},
+    )
+
+
+# 5. One number for one thing.
+
+
+def test_every_place_gives_the_mean_of_the_folds(folder, tmp_path):
+    rows = rows_of(folder)
+    unequal = [rows[0], *((v, label, "0" if "0.mp4" in v else "1") for v, label, _ in rows[1:])]
+    write_rows(folder / "videos" / "unequal.csv", unequal)
+    settings = settings_of(folder, "data.annotations=unequal.csv", "train.epochs=4", stream=None)
+    experiment = Experiment(settings, tmp_path / "run")
+    result = experiment.run("all")
+    record = result.as_record()
+    assert [fold["videos"] for fold in record["folds"]] == [2, 6]
+    page = re.sub(r"<[^>]*>", " ", experiment.report().read_text())
+    results = page[page.index("Results") : page.index("Networks")]
+    for name in ("spatial", "temporal"):
+        mean = np.mean([fold[name] for fold in record["folds"]])
+        assert record["accuracy"][name] == pytest.approx(mean)
+        assert record["networks"][name]["video_accuracy"] == pytest.approx(mean)
+        (row,) = [row for row in record["table"] if row["name"] == name]
+        assert row["top_1"] == pytest.approx(mean)
+        assert re.search(rf"{name}\s+{100 * mean:.1f}\s", results)
+
+
+def test_joined_scores_keep_what_all_folds_share():
+    one = scores_of(["1"], [0], [(1, 3)], clip_accuracy=1.0, streams=[{"w": 1, "x": 2}])
+    other = scores_of(["2"], [0], [(1, 3)], clip_accuracy=0.5, streams=[{"w": 1, "x": 3}])
+    assert concatenate([one, other], ["1", "2"]).protocol == {"clips": 1, "streams": [{"w": 1}]}
+    assert concatenate([one], ["1"]).protocol == one.protocol
+
+
+def test_the_fused_prediction_is_that_of_the_headline(folder, tmp_path):
+    settings = settings_of(folder, "fuse.headline=svm", stream=None)
+    Experiment(settings, tmp_path / "run").run()
+    tested = load_scores(tmp_path / "run" / "scores" / "fused-svm.npz")
+    videos = [folder / "videos" / video for video in tested.ids]
+    predicted = Experiment.of_run(tmp_path / "run").predict(videos)
+    fused = predicted.scores[-1]
+    assert fused.protocol["method"] == "svm"
+    assert [Path(name).name for name in fused.ids] == [Path(name).name for name in tested.ids]
+    np.testing.assert_allclose(fused.probabilities_NK, tested.probabilities_NK, atol=1e-6)
+
+
+# 6, 7. Refused before anything is extracted or trained.
+
+ONES_OWN = """
+from torch import cat, nn
+class Network(nn.Module):
+    input_layout, stem_name, classifier_name = "CHW", "stem", "classifier"
+    def __init__(self, num_classes, in_channels, mode):
+        super().__init__()
+        self.stem, self.classifier = nn.Conv2d(in_channels, 4, 3), nn.Linear(4, num_classes)
+        self.mode = mode
+    def forward(self, x):
+        logits = self.classifier(self.stem(x).mean((2, 3)))
+        return {"tuple": (logits, logits), "twice": cat([logits, logits], 1)}[self.mode]
+def build(*, num_classes, in_channels=3, mode):
+    return Network(num_classes, in_channels, mode)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["streams.temporal.model=smal-cnn"], r'"smal-cnn" \(did you mean "small-cnn"'),
+        (['fuse.methods=["logsm"]'], r"'logsm' is not one of .*did you mean \"logsum\""),
+        (["fuse.methods=[\"svm\"]", "fuse.training_clips=0"], "svm learns from scores of training"),
+        (["train.loss=sigmoid", 'fuse.methods=["svm"]'], "svm gives each video one class"),
+        (["data.annotations=one_class.csv"], "holds videos of 1 class"),
+        (["streams.temporal.epochs=0"], "epochs 0 must be a whole number ≥ 1"),
+        (["streams.temporal.learning_rate=0.0"], "learning_rate 0.0 must be > 0"),
+        (["streams.temporal.clips_per_video=0"], "clips_per_video 0 must be a whole number ≥ 1"),
+        (["test.clips=0"], "clips 0 must be a whole number ≥ 1"),
+        (["fuse.training_clips=-1"], "training_clips -1 must be ≥ 0"),
+        (["train.seed=5000000000"], r"seed 5000000000 must be in \[0, 4294967295\]"),
+        (["streams.spatial.crop_size=[32,16,32]"], r"crop_size \[32, 16, 32\] must be \[height"),
+        (["streams.spatial.crop_size=[]"], r"crop_size \[\] must be \[height"),
+        (["streams.spatial.crop_size=[16,0]"], r"crop_size \[16, 0\] must be \[height"),
+        (["extract.size=[1,2,3]"], r"size \[1, 2, 3\] must be \[height"),
+        (
+            ["streams.spatial.model=i3d-resnet50-tiny", "streams.spatial.model_parameters={}"],
+            r'"spatial", i3d-resnet50-tiny on clips of 1 item \(rgb\) of 16×16 px: the network',
+        ),
+        (["test.crops=ten"], r"five of the ten are mirrored.*flip = false"),
+        (["test.flip=true"], "flip is mirrored"),
+        (
+            ["streams.temporal.model=ones_own:build",
+             'streams.temporal.model_parameters={mode="tuple"}'],
+            'stream "temporal", ones_own:build .* the network gave tuple for 2 clips and 2 classes',
+        ),
+        (
+            ["streams.temporal.model=ones_own:build",
+             'streams.temporal.model_parameters={mode="twice"}'],
+            r"the network gave \(2, 4\) for 2 clips and 2 classes; it must give logits 2×2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_can_be_refused_is_refused_before_extraction(
+    folder, tmp_path, monkeypatch, changes, message
+):
+    (tmp_path / "ones_own.py").write_text(ONES_OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = [(v, "x" if f.isdigit() else label, f) for v, label, f in rows_of(folder)]
+    write_rows(folder / "videos" / "one_class.csv", rows)
+    with pytest.raises(FlowpipeError, match=message):
+        Experiment(
+            settings_of(folder, *changes, f"data.cache={tmp_path / 'cache'}", stream=None),
+            tmp_path / "run",
+        ).run()
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_default_fusions_suit_several_labels(folder, tmp_path):
+    several = [(v, f"{label};moving", f) for v, label, f in rows_of(folder)[1:]]
+    write_rows(folder / "videos" / "several.csv", [("video", "label", "fold"), *several])
+    settings = settings_of(
+        folder, "data.annotations=several.csv", 'data.label_separator=";"', stream=None
+    )
+    record = Experiment(settings, tmp_path / "run").run().as_record()
+    assert set(record["fusions"]) == {"logsum", "average"}
+    assert set(Experiment(settings_of(folder, stream=None), tmp_path / "one").run().fused) == {
+        "logsum", "average", "svm",
+    }  # fmt: skip
+
+
+def test_mirrored_crops_are_refused_for_a_finished_run(run):
+    with pytest.raises(ConfigError, match='take crops = "five"') as error:
+        Experiment.of_run(run).test(TestOptions(crops="ten"))
+    assert error.value.parameters == ("crops",)
+
+
+def test_one_clip_at_the_end_joins_the_batch_before_it(folder, tmp_path):
+    # Five clips in batches of two: resnet18 normalises maps of one pixel, of one clip impossible.
+    rows = rows_of(folder)
+    odd = [rows[0], *(row for row in rows[1:] if row[0] != "red/1.mp4")][:-1]
+    write_rows(folder / "videos" / "odd.csv", [*odd, ("blue/3.mp4", "blue", "1")])
+    settings = settings_of(
+        folder, "data.annotations=odd.csv", "streams.spatial.model=resnet18",
+        "streams.spatial.model_parameters={}", "train.batch_size=2",
+    )  # fmt: skip
+    result = Experiment(settings, tmp_path / "run").run("0")
+    assert len(result.streams["spatial"].ids) == 4
+    one = replace(settings, train=replace(settings.train, batch_size=1))
+    with pytest.raises(InvalidArgument, match="set batch_size to 2 or more"):
+        Experiment(one, tmp_path / "one").run("0")
+
+
+# 12. Weights and reports.
+
+
+def test_weights_as_whole_numbers_are_refused_and_a_word_before_all_names_goes(tmp_path):
+    model = build("small-cnn", num_classes=2, in_channels=3, width=4)
+    state = model.state_dict()
+    torch.save({k: (100 * v).to(torch.int8) for k, v in state.items()}, tmp_path / "int8.pth")
+    with pytest.raises(WeightsError, match=r"int8\.pth: whole numbers in features\.0\.weight"):
+        load_weights(model, tmp_path / "int8.pth")
+    torch.save({f"model.{k}": v + 1 for k, v in state.items()}, tmp_path / "epoch=3.pth")
+    other = build("small-cnn", num_classes=2, in_channels=3, width=4)
+    load_weights(other, tmp_path / "epoch=3.pth")
+    assert torch.equal(other.features[0].weight, model.features[0].weight + 1)
+
+
+def test_a_network_that_holds_its_layers_as_model_keeps_that_word(tmp_path):
+    class Wrapped(nn.Module):
+        stem_name, classifier_name = "model.0", "model.1"
+
+        def __init__(self):
+            super().__init__()
+            self.model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Linear(2, 2))
+
+    torch.save(Wrapped().state_dict(), tmp_path / "w.pth")
+    assert len(load_weights(Wrapped(), tmp_path / "w.pth").loaded) == 4
+
+
+def test_a_page_needs_no_video(run):
+    table = unsealed(run / "settings.json")
+    table["data"] |= {"root": "/nowhere", "generate": 9}
+    (run / "settings.json").write_text(json.dumps(table))
+    page = Experiment.of_run(run).report().read_text()
+    assert page.count("data:image/png") == 4  # from the cache
+    assert not Path("/nowhere").exists()
+
+
+# 13. Silence.
+
+
+def fold_of(*parts: tuple[str, list[tuple[int, int]]], fused=None) -> Fold:
+    dataset = videos_of(("1",), ("1",))
+    ids, labels = [v.id for v in dataset.videos], [0, 1, 0, 1]
+    scores = {name: scores_of(ids, labels, shares, name) for name, shares in parts}
+    joined = {} if fused is None else {"logsum": scores_of(ids, labels, fused, "fused")}
+    return Fold("1", dataset, dataset, scores, joined)
+
+
+RIGHT, HALF = [(3, 1), (1, 3), (3, 1), (1, 3)], [(3, 1)] * 4
+
+
+def test_doubts_are_said():
+    fold = fold_of(("good", RIGHT), ("bad", HALF), fused=[(3, 1), (1, 3), (3, 1), (3, 1)])
+    histories = {"good": [[{"loss": 0.3}]], "bad": [[{"loss": 9.0}, {"loss": math.log(2)}]]}
+    said = checks.doubts([fold], histories, "logsum", loss="softmax")
+    assert len(said) == 3
+    assert "bad, fold 1: the loss ended at 0.693, as for guessing (ln 2 = 0.693)" in said[0]
+    assert said[1] == "bad: 50.0% is not above always naming the commonest class (50.0%)"
+    assert said[2] == "fused (logsum): 75.0% is below good alone, 100.0%"
+    fine = fold_of(("good", RIGHT), ("other", RIGHT), fused=RIGHT)
+    assert checks.doubts([fine], {"good": [[{"loss": 0.3}]]}, "logsum", loss="softmax") == []
+
+
+def test_copies_of_training_videos_among_the_tested_are_said():
+    fold = fold_of(("s", RIGHT))
+    train = replace(fold.train, videos=fold.train.videos[:2])
+    test = replace(fold.test, videos=fold.test.videos[2:])
+    apart = Fold("1", train, test)
+    digests = {"a0.mp4": "p", "b0.mp4": "q", "a1.mp4": "r", "b1.mp4": "q"}
+    (said,) = checks.same_contents(apart, digests)
+    assert said == 'fold 1: 1 of 2 test videos are copies of training videos, the first is "b1.mp4"'
+    assert not list(checks.same_contents(apart, digests | {"b1.mp4": "s"}))
+
+
+def test_doubts_stand_in_the_record_and_on_the_page(run):
+    record = unsealed(run / "results.json")
+    record["notes"] = ["spatial: it learnt nothing"]
+    (run / "results.json").write_text(json.dumps(record))
+    assert "spatial: it learnt nothing" in Experiment.of_run(run).report().read_text()
