@@ -305,7 +305,8 @@ class FeatureExtractor:
         if self.options.spatial and value.ndim != 4:
             raise InvalidArgument(
                 f'layer "{self.layer}" gives {tuple(found.shape[1:])}, which is no map; name a '
-                "convolution or pooling with --layer, or leave --spatial out"
+                "convolution or pooling, or keep means",
+                parameter=("layer", "spatial"),
             )
         return value
 
