@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -483,3 +484,20 @@ def test_which_subset_teaches(subsets, expected):
     empty = Segments.of([])
     annotations = Annotations(empty, tuple(subsets), {}, subsets, empty, {})
     assert subsets_of(annotations, DataSettings(Path("x"))) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method", METHODS)
+def test_a_gpu_finds_the_same(method, tmp_path):
+    examples = made_up_examples()
+    settings = settings_of(examples, method, SMALL[method], epochs=2)
+    settings = replace(settings, train=replace(settings.train, device="cuda"))
+    localiser = Localiser(settings)
+    localiser.save(tmp_path)
+    localiser.train(examples, tmp_path)
+    assert localiser.device.type == "cuda"
+    sample = examples[0].sample
+    _, scores, _ = localiser.find(sample)
+    for network in localiser.networks.values():
+        network.cpu()
+    np.testing.assert_allclose(localiser.find(sample)[1][:20], scores[:20], atol=1e-3)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from flowpipe.training.checkpoint import (
     save_checkpoint,
     write_metrics,
 )
+from flowpipe.training.devices import choose_device
 from flowpipe.training.loop import make_optimiser, rate_factor
 from flowpipe.training.options import COUNT, SHARE, TRAIN_RULES, Rule, check_rules, is_count
 
@@ -55,6 +56,8 @@ class LearnOptions:
         The longest window, in steps of the features.
     seed : int
         Of initial weights, order, windows and noise.
+    device : "auto", "cpu" or "cuda"
+        Where the networks run; changes nothing of what is learnt, but for rounding.
     """
 
     epochs: int | None = None
@@ -66,9 +69,14 @@ class LearnOptions:
     window_share: float = 0.6
     max_steps: int = 2304
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
         check_rules(self, RULES)
+
+    def learnt(self) -> dict[str, Any]:
+        """Return the options that determine what a network learns."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
 
     def epochs_for(self, num_videos: int) -> int:
         """Return the number of passes over so many videos."""
@@ -78,7 +86,7 @@ class LearnOptions:
         return min(max(passes, FEWEST_EPOCHS), MOST_EPOCHS)
 
 
-_SHARED_RULES = ("batch_size", "learning_rate", "weight_decay", "gradient_clip", "seed")
+_SHARED_RULES = ("batch_size", "learning_rate", "weight_decay", "gradient_clip", "seed", "device")
 RULES: dict[str, Rule] = {name: TRAIN_RULES[name] for name in _SHARED_RULES} | {
     "epochs": ("be a whole number ≥ 1, or None", lambda v: v is None or is_count(v)),
     "warmup_share": ("be in [0, 1)", lambda value: 0 <= value < 1),
@@ -133,7 +141,8 @@ def train_network(
     if not examples:
         raise InvalidArgument("there is no training video")
     out.mkdir(parents=True, exist_ok=True)
-    settings = {"train": asdict(options), "network_seed": seed, **(fingerprint or {})}
+    settings = {"train": options.learnt(), "network_seed": seed, **(fingerprint or {})}
+    network.to(choose_device(options.device))
     update = make_optimiser(
         network,
         TrainOptions(
@@ -143,7 +152,6 @@ def train_network(
         ),
     )
     history = load_checkpoint(out / CHECKPOINT, network, update, settings) or []
-    device = next(network.parameters()).device
     saved = time.monotonic()
     epochs = options.epochs_for(len(examples))
     for epoch in range(len(history), epochs):
@@ -168,7 +176,7 @@ def train_network(
             saved = time.monotonic()
         if on_epoch is not None:
             on_epoch(record)
-    network.eval().to(device)
+    network.eval()
     return history
 
 
@@ -182,6 +190,7 @@ def _train_epoch(
     rng: np.random.Generator,
 ) -> tuple[float, float]:
     network.train()
+    device = next(network.parameters()).device
     epochs = options.epochs_for(len(examples))
     order = rng.permutation(len(examples))
     total, rate = 0.0, 0.0
@@ -195,8 +204,8 @@ def _train_epoch(
             group["lr"] = rate
         update.zero_grad(set_to_none=True)
         for place in batch:
-            features, segments, labels = draw_window(examples[place], columns, options, rng)
-            loss = network.loss(features, segments, labels) / len(batch)
+            window = draw_window(examples[place], columns, options, rng)
+            loss = network.loss(*(part.to(device) for part in window)) / len(batch)
             if not torch.isfinite(loss):
                 raise InvalidArgument(
                     f"loss is not finite in epoch {epoch + 1}, at learning rate {rate:g}; lower "

@@ -19,6 +19,7 @@ from flowpipe.localisation.nms import Suppression, suppress
 from flowpipe.localisation.timeline import Example, Sample, standard_of
 from flowpipe.metrics.temporal import Segments
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
+from flowpipe.training.devices import choose_device
 
 SETTINGS = "localiser.json"
 # Longer videos are looked at in windows of this many steps.
@@ -120,6 +121,12 @@ class Localiser:
         return network.eval()
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        first: torch.Tensor = next(next(iter(self.networks.values())).parameters())
+        return first.device
+
+    @property
     def num_parameters(self) -> int:
         """Of all networks."""
         return sum(p.numel() for net in self.networks.values() for p in net.parameters())
@@ -170,7 +177,8 @@ class Localiser:
         for start, stop, low, high in windows(
             len(sample), window_steps, margin, networks[0].alignment()
         ):
-            parts = [torch.from_numpy(sample.features[start:stop, part]) for part in columns]
+            window = torch.from_numpy(sample.features[start:stop])
+            parts = [window[:, part].to(self.device) for part in columns]
             segments, scores, labels = networks[0].localise(networks, parts)
             segments = segments + start
             center = segments.mean(axis=1)
@@ -228,6 +236,7 @@ def load_localiser(run: Path) -> Localiser:
     localiser = Localiser(from_table(LocaliserSettings, table, where=str(run / SETTINGS)))
     for name, network in localiser.networks.items():
         read_model(run / _folder(name) / CHECKPOINT, network)
+        network.to(choose_device(localiser.settings.train.device))
     return localiser
 
 

@@ -268,7 +268,7 @@ class Pyramid(nn.Module):
             distance_TK2 = torch.stack([distances for _, distances in parts]).mean(0)
             found.append(_decode(probability_TK, distance_TK2, 2**level))
         segments, scores, labels = (torch.cat(column) for column in zip(*found, strict=True))
-        return segments.double().numpy(), scores.double().numpy(), labels.numpy()
+        return segments.double().cpu().numpy(), scores.double().cpu().numpy(), labels.cpu().numpy()
 
     def reach(self) -> int:
         """Return how many steps to each side of a point may change what it says."""

@@ -115,7 +115,7 @@ class Snippets(nn.Module):
         """
         options = networks[0].options
         each = [network(x).softmax(1) for network, x in zip(networks, features, strict=True)]
-        mean_TK = torch.stack(each).mean(0)[:, :-1].double().numpy()
+        mean_TK = torch.stack(each).mean(0)[:, :-1].double().cpu().numpy()
         kernel = np.ones(options.smoothing)
         ones = np.convolve(np.ones(len(mean_TK)), kernel, "same")[: len(mean_TK)]
         segments, scores, labels = [], [], []

@@ -219,7 +219,7 @@ class TwoStage(nn.Module):
         row, label = (probability_NK > 0.001).nonzero(as_tuple=True)
         segments = decode_ends(ends_NK2[row, label], proposals[row])
         scores = probability_NK[row, label]
-        return segments.double().numpy(), scores.double().numpy(), label.numpy()
+        return segments.double().cpu().numpy(), scores.double().cpu().numpy(), label.cpu().numpy()
 
     def reach(self) -> int:
         """Return how many steps to each side of a point may change what it says."""
