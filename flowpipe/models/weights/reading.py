@@ -109,6 +109,8 @@ class LoadReport:
             parts.insert(0, self.recognised.summary)
             if self.recognised.note:
                 parts.insert(1, self.recognised.note)
+            if self.recognised.preprocessing is not None:
+                parts.append(f"made for this input: {self.recognised.preprocessing}")
         if self.adapted:
             change = f" {self.channels[0]}→{self.channels[1]} channels" if self.channels else ""
             parts.append(f"adapted {_some(self.adapted)}{change} by averaging")

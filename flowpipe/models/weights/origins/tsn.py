@@ -61,7 +61,8 @@ def _preprocessing(network: Network, shapes: Shapes) -> Preprocessing:
     if stem[1] != 3:
         return Preprocessing(
             input="flow",
-            scale=20.0 if inception else 40.0,
+            # 8-bit pictures have 255 levels for ±20 px.
+            scale=40.0 / 255.0 if inception else 40.0,
             std=(1.0,) if inception else (0.226,),
             resize=(256, 340),
             frames=stem[1] // 2,
