@@ -56,18 +56,20 @@ def read_lines(text: bytes, kinds: Mapping[str, Kind] | None) -> Lines:
     Each must have these keys and no others, of these kinds. Where they are not known (None), a
     line with a checksum must have the key "sealed", too.
     """
-    lines = Lines()
+    lines, right = Lines(), set[Any]()
     for number, line in enumerate(text.split(b"\n"), 1):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         record = _object(line)
         checksum = record.pop(CHECKSUM, None)
         if kinds is None:
             known = bool(record) and (record.pop(SEALED, None) is None) == (checksum is None)
         else:
-            known = record.keys() == kinds.keys() and all(
-                isinstance(value, kinds[key]) for key, value in record.items()
-            )
+            # Lines are alike: what was looked at once is looked up.
+            form = (*record, *map(type, record.values()))
+            known = form in right or _is_of(record, kinds)
+            if known:
+                right.add(form)
         if known and (checksum is None or _fits(line, checksum)):
             lines.records.append(record)
         elif not record and not line.rstrip().endswith(b"}"):
@@ -204,5 +206,12 @@ def _object(line: bytes) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def _is_of(record: Mapping[str, Any], kinds: Mapping[str, Kind]) -> bool:
+    return record.keys() == kinds.keys() and all(
+        isinstance(value, kinds[key]) for key, value in record.items()
+    )
+
+
 def _fits(line: bytes, checksum: Any) -> bool:
-    return bool(zlib.crc32(line.rpartition(_MARK)[0] + b"}") == checksum)
+    place = line.rfind(_MARK)
+    return bool(zlib.crc32(b"}", zlib.crc32(memoryview(line)[:place])) == checksum)

@@ -86,10 +86,12 @@ def export(
         return
     for record in records:
         click.echo(printable(record.get("folder") or record["file"]))
-    told = ""
+    rounding = ""
     if records and records[0].get("rounding_family"):
-        told = f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
-    say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{told}")
+        rounding = (
+            f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
+        )
+    say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{rounding}")
 
 
 def _export_flow(

@@ -79,9 +79,9 @@ def decode_field(
             imagecodecs.jpegls_decode(bytes(chunk), out=out_RW)
             return
         else:
-            told = zstandard.frame_content_size(chunk)
-            if told not in (-1, out_RW.nbytes):
-                raise EntryCorrupt(f"a chunk claims {told} bytes, not {out_RW.nbytes}")
+            claimed = zstandard.frame_content_size(chunk)
+            if claimed not in (-1, out_RW.nbytes):
+                raise EntryCorrupt(f"a chunk claims {claimed} bytes, not {out_RW.nbytes}")
             decompressor = _thread_object("decompressor", zstandard.ZstdDecompressor)
             raw = decompressor.decompress(chunk, max_output_size=out_RW.nbytes)
     except (zstandard.ZstdError, imagecodecs.JpeglsError, ValueError) as error:
@@ -159,8 +159,6 @@ def _shuffled(codes: NDArray[Any]) -> bytes:
 
 
 def _thread_object(name: str, make: Any, **arguments: Any) -> Any:
-    found = getattr(_local, name, None)
-    if found is None:
-        found = make(**arguments)
-        setattr(_local, name, found)
-    return found
+    if not hasattr(_local, name):
+        setattr(_local, name, make(**arguments))
+    return getattr(_local, name)

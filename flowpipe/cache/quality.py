@@ -116,8 +116,8 @@ def quality(cache: Cache, on_progress: Callable[[float, str], None] | None = Non
         try:
             video = quality_of(cache.entry_of(row))
         except FlowpipeError as error:
-            told = ("cannot be read",)
-            video = VideoQuality(row.name, row.recipe, damage=str(error), suspicions=told)
+            suspicions = ("cannot be read",)
+            video = VideoQuality(row.name, row.recipe, damage=str(error), suspicions=suspicions)
         seen[row.name, row.recipe, row.digest] = video
     worst_first = sorted(seen.values(), key=lambda v: (not v.damage, -len(v.suspicions), v.name))
     return Quality(tuple(worst_first), tuple(cache.open_failures()))
@@ -133,18 +133,18 @@ def quality_of(entry: Entry) -> VideoQuality:
     ]
     if "features" in entry.tracks:
         return _quality_of_features(entry, rules)
-    told = entry.attributes
+    header = entry.attributes
     still = 0.0
     if entry.num_flows:
         crc32 = _crc32_of_zero(
             entry.quantiser,
-            str(told["codec"]),
-            int(told["codec_level"]),
+            str(header["codec"]),
+            int(header["codec_level"]),
             entry.height,
             entry.width,
         )
         still = float((entry.small["flow_crc32"] == crc32).mean())
-    clipped, mean_px = float(told["clipped_share"]), float(told["mean_magnitude_px"])
+    clipped, mean_px = float(header["clipped_share"]), float(header["mean_magnitude_px"])
     bound_px = entry.quantiser.bound_px
     rules = [
         (clipped > MOST_CLIPPED, f"{clipped:.1%} of components clipped; take a larger bound"),
@@ -162,7 +162,7 @@ def quality_of(entry: Entry) -> VideoQuality:
         entry.recipe.id,
         entry.num_flows,
         clipped_share=clipped,
-        zero_share=float(told["zero_share"]),
+        zero_share=float(header["zero_share"]),
         still_share=still,
         mean_magnitude_px=mean_px,
         problem=entry.problem,

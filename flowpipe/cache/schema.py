@@ -210,20 +210,23 @@ LAYOUTS = {layout.format: layout for layout in (FLOW, FEATURES)}
 
 def datasets_table(layout: Layout = FLOW) -> str:
     """Return the Markdown table of the data sets."""
-    rows = [f"| `{name}` | {shape} | {told} |" for name, (shape, told) in layout.datasets.items()]
-    return "\n".join(["| data set | shape and type | meaning |", "|---|---|---|", *rows])
+    return _table("data set | shape and type | meaning", layout.datasets)
 
 
 def attributes_table(layout: Layout = FLOW) -> str:
     """Return the Markdown table of the attributes."""
-    rows = [f"| `{name}` | {kind} | {told} |" for name, (kind, told) in layout.attributes.items()]
-    return "\n".join(["| attribute | type | meaning |", "|---|---|---|", *rows])
+    return _table("attribute | type | meaning", layout.attributes)
 
 
 def pack_table(tables: Mapping[str, tuple[Any, str]] = PACK_TABLES) -> str:
     """Return the Markdown table of the tables of a pack."""
-    rows = []
-    for name, (kind, meaning) in tables.items():
-        told = kind if isinstance(kind, str) else ", ".join(field for field, _ in kind)
-        rows.append(f"| `{name}` | {told.lstrip('<')} | {meaning} |")
-    return "\n".join(["| data set | type, or fields (i8 each) | meaning |", "|---|---|---|", *rows])
+    rows = {
+        name: (kind if isinstance(kind, str) else ", ".join(field for field, _ in kind), meaning)
+        for name, (kind, meaning) in tables.items()
+    }
+    return _table("data set | type, or fields (i8 each) | meaning", rows)
+
+
+def _table(header: str, rows: Mapping[str, tuple[str, str]]) -> str:
+    lines = [f"| `{name}` | {kind.lstrip('<')} | {text} |" for name, (kind, text) in rows.items()]
+    return "\n".join([f"| {header} |", "|---|---|---|", *lines])

@@ -74,16 +74,16 @@ def left_over(cache: Path) -> list[Finding]:
 
     They do no harm: nothing reads them.
     """
-    found = []
+    findings = []
     for file in recipe_files(cache):
         for path in sorted(path for path in file.parent.rglob("*") if path.is_file()):
             if path.name.startswith(".") and path.suffix == ".part":
                 if is_abandoned(path):
-                    told = "left by a process that was killed; the next extract removes it"
-                    found.append(Finding(path, f"{path}: {told}"))
+                    why = "left by a process that was killed; the next extract removes it"
+                    findings.append(Finding(path, f"{path}: {why}"))
             elif path != file and (path.suffix != ".h5" or path.parent.parent != file.parent):
-                found.append(Finding(path, f"{path}: no part of a cache; move it elsewhere"))
-    return found
+                findings.append(Finding(path, f"{path}: no part of a cache; move it elsewhere"))
+    return findings
 
 
 def damaged_texts(cache: Path) -> list[Finding]:

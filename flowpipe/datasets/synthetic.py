@@ -275,9 +275,8 @@ def _draw_background(rng: np.random.Generator) -> Array:
 
 
 def _write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
-    aside = path.with_name(f".{path.name}.part")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    with av.open(str(aside), "w", format="mp4") as container:
+    with write_aside(path) as file, av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream(codec, rate=FPS)
         stream.width = stream.height = SIZE_PX
         stream.pix_fmt = "yuv420p"
@@ -291,7 +290,6 @@ def _write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
             frame.pts, frame.time_base = number, Fraction(1, FPS)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    aside.replace(path)
 
 
 def _write_text(path: Path, text: str) -> None:
