@@ -1,6 +1,7 @@
 """Parts of long videos: their frames and fields, and a training on parts of one file."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flowpipe.clips.dataset import ClipDataset, StreamInput
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Span, Video
+from flowpipe.datasets.video import video_of_id
 from flowpipe.errors import AnnotationError
 
 
@@ -67,6 +69,14 @@ def test_parts_that_hold_no_flow_are_refused(cache):
     for video in (part(0.41, 0.43), part(5, 9), part(19, 30, "frame")):
         with pytest.raises(AnnotationError, match=r"holds [01] of the 20 frames; two at least"):
             PartCache(cache, [video])[video.id]
+
+
+@pytest.mark.parametrize("span", [Span(0.5, 12.125), Span(3, 40, "frame"), None])
+def test_a_part_is_known_by_its_id(span):
+    name = "films @ home/a.mp4"
+    video = Video(name if span is None else f"{name}@{span}", Path(name), span=span)
+    assert video_of_id(video.id) == video
+    assert video.name == name
 
 
 def test_rows_are_those_of_the_files(cache):
@@ -142,4 +152,6 @@ training_clips = 0
     assert record["videos"] == 8
     assert record["accuracy"]["motion"] == 1.0
     assert record["accuracy"]["whole"] == 1.0
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "0.mp4@0.04-0.36s, frame 3; full color" in page  # of eight frames and seven flows
     assert len(open_cache(tmp_path / "run" / "cache")) == 2  # two files, sixteen parts

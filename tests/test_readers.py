@@ -285,6 +285,10 @@ def test_csv_of_parts_of_videos(root, tmp_path):
         ("run/ü.avi", (), None),
         ("walk/c.mp4", ("walk",), None),
     ]
+    assert [(v.id, v.span) for v in videos_of(tmp_path / "list.csv")[0]] == [
+        ("run/ü.avi", None),
+        ("walk/c.mp4", None),
+    ]
     write(tmp_path / "list.csv", "video,label,start_frame,end_frame\nwalk/c.mp4,walk,10,20\n")
     (video,) = datasets.from_csv(tmp_path / "list.csv", root).videos
     assert (video.id, video.span) == ("walk/c.mp4@10-20f", Span(10, 20, "frame"))

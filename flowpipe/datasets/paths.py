@@ -62,7 +62,7 @@ def videos_of(given: Given | Sequence[Given]) -> tuple[list[Video], list[Path]]:
         videos = _videos_at(path)
         if not videos:
             empty.append(path)
-        found.extend((video, clean_name(path.resolve().name)) for video in videos)
+        found.extend((_whole(video), clean_name(path.resolve().name)) for video in videos)
     return _distinct(found), empty
 
 

@@ -152,6 +152,15 @@ class Dataset:
         return f"Dataset({len(self.videos)} videos, {len(self.classes)} classes)"
 
 
+def video_of_id(video_id: str) -> Video:
+    """Return a video, or a part of one, of which only the id is known."""
+    match = re.fullmatch(r"(.+)@([\d.]+)-([\d.]+)([sf])", video_id)
+    if match is None:
+        return Video(video_id, Path(video_id))
+    span = Span(float(match[2]), float(match[3]), "s" if match[4] == "s" else "frame")
+    return Video(video_id, Path(match[1]), span=span)
+
+
 def check_id(video_id: str) -> None:
     """Refuse an id that is no path below the root, or would break a line of text."""
     path = PurePosixPath(video_id)

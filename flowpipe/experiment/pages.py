@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from flowpipe.cache import open_cache
+from flowpipe.clips.parts import PartCache
+from flowpipe.datasets.video import video_of_id
 from flowpipe.errors import FlowpipeError
 from flowpipe.experiment.results import SCORES_FOLDER, fused_file, read_history
 from flowpipe.experiment.settings import Settings
@@ -74,7 +76,7 @@ def _samples(scores: Scores, path: Path) -> list[Sample]:
     labelled = [(i, label) for i, label in zip(scores.ids, scores.labels_N, strict=True)]
     first = {int(label): video for video, label in reversed(labelled)}
     try:
-        cache = open_cache(path)
+        cache = PartCache(open_cache(path), map(video_of_id, first.values()))
         return [
             _sample(scores.classes[k], first[k], cache[first[k]])
             for k in range(min(NUM_SAMPLES, len(scores.classes)))
