@@ -30,7 +30,7 @@ def test_the_other_examples_are_python():
     blocks = re.findall(
         r"^```python no-run\n(.*?)\n```$", (ROOT / "README.md").read_text(), re.S | re.M
     )
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         compile(block, "README.md", "exec")
 
