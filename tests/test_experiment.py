@@ -391,3 +391,31 @@ def test_streams_are_chosen_by_held_out_videos(data, tmp_path):
 def test_validated_fusion_without_validation_is_refused(data):
     with pytest.raises(ConfigError, match="validated needs videos held out"):
         settings_of(data, "fuse.headline=validated")
+
+
+def test_the_flow_scale_is_that_of_the_data(data, tmp_path):
+    settings = settings_of(data, "streams.temporal.flow_scale_px=auto", "train.epochs=1")
+    experiment = Experiment(settings.only("temporal"), tmp_path)
+    experiment.run("ann")
+    scale_px = experiment.settings.streams["temporal"].flow_scale_px
+    # A square of 12 × 12 px of 32 × 32 moves by two pixels.
+    assert scale_px == pytest.approx(np.sqrt(12 * 12 / 32 / 32 * 2 / 2), rel=0.5)
+    # The number is what the run keeps, so that new videos are scaled alike.
+    assert Experiment.of_run(tmp_path).settings.streams["temporal"].flow_scale_px == scale_px
+
+
+def test_unreadable_videos_are_left_out_where_that_is_wanted(data, tmp_path):
+    root = tmp_path / "videos"
+    shutil.copytree(data / "videos", root)
+    broken = root / "left" / "ann_0.mp4"
+    broken.write_bytes(b"no video at all")
+    overrides = [f"data.root={root}", f"data.cache={tmp_path / 'cache'}", "train.epochs=1"]
+    settings = load_settings(data / "config.toml", overrides).only("temporal")
+    with pytest.raises(VideoError, match="1 videos have no flow"):
+        Experiment(settings, tmp_path / "a").run("ann")
+    skipping = load_settings(data / "config.toml", [*overrides, "data.skip_missing=true"])
+    said: list[str] = []
+    experiment = Experiment(skipping.only("temporal"), tmp_path / "b", on_message=said.append)
+    result = experiment.run("ann")
+    assert result.as_record()["videos"] == 3
+    assert any("left out: 1 videos without flow" in text for text in said)

@@ -85,7 +85,7 @@ def choose(
         In place of a survey made now.
     """
     facts = seen or survey(dataset)
-    plan = Plan({"data": dict(data)})
+    plan = Plan({"data": {**data, "skip_missing": True}})
     smallest = min(facts.class_counts.values())
     _choose_folds(plan, facts, num_folds, smallest)
     _choose_extraction(plan, facts)

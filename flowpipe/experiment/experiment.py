@@ -40,6 +40,7 @@ from flowpipe.experiment.results import (
 from flowpipe.experiment.settings import (
     HISTOGRAM,
     Settings,
+    StreamSettings,
     as_weights_compute,
     read_run_settings,
 )
@@ -56,6 +57,8 @@ from flowpipe.training.ranks import join
 
 PREDICT_CACHE = "predict.cache"
 VALIDATION_SCORES = "validation_scores.npz"
+# The flow scale "auto" is measured on about so many videos.
+SCALED_VIDEOS = 50
 # The scores of training videos that a fusion learns from.
 FITTED_TO = {
     "svm": "training_scores.npz",
@@ -159,6 +162,12 @@ class Experiment:
                     "them cannot be right"
                 )
         extraction = self.extract()
+        folds = [self._fold(each.name) for each in folds]  # without what was left out
+        streams = {
+            name: self._scale(name, stream, folds[0].train.videos)
+            for name, stream in self.settings.streams.items()
+        }
+        self.settings = replace(self.settings, streams=streams)
         self._check_checkpoints(folds)
         ranks.barrier()
         if ranks.first:
@@ -234,7 +243,9 @@ class Experiment:
             ),
             **self.settings.extract_arguments(),
         )
-        if result.failed:  # no fold may lose a video
+        if result.failed and self.settings.data.skip_missing:
+            self._leave_out(result)
+        elif result.failed:  # no fold may lose a video without a word
             raise VideoError(
                 f"{result.failed} videos have no flow, the first: {result.failures[0].reason}; "
                 "take them off the annotations (an empty fold leaves a row out)"
@@ -245,6 +256,31 @@ class Experiment:
         )
         self._open(path, result.recipe, videos)
         return result
+
+    def _leave_out(self, result: ExtractionResult) -> None:
+        """Go on without the videos that have no flow, and say which."""
+        lost = {failure.name for failure in result.failures}
+        kept = tuple(video for video in self.dataset.videos if video.id not in lost)
+        if not kept:
+            raise VideoError(f"no video has flow; the first: {result.failures[0].reason}")
+        note = f"left out: {len(lost)} videos without flow, such as {result.failures[0].reason}"
+        self._message(note)
+        # What `dataset` is from now on; the list of videos that was read has them still.
+        self.dataset = replace(self.dataset, videos=kept, notes=(*self.dataset.notes, note))
+
+    def _scale(self, name: str, stream: StreamSettings, videos: Sequence[Video]) -> StreamSettings:
+        """Return a stream whose flow scale is a number: that of the flow of some videos."""
+        if stream.flow_scale_px != "auto":
+            return stream
+        assert self._cache is not None
+        sample = videos[:: max(1, len(videos) // SCALED_VIDEOS)]
+        fields = [
+            self._cache[v.id].flow[:: max(1, self._cache[v.id].num_flows // 8)] for v in sample
+        ]
+        mean_square = float(np.mean([np.square(uv_THWC).mean() for uv_THWC in fields]))
+        scale_px = round(max(0.05, float(np.sqrt(mean_square))), 3)
+        self._message(f"{name}: flow is divided by {scale_px:g} px, its root mean square")
+        return replace(stream, flow_scale_px=scale_px)
 
     def _open(self, path: Path, recipe: str, videos: Iterable[Video] = ()) -> None:
         self._cache = open_cache(path, recipe=recipe)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flowpipe.cache import FlowRecipe
-from flowpipe.clips.streams import StreamInput
+from flowpipe.clips.streams import FLOW_SCALE_PX, StreamInput
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.results import SETTINGS_FILE, read_run_file
@@ -67,7 +67,7 @@ class DataSettings:
     label_separator : str, optional
         What separates the labels of a video that has several.
     skip_missing : bool
-        Leave out listed videos that are not there, and say how many.
+        Leave out videos that are listed and not there, or cannot be read, and say how many.
     generate : int, optional
         Videos of the quickstart that are made at the root first.
     fold_column : str, optional
@@ -191,8 +191,8 @@ class StreamSettings:
         How fields of flow are stacked.
     mean_subtraction : bool
         Subtract each field's mean displacement.
-    flow_scale_px : float
-        Flow is divided by this; 1 to 3 times the typical motion.
+    flow_scale_px : float or "auto"
+        Flow is divided by this; "auto" takes the root mean square of the training videos' flow.
     rgb_range : "imagenet" or "symmetric"
         ImageNet's mean and deviation, or −1 to 1.
     epochs : int, optional
@@ -215,7 +215,7 @@ class StreamSettings:
     crop_size: tuple[int, ...] = (112, 112)
     stacking: Literal["plain", "bidirectional", "trajectory"] = "plain"
     mean_subtraction: bool = False
-    flow_scale_px: float = 9.0
+    flow_scale_px: float | Literal["auto"] = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
     epochs: int | None = None
     learning_rate: float | None = None
@@ -233,7 +233,8 @@ class StreamSettings:
             stacking=self.stacking,
             mean_subtraction=self.mean_subtraction,
             fps=self.fps,
-            flow_scale_px=self.flow_scale_px,
+            # What "auto" stands for is known once flow is there; for checks before, any will do.
+            flow_scale_px=FLOW_SCALE_PX if self.flow_scale_px == "auto" else self.flow_scale_px,
             rgb_range=self.rgb_range,
         )
 
