@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,14 @@ import pytest
 import torch
 from torch import nn
 
-from flowpipe.datasets import Dataset, Video, from_folders, from_kinetics
+from flowpipe.datasets import (
+    Dataset,
+    Video,
+    from_folders,
+    from_kinetics,
+    seeded_split,
+    split_fold,
+)
 from flowpipe.errors import (
     ConfigError,
     FlowpipeError,
@@ -194,6 +202,41 @@ def test_what_changes_nothing_that_is_learnt_goes_on(folder, run, change):
     stamp = (run / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns
     Experiment(settings_of(folder, change), run).run()
     assert (run / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns == stamp
+
+
+def test_settings_of_another_flow_are_refused_before_it_is_extracted(folder, run):
+    before = {path.name for path in (folder / "cache").iterdir()}
+    with pytest.raises(WeightsError, match=r"extract\.flow 'farneback' → 'dis'"):
+        Experiment(settings_of(folder, "extract.flow=dis"), run).run()
+    assert {path.name for path in (folder / "cache").iterdir()} == before
+
+
+def test_other_groups_hold_out_other_videos(folder, tmp_path):
+    patterns = r"(red|blue)/(\d)", r"(\d)\.mp4"
+    train, _ = split_fold(Experiment(settings_of(folder), tmp_path).dataset, "0")
+
+    def held_out(pattern, seed):
+        half = seeded_split(train, group_pattern=pattern, test_fraction=0.5, seed=seed)[1]
+        return {video.id for video in half.videos}
+
+    seed = next(n for n in range(99) if held_out(patterns[0], n) != held_out(patterns[1], n))
+    one, other = (
+        settings_of(
+            folder, "train.validation=0.5", f"train.seed={seed}", f"data.group_pattern='{pattern}'"
+        )
+        for pattern in patterns
+    )
+    Experiment(one, tmp_path / "run").run()
+    Experiment(one, tmp_path / "run").run()
+    with pytest.raises(WeightsError, match="other videos held out"):
+        Experiment(other, tmp_path / "run").run()
+
+
+def test_a_file_is_no_folder_of_a_run(folder, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(ConfigError, match="is a file; a run is a folder") as error:
+        Experiment(settings_of(folder), tmp_path / "run").run()
+    assert error.value.parameters == ("out",)
 
 
 def test_predict_refuses_settings_that_are_not_those_of_the_weights(folder, run):
@@ -492,6 +535,24 @@ def test_copies_of_training_videos_among_the_tested_are_said():
     (said,) = checks.same_contents(apart, digests)
     assert said == 'fold 1: 1 of 2 test videos are copies of training videos, the first is "b1.mp4"'
     assert not list(checks.same_contents(apart, digests | {"b1.mp4": "s"}))
+    (said,) = checks.same_contents(
+        apart, {"a0.mp4": "p", "b0.mp4": "p", "a1.mp4": "", "b1.mp4": ""}
+    )
+    assert said == "fold 1: 1 of 2 training videos are copies of others"
+
+
+def test_videos_that_do_not_move_are_said():
+    dataset = videos_of(("1",), ("1",))
+
+    def cache(*moving):
+        return {
+            v.id: SimpleNamespace(flow=np.full((2, 3, 3, 2), float(v.id in moving), np.float32))
+            for v in dataset.videos
+        }
+
+    (said,) = checks.still_videos(dataset, cache("a0.mp4", "b0.mp4"))
+    assert said.startswith("2 of 4 videos that were looked at do not move at all, the first is")
+    assert not list(checks.still_videos(dataset, cache("a0.mp4", "b0.mp4", "a1.mp4")))
 
 
 def test_doubts_stand_in_the_record_and_on_the_page(run):

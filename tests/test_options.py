@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import flowpipe
-from flowpipe.cli.main import main
+from flowpipe.cli.main import app, main
 from flowpipe.cli.options import field_texts, record_options
 from flowpipe.errors import CacheError, InvalidArgument
 
@@ -148,6 +148,27 @@ def test_no_message_of_the_library_names_an_option() -> None:
         if re.search(r"""(^|[\s("'`])--[a-z]""", text)
     }
     assert naming <= STILL
+
+
+# What may follow the word flowpipe in a sentence and is no command.
+WORDS = {"and", "model", "reads", "scores"}
+
+
+def test_every_command_that_a_message_names_exists() -> None:
+    context = click.Context(app)
+    named = {
+        tuple(match.groups())
+        for path in LIBRARY.rglob("*.py")
+        for text in strings_of(path)
+        for match in re.finditer(r"\bflowpipe ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", text)
+        if match[1] not in WORDS
+    }
+    assert {"train", "extract", "cache"} <= {first for first, _ in named}
+    for first, second in named:
+        command = app.get_command(context, first)
+        assert command is not None, first
+        if isinstance(command, click.Group) and second is not None:
+            assert command.get_command(context, second) is not None, (first, second)
 
 
 def strings_of(path: Path) -> Iterator[str]:

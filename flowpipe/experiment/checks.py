@@ -22,6 +22,7 @@ from flowpipe.training.ranks import join
 
 # A loss that has fallen by less than this share of ln K has learnt nothing.
 LEAST_GAIN = 0.01
+MOST_LOOKED_AT = 100
 
 
 def check_folds(dataset: Dataset, chosen: Sequence[Fold]) -> None:
@@ -198,9 +199,25 @@ def _fusion_doubts(folds: Sequence[Fold], headline: str) -> Iterator[str]:
         yield f"fused ({headline}): {fused:.1%} is below {best} alone, {own[best]:.1%}"
 
 
+def still_videos(dataset: Dataset, cache: Any) -> Iterator[str]:
+    """Yield a sentence where half of the videos do not move; a hundred of them are looked at."""
+    step = max(1, len(dataset.videos) // MOST_LOOKED_AT)
+    looked_at = [video.id for video in dataset.videos[::step]]
+    still = [v for v in looked_at if not np.any(cache[v].flow[:1])]
+    still = [v for v in still if not np.any(cache[v].flow[:])]
+    if 2 * len(still) >= len(looked_at):
+        yield (
+            f"{len(still)} of {len(looked_at)} videos that were looked at do not move at all, the "
+            f'first is "{still[0]}"'
+        )
+
+
 def same_contents(fold: Fold, digests: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence where test videos have the content of training videos."""
-    trained = {(digests[video.id], video.span) for video in fold.train.videos}
+    """Yield a sentence where videos have the content of training videos."""
+    contents = [(digests[video.id], video.span) for video in fold.train.videos]
+    trained = set(contents)
+    if copies := len(contents) - len(trained):
+        yield f"fold {fold.name}: {copies} of {len(contents)} training videos are copies of others"
     same = [v.id for v in fold.test.videos if (digests[v.id], v.span) in trained]
     if same:
         yield (

@@ -161,6 +161,7 @@ class Experiment:
                     f"fold {each.name}: no training video of {some(each.untrained)}; its tests of "
                     "them cannot be right"
                 )
+        self._check_checkpoints(folds, contents=False)
         extraction = self.extract()
         folds = [self._fold(each.name) for each in folds]  # without what was left out
         streams = {
@@ -196,6 +197,8 @@ class Experiment:
             For folds without videos to learn from or to test, streams that cannot be built, and
             fusions that cannot be made.
         """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"{self.out} is a file; a run is a folder", parameter="out")
         checks.check_folds(self.dataset, folds)
         checks.check_test(self.settings, self.settings.test)
         checks.check_fusion(self.settings, self._several_labels)
@@ -375,30 +378,40 @@ class Experiment:
         )
         return held_out
 
-    def fingerprint(self, stream: ClipStream, fold: Fold) -> dict[str, Any]:
-        """Return what determines what a stream learns on a fold, beside its options of training."""
-        videos = fold.train.videos
-        contents = stream.digests([video.id for video in videos])
-        listed = [[v.id, v.labels, content] for v, content in zip(videos, contents, strict=True)]
+    def fingerprint(
+        self, stream: ClipStream, fold: Fold, *, contents: bool = True
+    ) -> dict[str, Any]:
+        """Return what determines what a stream learns on a fold, beside its options of training.
+
+        The contents of the videos are known once they are in the cache.
+        """
+        videos, held_out = fold.train.videos, self._held_out(fold)
         weights = stream.settings.weights
-        return {
+        facts = {
             **stream.facts(),
             **self._flow_facts(stream),
             "fold": fold.name,
             "classes": list(fold.train.classes),
-            "videos": {"count": len(videos), "digest": _digest(json.dumps(listed).encode())},
+            "videos": {"count": len(videos)},
             "weights": None if weights is None else _file_digest(weights),
         }
+        if held_out is not None:
+            facts["held_out"] = _digest([video.id for video in held_out.videos])
+        if contents:
+            digests = stream.digests([video.id for video in videos])
+            listed = [[v.id, v.labels, own] for v, own in zip(videos, digests, strict=True)]
+            facts["videos"]["digest"] = _digest(listed)
+        return facts
 
     def _flow_facts(self, stream: ClipStream) -> dict[str, Any]:
         """Return what determines the flow and frames that a stream learns from."""
-        if self._cache is None or isinstance(stream, FeatureStream):
+        if isinstance(stream, FeatureStream):
             return {}
         extract = asdict(self.settings.extract)
         del extract["workers"], extract["codec"]
         return {"extract": extract, "flow_version": self.settings.extract.recipe().flow_version}
 
-    def _check_checkpoints(self, folds: Sequence[Fold]) -> None:
+    def _check_checkpoints(self, folds: Sequence[Fold], *, contents: bool = True) -> None:
         """Refuse checkpoints of other settings before anything is written."""
         for fold in folds:
             for name in self.settings.streams:
@@ -406,8 +419,8 @@ class Experiment:
                 saved = read_settings(path)
                 if saved is not None:
                     stream = self.stream(name, fold.name, fold.videos)
-                    wanted = stream.learnt() | self.fingerprint(stream, fold)
-                    check_same(path, saved, wanted)
+                    own = self.fingerprint(stream, fold, contents=contents)
+                    check_same(path, saved, stream.learnt() | own, whole=contents)
 
     def fuse_scores(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
         """Fuse streams; weights and SVM see scores of the fold's training videos only."""
@@ -485,6 +498,7 @@ class Experiment:
         if self._cache is not None:
             digests = {row.name: row.digest for row in self._cache.rows()}
             notes += [note for fold in folds for note in checks.same_contents(fold, digests)]
+            notes += checks.still_videos(self.dataset, self._cache)
         return notes
 
     def _network_row(self, name: str, folds: Sequence[Fold]) -> dict[str, Any]:
@@ -624,8 +638,8 @@ class Experiment:
         )
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _digest(listed: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 @cache

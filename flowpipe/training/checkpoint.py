@@ -25,6 +25,7 @@ METRICS = "metrics.jsonl"
 UNSPEAKABLE = {
     "videos.digest": "other training videos, or other labels or contents of them",
     "weights": "other initial weights",
+    "held_out": "other videos held out",
 }
 
 
