@@ -65,6 +65,16 @@ def logits_of(network, clips):
         return network(shaped(clips, network)).numpy()
 
 
+# One of each kind of names, small enough for every day; the others are slow.
+QUICK = {
+    "kenshohara-resnet18",
+    "mmaction2-tsn-r50-flow",
+    "pyslowfast-slow_8x8_r50",
+    "pytorchvideo-x3d_s",
+    "torchvision-mc3_18",
+    "torchvision-squeezenet1_0",
+    "tsn-bninception-rgb",
+}
 RECOGNITION = sorted(
     path.stem
     for path in PARITY.glob("*.json")
@@ -96,7 +106,10 @@ def test_the_rule_is_that_of_the_fixtures():
     assert crc == record["weights_crc32"]
 
 
-@pytest.mark.parametrize("name", RECOGNITION)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECOGNITION],
+)
 def test_logits_are_the_authors(name, tmp_path):
     record = fixture(name)
     if name.startswith("hf-"):
@@ -141,6 +154,7 @@ def test_a_wrong_variant_is_seen(name, wrong, tmp_path):
     assert not all(error <= 10 * TOLERANCE for error in worst_of(network, record).values())
 
 
+@pytest.mark.slow
 def test_another_nonlocal_variant_pools_elsewhere(tmp_path):
     """The order of pooling and convolution has no tensor; a maximum is not linear."""
     from flowpipe.models import nonlocal_block
@@ -154,6 +168,7 @@ def test_another_nonlocal_variant_pools_elsewhere(tmp_path):
     assert max(worst_of(network, record).values()) > 10 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pyslowfast-slow_8x8_r50", "pyslowfast-slowfast_4x16_r50"])
 def test_windows_may_be_averaged_behind_the_softmax(name, tmp_path):
     """What PySlowFast returns in testing, its published accuracies are of."""
@@ -163,6 +178,7 @@ def test_windows_may_be_averaged_behind_the_softmax(name, tmp_path):
     assert max(worst_of(network, record, output="output").values()) <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pyslowfast-i3d_nln_8x8_r50", "pyslowfast-slowfast_4x16_r50"])
 def test_caffe2_names_are_those_of_the_zoo(name, tmp_path):
     record = fixture(name)
