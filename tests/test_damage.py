@@ -588,7 +588,7 @@ SLOW_PACK = """
 import os, sys, time
 real = os.pread
 def pread(*arguments):
-    time.sleep(0.2)
+    time.sleep(1)
     return real(*arguments)
 os.pread = pread
 from flowpipe.cli.main import main
