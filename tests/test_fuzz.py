@@ -28,7 +28,7 @@ from flowpipe.cache.manifest import read_failures, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.tracks import jpeg_size
 from flowpipe.cache.verify import damaged_texts, verify
-from flowpipe.datasets import from_csv, from_list, from_ucf101, videos_of
+from flowpipe.datasets import from_csv, from_list, from_segments, from_ucf101, videos_of
 from flowpipe.errors import EntryCorrupt, FlowpipeError
 from flowpipe.experiment.settings import load_settings
 from flowpipe.flow.files import read_flo, write_flo
@@ -230,6 +230,31 @@ def test_split_files(tmp_path):
             assert "\n" not in record.id
 
     assert fuzz(sorted(tmp_path.iterdir()), read)
+
+
+def test_exports_of_annotation_programs(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    value = {"timelinelabels": ["run"], "ranges": [{"start": 1, "end": 9}]}
+    result = {"type": "timelinelabels", "value": value}
+    task = {"data": {"video": "a.mp4"}, "annotations": [{"result": [result]}]}
+    anet = {"a": {"subset": "training", "annotations": [{"segment": [0, 1], "label": "x"}]}}
+    texts = {
+        "boris": "Media file\tBehavior\tStart (s)\tStop (s)\na.mp4\trun\t0\t1.5\n",
+        "elan": "tier\t\t00:00:01.000\t00:00:02.500\trun\n",
+        "label-studio": json.dumps([task]),
+        "via": '"1","[""a.mp4""]",0,"[0.5,2]","[]","{""1"":""run""}"\n',
+        "activitynet": json.dumps({"database": anet}),
+    }
+    for form, text in texts.items():
+        (tmp_path / f"{form}.txt").write_text(text)
+
+    def read(file: Path) -> None:
+        for video in from_segments(file, tmp_path, file.stem, missing="keep").videos:
+            assert ".." not in Path(video.id).parts
+            assert not Path(video.id).is_absolute()
+            assert video.labels
+
+    assert fuzz([tmp_path / f"{form}.txt" for form in texts], read)
 
 
 def test_configurations(tmp_path):

@@ -171,6 +171,13 @@ def test_label_studio(root):
         ("via", '"1","[""one.mp4""]",0,"[0,1"\n', "line 1: must have the columns"),
         ("label-studio", "{}", "must be a list of tasks"),
         ("label-studio", '[{"data": {}}]', "task 0: its data names no video"),
+        ("label-studio", "[1]", "not of the form label-studio (AttributeError"),
+        ("via", '"1","[]",0,"[0.5,2]","[]","{}"\n', "not of the form via (ValueError"),
+        (
+            "activitynet",
+            '{"database": {"a": {"annotations": [{"label": "x"}]}}}',
+            "not of the form activitynet (KeyError: 'segment')",
+        ),
         ("activitynet", "{", "not valid JSON"),
         ("activitynet", "{}", 'must hold {"database"'),
         ("activitynet", '{"database": {}}', "no video is listed"),

@@ -82,7 +82,7 @@ def from_segments(
         raise AnnotationError(f'form "{form}" must be one of: {", ".join(FORMS)}')
     files = Files(root)
     videos: dict[str, Video] = {}
-    for segment in FORMS[form](path):
+    for segment in _read(path, form):
         found = files.find(_without_upload_prefix(files, segment.video))
         name = segment.video if found is None else found.relative_to(root).as_posix()
         try:
@@ -101,6 +101,18 @@ def from_segments(
             video = replace(known, labels=labels)
         videos[video.id] = video
     return make_dataset(list(videos.values()), path, missing=missing)
+
+
+def _read(path: Path, form: str) -> list[Segment]:
+    try:
+        return list(FORMS[form](path))
+    except AnnotationError:
+        raise
+    # What JSON of another shape does to the readers.
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise AnnotationError(
+            f"{path}: not of the form {form} ({type(error).__name__}: {error}); export it anew"
+        ) from error
 
 
 def _boris(path: Path) -> Iterator[Segment]:
