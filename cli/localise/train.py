@@ -89,6 +89,7 @@ def train(
         f"{settings.method} on {', '.join(settings.features)}",
         result.detections,
         truth=result.truth,
+        paths=result.paths,
         record=result.record,
     )
     if as_json:

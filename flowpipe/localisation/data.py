@@ -78,6 +78,8 @@ class LocalisationData:
     test_subset : str or None
     source : dict
         How the features came about, for new videos.
+    paths : dict of str to Path
+        The files of the videos that are on disk.
     """
 
     annotations: Annotations
@@ -85,6 +87,7 @@ class LocalisationData:
     test: list[Sample]
     test_subset: str | None
     source: dict[str, Any]
+    paths: dict[str, Path]
 
 
 def find_annotations(folder: Path) -> Path:
@@ -148,8 +151,9 @@ def load_data(
         wanted |= set(annotations.of_subset(test).videos)
     annotations = annotations.of_videos(wanted)
     store = data.store or out / "features"
+    files = {} if data.videos is None else _files_of(annotations.videos, data.videos)
     source = ensure_features(
-        [] if data.videos is None else _files_of(annotations.videos, data.videos),
+        list(files.values()),
         features,
         data.cache or out / "cache",
         store,
@@ -179,7 +183,8 @@ def load_data(
     testing = [] if test is None else [samples[v] for v in annotations.of_subset(test).videos]
     if not training:
         raise AnnotationError(f"no training video of {data.annotations} has features")
-    return LocalisationData(annotations, training, testing, test, source)
+    paths = {name: video.path for name, video in files.items()}
+    return LocalisationData(annotations, training, testing, test, source, paths)
 
 
 def ensure_features(
@@ -287,11 +292,11 @@ def _lacking(store: Path, name: str, videos: Iterable[Video]) -> list[str]:
     return [video.id for video in videos if video.id not in here]
 
 
-def _files_of(annotated: Sequence[str], folder: Path) -> list[Video]:
-    """Return the video files of a folder that the annotations name."""
+def _files_of(annotated: Sequence[str], folder: Path) -> dict[str, Video]:
+    """Return the video files of a folder that the annotations name, by that name."""
     paths = {path.relative_to(folder).as_posix(): path for path in find_videos(folder)}
     names = names_in(sorted(paths), annotated)
-    return [Video(names[video], paths[names[video]]) for video in annotated if video in names]
+    return {name: Video(file, paths[file]) for name, file in names.items()}
 
 
 def instances_line(lengths_s: Sequence[float]) -> str:

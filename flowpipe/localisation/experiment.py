@@ -99,11 +99,14 @@ class LocaliseResult:
         Of the test videos; none where there are no test videos.
     truth : Annotations
         Of the test videos.
+    paths : dict of str to Path
+        The files of the videos that are on disk.
     """
 
     record: dict[str, Any]
     detections: Segments
     truth: Annotations
+    paths: dict[str, Path]
 
 
 def load_settings(source: Path, overrides: Sequence[str] = ()) -> LocaliseSettings:
@@ -208,7 +211,7 @@ def train(
         json.dump(record, file, indent=1)
     if data.test:
         write_submission(out / DETECTIONS, detections, truth.videos)
-    return LocaliseResult(record, detections, truth)
+    return LocaliseResult(record, detections, truth, data.paths)
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ from flowpipe.training.devices import choose_device
 SETTINGS = "localiser.json"
 # Longer videos are looked at in windows of this many steps.
 WINDOW_STEPS = 8192
+# `Suppression.keep` is for videos of this many steps at most, the longest of ActionFormer's.
+STEPS_OF_KEPT = 2304
 NUM_QUANTILES = 101
 
 
@@ -183,18 +185,20 @@ class Localiser:
             segments = segments + start
             center = segments.mean(axis=1)
             inner = (center >= low) & (center < high)
-            # What is left of each window is thinned out already, so that little is kept.
-            found.append(suppress(segments[inner], scores[inner], labels[inner], self._suppression))
-        segments, scores, labels = (np.concatenate(column) for column in zip(*found, strict=True))
-        if len(found) > 1:
-            segments, scores, labels = _best_of(
-                segments, scores, labels, self.settings.suppression.keep * len(found)
+            found.append(
+                suppress(
+                    segments[inner], scores[inner], labels[inner], self._suppression(stop - start)
+                )
             )
+        segments, scores, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+        best = np.argsort(-scores, kind="stable")[: self._suppression(len(sample)).keep]
+        segments, scores, labels = segments[best], scores[best], labels[best]
         return sample.to_seconds(segments), scores, labels
 
-    @property
-    def _suppression(self) -> Suppression:
-        return self.settings.suppression
+    def _suppression(self, steps: int) -> Suppression:
+        """Return what thins out so many steps: a long video may hold more than a short one."""
+        chosen = self.settings.suppression
+        return replace(chosen, keep=chosen.keep * -(-steps // STEPS_OF_KEPT))
 
     def localise(self, samples: Sequence[Sample], *, window_steps: int = WINDOW_STEPS) -> Segments:
         """Return what is found in several videos."""
@@ -271,16 +275,6 @@ def windows(
         high = np.inf if last else start + margin + stride - 0.5
         found.append((start, min(start + stride + 2 * margin, steps), low, high))
     return found
-
-
-def _best_of(
-    segments: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    keep: int,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    best = np.argsort(-scores, kind="stable")[:keep]
-    return segments[best], scores[best], labels[best]
 
 
 def _naming(

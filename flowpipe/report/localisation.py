@@ -113,7 +113,8 @@ def write_localisation_page(
     notes = []
     if len(names) > MOST_VIDEOS:
         notes.append(f"The first {MOST_VIDEOS} of {len(names)} videos are shown.")
-    headline = f"{len(detections)} findings in {len(names)} videos"
+    videos = "1 video" if len(names) == 1 else f"{len(names)} videos"
+    headline = f"{len(detections)} segments found in {videos}"
     if "average" in record:
         thresholds = list(record["mAP"])
         headline = (
