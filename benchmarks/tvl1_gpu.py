@@ -38,8 +38,9 @@ import numpy as np
 import torch
 
 from flowpipe.flow import create, create_batched
+from flowpipe.flow.method import distinct_frames
 from flowpipe.flow.pyramid import level_sizes
-from flowpipe.flow.tvl1_torch import BatchTVL1, distinct_frames
+from flowpipe.flow.tvl1_torch import BatchTVL1
 
 MODES = {"exact": 0, "fixed 30": 30, "fixed 20": 20}
 OPERATIONS = 56

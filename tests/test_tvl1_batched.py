@@ -17,11 +17,11 @@ import torch
 
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import BATCHED, BatchFlowMethod, create, create_batched
+from flowpipe.flow.method import distinct_frames
 from flowpipe.flow.pyramid import level_sizes
 from flowpipe.flow.tvl1_torch import (
     BatchTVL1,
     BatchTVL1Parameters,
-    distinct_frames,
     linearise,
     median,
     resize,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import weights as files
-from flowpipe.flow.method import RecordMethod, checked_flow
+from flowpipe.flow.method import RecordMethod, distinct_frames
 
 Encoding = dict[str, Tensor]
 
@@ -109,31 +109,18 @@ class LearnedFlow(RecordMethod):
                 last = frame.copy(), self._encode(frame[None])
             encodings.append(last[1])
         self._last.frame = last
-        uv_BHWC = self._match(encodings[0], encodings[1], prev_HWC.shape[:2])
-        return checked_flow(uv_BHWC[0].cpu().numpy(), prev_HWC.shape[:2], self.name)
+        uv_HWC: NDArray[np.float32] = self._match(encodings[0], encodings[1], prev_HWC.shape[:2])[0]
+        return uv_HWC
 
     def batch(
         self, prev_BHWC: NDArray[np.uint8], next_BHWC: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
         """Compute `uv_BHWC` of B pairs of RGB uint8 frames of one size."""
         _check((prev_BHWC, next_BHWC), self.name, 4)
-        frames: list[NDArray[np.uint8]] = []
-        earlier: list[int] = []
-        later: list[int] = []
-        for prev, next in zip(prev_BHWC, next_BHWC, strict=True):
-            if not frames or not np.array_equal(frames[-1], prev):
-                frames.append(prev)
-            earlier.append(len(frames) - 1)
-            later.append(len(frames))
-            frames.append(next)
-        encoded = self._encode(np.stack(frames))
-        first, second = ({k: v[rows] for k, v in encoded.items()} for rows in (earlier, later))
-        uv_BHWC: NDArray[np.float32] = (
-            self._match(first, second, prev_BHWC.shape[1:3]).cpu().numpy()
-        )
-        for uv_HWC in uv_BHWC:
-            checked_flow(uv_HWC, prev_BHWC.shape[1:3], self.name)
-        return uv_BHWC
+        frames, pairs = distinct_frames(prev_BHWC, next_BHWC)
+        encoded = self._encode(frames)
+        earlier, later = ({key: v[rows] for key, v in encoded.items()} for rows in pairs.T)
+        return self._match(earlier, later, prev_BHWC.shape[1:3])
 
     def _encode(self, frames_BHWC: NDArray[np.uint8]) -> Encoding:
         frames = torch.from_numpy(np.ascontiguousarray(frames_BHWC)).to(self.device)
@@ -143,12 +130,22 @@ class LearnedFlow(RecordMethod):
         with self._computing():
             return self.network.encode(pad(frames, sides))
 
-    def _match(self, earlier: Encoding, later: Encoding, size: tuple[int, int]) -> Tensor:
-        left, _, top, _ = padding(*size, self.network.multiple, self.network.least)
+    def _match(
+        self, earlier: Encoding, later: Encoding, size: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        height, width = size
+        left, _, top, _ = padding(height, width, self.network.multiple, self.network.least)
         with self._computing():
-            uv = self.network.match(earlier, later)
-        uv = uv[:, :, top : top + size[0], left : left + size[1]]
-        return uv.permute(0, 2, 3, 1).float().contiguous()
+            uv = self.network.match(earlier, later)[:, :, top : top + height, left : left + width]
+            uv_BHWC = uv.permute(0, 2, 3, 1).float().contiguous()
+            broken = int((~torch.isfinite(uv_BHWC)).any(-1).sum())
+        if broken:
+            raise FlowError(
+                f"{self.name} gave {broken} displacements of {uv_BHWC[..., 0].numel()} that are "
+                "not finite; try another size or precision"
+            )
+        result: NDArray[np.float32] = uv_BHWC.cpu().numpy()
+        return result
 
 
 def checked_precision(precision: str) -> None:

@@ -206,6 +206,20 @@ def checked_batch(
     return np.ascontiguousarray(prev_BHW), np.ascontiguousarray(next_BHW)
 
 
+def distinct_frames(
+    prev_B: NDArray[np.uint8], next_B: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the frames N×H×W(×C) of a batch, shared by neighbours once, and pairs B×2."""
+    frames: list[NDArray[np.uint8]] = []
+    pairs = np.empty((len(prev_B), 2), np.int64)
+    for index, (prev, next) in enumerate(zip(prev_B, next_B, strict=True)):
+        if index == 0 or not np.array_equal(frames[-1], prev):
+            frames.append(prev)
+        pairs[index] = len(frames) - 1, len(frames)
+        frames.append(next)
+    return np.stack(frames), pairs
+
+
 def checked_flow(uv_HWC: object, shape_HW: tuple[int, ...], name: str) -> NDArray[np.float32]:
     """Refuse a result that is not finite float32 H×W×2; a plug-in's should pass here too.
 

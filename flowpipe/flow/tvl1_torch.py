@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowpipe.errors import FlowError
-from flowpipe.flow.method import RecordMethod, checked_batch, checked_whole, factory
+from flowpipe.flow.method import (
+    RecordMethod,
+    checked_batch,
+    checked_whole,
+    distinct_frames,
+    factory,
+)
 from flowpipe.flow.pyramid import LEAST_SIDE_PX, coarse_to_fine, level_sizes
 from flowpipe.flow.tvl1_parameters import CUBIC, FAST, FLAT, NO_MEDIAN, TVL1Parameters
 
@@ -180,20 +186,6 @@ def _solver(kernels: str) -> Any:
 
         return tvl1_triton.solve_level
     return solve_level
-
-
-def distinct_frames(
-    prev_BHW: NDArray[np.uint8], next_BHW: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return the frames N×H×W of a batch, shared ones of neighbouring pairs once, and pairs B×2."""
-    frames: list[NDArray[np.uint8]] = []
-    pairs = np.empty((len(prev_BHW), 2), np.int64)
-    for index, (prev_HW, next_HW) in enumerate(zip(prev_BHW, next_BHW, strict=True)):
-        if index == 0 or not np.array_equal(frames[-1], prev_HW):
-            frames.append(prev_HW)
-        pairs[index] = len(frames) - 1, len(frames)
-        frames.append(next_HW)
-    return np.stack(frames), pairs
 
 
 def resize(image: Tensor, size: tuple[int, int], scale: float | None = None) -> Tensor:
