@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from flowpipe.errors import FlowError, InvalidArgument
-from flowpipe.flow import BATCHED, BatchFlowMethod, create, create_batched
+from flowpipe.flow import BatchFlowMethod, create, create_batched
 from flowpipe.flow.method import distinct_frames
 from flowpipe.flow.pyramid import level_sizes
 from flowpipe.flow.tvl1_torch import (
@@ -35,6 +35,7 @@ if not torch.cuda.is_available():
 
 BENCHMARK = Path(__file__).resolve().parents[1] / "benchmarks" / "tvl1_gpu.py"
 
+TVL1 = ("tvl1", "tvl1-nomedian", "tvl1-fast")
 SETTINGS = BatchTVL1Parameters(warps=1, outer_iterations=2, inner_iterations=8)
 
 
@@ -125,7 +126,7 @@ def test_frames_of_neighbouring_pairs_stand_once():
 # The whole.
 
 
-@pytest.mark.parametrize("name", BATCHED)
+@pytest.mark.parametrize("name", TVL1)
 def test_batched_forms_have_the_parameters_of_the_methods_they_stand_for(name):
     method = create_batched(name, "cpu")
     assert isinstance(method, BatchFlowMethod)
@@ -151,7 +152,7 @@ def test_flow_is_opencvs(size):
 
 def test_flow_is_that_of_the_projects_cpu_solver():
     frames = moving(2, 48, 64, seed=5)
-    for name in BATCHED:
+    for name in TVL1:
         wanted = create(name, scales=2)(frames[0], frames[1])
         ours = create_batched(name, "cpu", scales=2)(frames[0], frames[1])
         assert difference_px(ours, wanted).mean() < 1e-3, name

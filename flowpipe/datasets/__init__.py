@@ -12,6 +12,7 @@ groups        which videos belong together, by their names
 paths         paths, folders and lists → videos with names for the cache
 splits        training and test halves: by fold, or at random by group
 synthetic     generated videos whose classes are known by construction
+time_only     generated videos in which every frame is noise, and motion draws the class
 ============  ==================================================================
 """
 

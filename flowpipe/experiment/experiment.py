@@ -15,8 +15,7 @@ from torch import nn
 from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
-from flowpipe.datasets import Dataset, Video, seeded_split, videos_of
-from flowpipe.datasets.synthetic import write_videos
+from flowpipe.datasets import Dataset, Video, seeded_split, synthetic, time_only, videos_of
 from flowpipe.datasets.video import some
 from flowpipe.errors import ConfigError, VideoError, nearest_name
 from flowpipe.experiment import checks
@@ -218,7 +217,8 @@ class Experiment:
         """Make the generated videos, of a configuration that has them."""
         ranks, data = join(), self.settings.data
         if data.generate is not None and ranks.first:
-            write_videos(data.root, clips=data.generate)
+            generator = time_only if data.generator == "time-only" else synthetic
+            generator.write_videos(data.root, clips=data.generate)
         ranks.barrier()
 
     def extract(self) -> ExtractionResult | None:

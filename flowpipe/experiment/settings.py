@@ -69,7 +69,10 @@ class DataSettings:
     skip_missing : bool
         Leave out videos that are listed and not there, or cannot be read, and say how many.
     generate : int, optional
-        Videos of the quickstart that are made at the root first.
+        Videos that are made at the root first.
+    generator : "textures" or "time-only"
+        What is made: the videos of the quickstart (`datasets.synthetic`), or words and shapes of
+        which no frame shows anything (`datasets.time_only`).
     fold_column : str, optional
         Column of the folds.
     folds : int, optional
@@ -96,6 +99,7 @@ class DataSettings:
     label_separator: str | None = None
     skip_missing: bool = False
     generate: int | None = None
+    generator: Literal["textures", "time-only"] = "textures"
     fold_column: str | None = None
     folds: int | None = None
     group_column: str | None = None
