@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from flowpipe.datasets import Dataset, folds
 from flowpipe.errors import ConfigError, FlowpipeError, InvalidArgument
@@ -17,12 +18,13 @@ from flowpipe.fusion import ONE_LABEL
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
 from flowpipe.training.devices import choose_device
-from flowpipe.training.loop import check_logits
+from flowpipe.training.loop import check_logits, needing_two_clips
 from flowpipe.training.ranks import join
 
 # A loss that has fallen by less than this share of ln K has learnt nothing.
 LEAST_GAIN = 0.01
 MOST_LOOKED_AT = 100
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def check_folds(dataset: Dataset, chosen: Sequence[Fold]) -> None:
@@ -90,11 +92,14 @@ def check_stream(stream: ClipStream, num_classes: int) -> dict[str, Any]:
     """
     try:
         choose_device(stream.options.device)
-        join().share_of(stream.options.batch_size)
+        batch_size = join().share_of(stream.options.batch_size)
         cost = stream.cost(num_classes)
         if ":" in stream.settings.model:
             check_own_network(stream, num_classes)
-        stream.start(num_classes)
+        model, _ = stream.start(num_classes)
+        if batch_size == 1 and any(isinstance(m, BATCH_NORM) for m in model.modules()):
+            with torch.no_grad(), needing_two_clips(1):
+                model.train()(torch.zeros(1, *stream.input.input_shape))
         return cost
     except FlowpipeError as error:
         message = f'stream "{stream.name}", {_shape_text(stream.settings)}: {error}'

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -108,6 +109,18 @@ class DataSettings:
     flip: bool = True
     cache: Path | None = None
     features: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.test_fraction < 1:
+            raise InvalidArgument(
+                f"test_fraction {self.test_fraction} must be between 0 and 1; 0.25 is usual"
+            )
+        try:
+            re.compile(self.group_pattern or "")
+        except re.error as error:
+            raise InvalidArgument(
+                f'group_pattern "{self.group_pattern}" must be a regular expression: {error}'
+            ) from error
 
 
 @dataclass(frozen=True)

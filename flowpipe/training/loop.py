@@ -194,7 +194,8 @@ def make_optimiser(model: nn.Module, options: TrainOptions) -> torch.optim.Optim
 
 
 @contextlib.contextmanager
-def _needing_two_clips(count: int) -> Iterator[None]:
+def needing_two_clips(count: int) -> Iterator[None]:
+    """Say what it means when batch normalisation refuses a single clip."""
     try:
         yield
     except ValueError as error:
@@ -320,7 +321,7 @@ def _train_epoch(
         labels: Tensor = batch["label"].to(device, non_blocking=True)
         update.zero_grad(set_to_none=True)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            with _needing_two_clips(len(labels)):
+            with needing_two_clips(len(labels)):
                 logits = model(to_network_input(moved, stream, quantiser))
             check_logits(logits, len(labels), len(data.classes))
             if logits.ndim == 3:  # a score per frame, each of which has the clip's label
