@@ -23,7 +23,7 @@ from flowpipe.errors import (
 )
 from flowpipe.registry import OWN_FOLDERS, trust
 
-from .output import printable, say
+from .output import current_folder, prepare_streams, printable, say
 
 # Command → (module of this package, one line). Listing the commands imports none of them.
 COMMANDS = {
@@ -106,7 +106,8 @@ def main(arguments: list[str] | None = None) -> None:
     # The current folder may hold package.module:callable of the person's own. Our own place goes
     # before it: an editable install would lose to a folder called flowpipe, in workers too.
     sys.path.append(str(Path(flowpipe.__file__).parents[1]))
-    OWN_FOLDERS[:] = [str(Path.cwd())]
+    OWN_FOLDERS[:] = current_folder()
+    prepare_streams()
     _obey_endings()
     try:
         status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)

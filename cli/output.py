@@ -1,16 +1,45 @@
 """What commands print: progress on stderr for people, tables or JSON on stdout."""
 
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 # The console of the bar that is shown, which moves it out of the way of a sentence.
 _shown: list[Any] = []
+
+
+def current_folder() -> list[str]:
+    """Return the current folder; nothing where it has been deleted."""
+    try:
+        return [str(Path.cwd())]
+    except FileNotFoundError:
+        return []
+
+
+def prepare_streams() -> None:
+    """Have a standard stream for every descriptor, that refuses no character.
+
+    Services and schedulers close them: the next file that is opened would get the number of a
+    stream, and what is printed would go into it.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            opened = os.open(os.devnull, os.O_WRONLY if descriptor else os.O_RDONLY)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False))
+        elif descriptor and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace" if descriptor == 2 else "replace")
 
 
 def say(text: str) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+NAME_BYTES = 100
+
 
 @contextmanager
 def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
@@ -29,7 +31,7 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         If the folder cannot be written.
     """
     target = Path(path)
-    aside = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    aside = target.with_name(aside_name(target.name))
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with aside.open(mode.replace("w", "x"), **text) as file:
@@ -40,6 +42,12 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         fsync_folder(target.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def aside_name(name: str) -> str:
+    """Return a hidden name for what will be called `name`; no longer than file systems take."""
+    start = name.encode("utf-8", "surrogateescape")[:NAME_BYTES].decode("utf-8", "ignore")
+    return f".{start}.{os.getpid()}-{secrets.token_hex(4)}.part"
 
 
 def make_folder(path: Path) -> None:

@@ -76,30 +76,35 @@ def export(
     from flowpipe.cache import FlowRecipe, open_cache
 
     opened = open_cache(path, recipe=recipe)
+    failures: list[str] = []
     holds_flow = any(isinstance(opened.recipes[row.recipe], FlowRecipe) for row in opened.rows())
     if networks is None and (holds_flow or not opened.networks):
-        records = _export_flow(opened, names, form, out, options)
+        records, failures = _export_flow(opened, names, form, out, options)
     else:
         records = _export_features(opened, names, form, networks, out, options["overwrite"])
     if as_json:
-        print_json({"cache": str(path), "format": form, "exported": records})
-        return
-    for record in records:
-        click.echo(printable(record.get("folder") or record["file"]))
-    rounding = ""
-    if records and records[0].get("rounding_family"):
-        rounding = (
-            f': rounding family "{records[0]["rounding_family"]}", ±{options["bound_px"]:g} px'
-        )
-    say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{rounding}")
+        print_json({"cache": str(path), "format": form, "exported": records, "failures": failures})
+    else:
+        for record in records:
+            click.echo(printable(record.get("folder") or record["file"]))
+        rounding, first = "", records[0] if records else {}
+        if first.get("rounding_family"):
+            rounding = (
+                f': rounding family "{first["rounding_family"]}", ±{options["bound_px"]:g} px'
+            )
+        say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{rounding}")
+    for failure in failures:
+        say(failure)
+    if failures:
+        click.get_current_context().exit(1)
 
 
 def _export_flow(
     opened: "Cache", names: tuple[str, ...], form: str, out: Path, options: dict[str, Any]
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
     from flowpipe.cache.export import check_target, folder_of
     from flowpipe.cache.export import export as run
-    from flowpipe.errors import InvalidArgument
+    from flowpipe.errors import CacheError, EntryCorrupt, InvalidArgument
 
     entries = [opened[name].name for name in names] if names else opened.names()
     folders: dict[Any, str] = {}
@@ -112,15 +117,19 @@ def _export_flow(
             )
     for folder in folders:  # before the first is written
         check_target(out / folder, options["overwrite"])
-    records = []
+    records, failures = [], []
     with progress_line("export") as update:
         for position, name in enumerate(folders.values()):
             update(position / len(folders), name)
-            result = run(opened[name], out, form, **options)  # type: ignore[arg-type]
+            try:
+                result = run(opened[name], out, form, **options)  # type: ignore[arg-type]
+            except (CacheError, EntryCorrupt) as error:
+                failures.append(str(error))
+                continue
             records.append({"folder": str(result.folder), **result.record})
             if result.note:
                 say(f"note: {name}: {result.note}")
-    return records
+    return records, failures
 
 
 def _export_features(

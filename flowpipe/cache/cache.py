@@ -1,6 +1,7 @@
 """A cache, read by the names of its videos."""
 
 import difflib
+import functools
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -16,8 +17,19 @@ from flowpipe.errors import EntryNotFound, nearest_name
 from flowpipe.video import content_digest
 
 OPEN_ENTRIES = 256
+"""Kept open at most; a quarter of the descriptors that the system gives, where these are few."""
+
 SHOWN_CANDIDATES = 8
 SHOWN_NEAREST = 3
+
+
+@functools.cache
+def _most_open() -> int:
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return OPEN_ENTRIES
+    return min(OPEN_ENTRIES, max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 class Cache:
@@ -191,7 +203,7 @@ class Cache:
             row = self.row(name)
             entry = self._open.get(row.name) or self.entry_of(row)
             self._open[entry.name] = entry
-            if len(self._open) > OPEN_ENTRIES:
+            if len(self._open) > _most_open():
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(entry.name)
         return entry

@@ -21,7 +21,6 @@ with the time, the scale and the legend.
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe._version import __version__
-from flowpipe.atomic import fsync_folder
+from flowpipe.atomic import aside_name, fsync_folder
 from flowpipe.cache.entry import Entry
 from flowpipe.errors import CacheError, FlowError, InvalidArgument
 from flowpipe.flow.color import color_key, flow_to_color
@@ -120,7 +119,7 @@ def export(
     to_8bit(0.0, bound_px)  # checks the bound, also where there is no flow to be coded
     folder = Path(out) / folder_of(entry.name)
     check_target(folder, overwrite)
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    aside = folder.with_name(aside_name(folder.name))
     try:
         aside.mkdir(parents=True)
         record = _record(entry, format)

@@ -3,12 +3,11 @@
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from flowpipe.atomic import fsync_folder
+from flowpipe.atomic import aside_name, fsync_folder
 from flowpipe.errors import CacheError, FlowpipeError
 
 fcntl: Any = None
@@ -25,8 +24,7 @@ class PartFile:
 
     def __init__(self, target: Path, name: str | None = None) -> None:
         # Same folder, so that the rename stays inside one file system.
-        token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.path = target.with_name(f".{name or target.stem}.{token}.part")
+        self.path = target.with_name(aside_name(name or target.stem))
         self._target = target
         self.file = create_locked(self.path)
         self.failure: OSError | None = None

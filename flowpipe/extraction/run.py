@@ -16,7 +16,7 @@ from flowpipe.cache.manifest import ManifestRow
 from flowpipe.cache.part import remove_abandoned
 from flowpipe.datasets import Dataset, Video, videos_of
 from flowpipe.datasets.paths import Given, part_of
-from flowpipe.errors import CacheError, InvalidArgument, nearest_name
+from flowpipe.errors import CacheError, InvalidArgument, VideoError, nearest_name
 from flowpipe.extraction.processes import ProcessPool
 from flowpipe.extraction.ranges import plan
 from flowpipe.extraction.scheduler import run_on_scheduler
@@ -24,7 +24,8 @@ from flowpipe.extraction.tasks import FrameRange, Job, Outcome, Task
 from flowpipe.extraction.worker import present_entry
 from flowpipe.flow import device as devices
 from flowpipe.runs import Progress, Run, RunResult, reporting
-from flowpipe.video import MAX_PIXELS
+from flowpipe.video import MAX_PIXELS, content_digest
+from flowpipe.video.files import left_out
 
 DEFAULT_TIMEOUT_S = 600.0
 
@@ -198,6 +199,8 @@ def extract(
         reason = f"{path} holds no video; is it the right directory?"
         name = path.name or str(path)
         run.fail(ManifestRow(name, None, "", recipe.id, str(path), 0, 0, time.time()), reason)
+    run.refuse_taken_names()
+    run.result.notes |= _left_out(sources)
     result = run.result if dry_run else run.compute(machine, on_progress)
     if backward:
         failed = {failure.path for failure in result.failures}
@@ -205,6 +208,18 @@ def extract(
         second = _Extraction(replace(job, recipe=recipe.turned()), whole, retry_failed)
         result.add_backward(second.result if dry_run else second.compute(machine, on_progress))
     return result
+
+
+def _left_out(sources: Given | Sequence[Given]) -> dict[str, str]:
+    """Return folder → what was left out of it, of the folders among sources."""
+    items = [sources] if isinstance(sources, str | os.PathLike | Video | Dataset) else sources
+    folders = [
+        Path(item)
+        for item in items
+        if not isinstance(item, Video | Dataset) and Path(item).is_dir()
+    ]
+    notes = {str(folder): left_out(folder) for folder in folders}
+    return {folder: note for folder, note in notes.items() if note}
 
 
 def _recipe_of(recipe: FlowRecipe | None, options: dict[str, Any]) -> FlowRecipe:
@@ -280,6 +295,34 @@ class _Extraction(Run[ExtractionResult]):
     def fail(self, row: ManifestRow, reason: str, *, earlier: bool = False) -> None:
         super().fail(row, reason, earlier=earlier)
         self.result.videos = max(self.result.videos, self.result.finished)
+
+    def refuse_taken_names(self) -> None:
+        """Refuse a video whose name in the cache another one has, which is still there.
+
+        Neither could be read by that name. A data set that was moved, or a video whose content has
+        changed, takes its name along.
+
+        Raises
+        ------
+        InvalidArgument
+            With the ways out.
+        """
+        by_name: dict[str, list[ManifestRow]] = {}
+        for row in self.known.values():
+            by_name.setdefault(row.name, []).append(row)
+        for task in self.tasks:
+            for row in by_name.get(task.name, ()):
+                other = Path(row.path)
+                if other == task.path or not other.is_file() or not task.path.is_file():
+                    continue
+                with contextlib.suppress(VideoError):
+                    if content_digest(task.path) != row.digest == content_digest(other):
+                        raise InvalidArgument(
+                            f'{task.path} would be called "{task.name}" in {self.cache}, as '
+                            f"{other} is; extract the folder above both at once, so that the names "
+                            "differ, or into another cache",
+                            parameter="out",
+                        )
 
     def _skip_present(self) -> None:
         """Count the videos whose entries the manifest knows; the others become tasks."""

@@ -12,18 +12,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from flowpipe.errors import FlowError
+from flowpipe.flow.compiling import compiled
 from flowpipe.flow.method import RecordMethod, factory
 from flowpipe.video.reader import Frame
 from flowpipe.video.vectors import MotionVectors
 
 CELL = 4
 FIELDS = ("source", "w", "h", "dst_x", "dst_y", "motion_x", "motion_y", "motion_scale")
-
-compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ def dense(vectors: MotionVectors, *, forward: bool) -> NDArray[np.float32]:
     rows, columns = -(-vectors.height // CELL), -(-vectors.width // CELL)
     uv = np.zeros((rows, columns, 2), np.float32)
     known = np.zeros((rows, columns), np.bool_)
-    _paint(*(blocks[name] for name in FIELDS), vectors.distance, uv, known)  # type: ignore[call-arg]
+    _paint(*(blocks[name] for name in FIELDS), vectors.distance, uv, known)
     if not known.all() and known.any():
         _fill(uv, known)
     field = np.empty((vectors.height, vectors.width, 2), np.float32)

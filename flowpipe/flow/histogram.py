@@ -17,11 +17,11 @@ Histograms of oriented flow: Laptev et al., "Learning realistic human actions fr
 import math
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import InvalidArgument
+from flowpipe.flow.compiling import compiled
 
 Cells = NDArray[np.float32]
 
@@ -79,7 +79,7 @@ def fine_cells(
     return cells
 
 
-@numba.njit(fastmath=True, error_model="numpy", nogil=True, cache=True)
+@compiled
 def _add_vectors(u_HW, v_HW, row_of_H, col_of_W, cells_RQK):  # type: ignore[no-untyped-def]
     """Add the length of each vector to its cell, shared by the two directions nearest to it."""
     directions = cells_RQK.shape[2] - 1

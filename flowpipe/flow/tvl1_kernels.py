@@ -23,9 +23,10 @@ read: the number of iterations is OpenCV's.
 from typing import Any
 
 import numpy as np
-from numba import float32, intp, njit, void
+from numba import float32, intp, void
 from numba import types as nb
 
+from flowpipe.flow.compiling import compiled
 from flowpipe.flow.simd import LANES, Kernel, Vector, rows, vector_kernel
 from flowpipe.flow.tvl1_parameters import CUBIC, FLAT
 
@@ -33,7 +34,6 @@ LONGEST_BLOCK = 32
 BORDER = 4
 """Zeros around a packed frame, in px: taps of the bicubic kernel outside the frame read them."""
 
-compiled = njit(nogil=True, fastmath=True, error_model="numpy", cache=True)
 _ints = nb.Array(nb.int32, 1, "C")
 
 

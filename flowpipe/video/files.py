@@ -2,16 +2,28 @@
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from flowpipe.errors import VideoError, VideoNotFound
 
 VIDEO_EXTENSIONS = frozenset(
-    [
-        *(".3g2", ".3gp", ".asf", ".avi", ".divx", ".f4v", ".flv", ".m2ts", ".m2v", ".m4v"),
-        *(".mkv", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts"),
-        *(".vob", ".webm", ".wmv", ".y4m"),
-    ]
+    """
+    .264 .265 .3g2 .3gp .amv .asf .avi .divx .dv .f4v .flv .h264 .h265 .hevc .ivf .m1v .m2t
+    .m2ts .m2v .m4v .mj2 .mjpeg .mjpg .mkv .mov .mp4 .mpe .mpeg .mpg .mpv .mts .mxf .nut
+    .ogm .ogv .qt .rm .rmvb .tod .tp .trp .ts .vob .webm .wmv .wtv .xvid .y4m
+    """.split()  # noqa: SIM905 — a table
+)
+
+# What lies beside videos and is not missed.
+OTHER_EXTENSIONS = frozenset(
+    """
+    .aac .bmp .bz2 .cfg .csv .db .doc .docx .flac .flo .gif .gz .h5 .html .ini .ipynb .jpeg
+    .jpg .json .jsonl .log .m4a .mat .md .mp3 .npy .npz .ogg .part .pdf .pickle .pkl .png
+    .pt .pth .py .sh .srt .tar .tif .tiff .toml .tsv .txt .url .vtt .wav .webp .xls .xlsx
+    .xml .yaml .yml .zip
+    """.split()  # noqa: SIM905 — a table
 )
 
 
@@ -19,8 +31,7 @@ def find_videos(directory: str | Path) -> list[Path]:
     """List the videos below a directory, sorted by path.
 
     A video is a file with an extension of `VIDEO_EXTENSIONS`, in whatever case. Hidden files
-    and folders are skipped. Links to videos are taken; links to folders are followed where they
-    lead out of `directory`, each folder once.
+    and folders are skipped; links are followed, but those to folders inside of `directory`.
 
     Raises
     ------
@@ -29,29 +40,47 @@ def find_videos(directory: str | Path) -> list[Path]:
     VideoError
         If it, or a folder in it, cannot be read: its videos would be missing without a word.
     """
-    root = Path(directory)
+    paths = _files_below(Path(directory))
+    return sorted(p for p in paths if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file())
+
+
+def left_out(directory: str | Path) -> str:
+    """Return a sentence about files below a directory that may be videos and are not taken.
+
+    Empty where there are none: what has an extension of `OTHER_EXTENSIONS` is not counted.
+    """
+    counts: Counter[str] = Counter()
+    for path in _files_below(Path(directory)):
+        extension = path.suffix.lower()
+        if not path.is_file():
+            counts["links that lead nowhere"] += path.is_symlink()
+        elif extension not in VIDEO_EXTENSIONS | OTHER_EXTENSIONS:
+            counts[extension or "without an extension"] += 1
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in counts.most_common(8) if count)
+    return kinds and f"files that were left out: {kinds}; name those that are videos"
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield what is not hidden and no folder; each folder outside is entered once."""
     if not root.is_dir():
         raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
-    seen = {root.resolve()}
-
-    def is_new(folder: Path) -> bool:
-        """Whether a folder is no link, or a link to where nothing was looked at yet."""
-        if not folder.is_symlink():
-            return True
-        real = folder.resolve()
-        inside = any(real.is_relative_to(known) or known.is_relative_to(real) for known in seen)
-        seen.add(real)
-        return not inside
-
-    found = []
+    real_root, entered = root.resolve(), set()
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        visible = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in visible if is_new(Path(folder, name))]
-        for name in names:
+        entering = []
+        for name in folders:
             path = Path(folder, name)
-            if not name.startswith(".") and path.suffix.lower() in VIDEO_EXTENSIONS:
-                found += [path] if path.is_file() else []
-    return sorted(found)
+            if name.startswith("."):
+                continue
+            if path.is_symlink():
+                target = path.resolve()
+                if target.is_relative_to(real_root) or real_root.is_relative_to(target):
+                    continue
+                if target in entered:
+                    continue
+                entered.add(target)
+            entering.append(name)
+        folders[:] = entering
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _refuse(error: OSError) -> None:
