@@ -94,7 +94,7 @@ def export(
             )
         say(f"{counted(len(records), 'video', 'videos')} as {form} in {out}{rounding}")
     for failure in failures:
-        say(failure)
+        say(f"flowpipe: {failure}")
     if failures:
         click.get_current_context().exit(1)
 

@@ -66,20 +66,13 @@ def _files_below(root: Path) -> Iterator[Path]:
         raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
     real_root, entered = root.resolve(), set()
     for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
-        entering = []
-        for name in folders:
-            path = Path(folder, name)
-            if name.startswith("."):
-                continue
-            if path.is_symlink():
-                target = path.resolve()
-                if target.is_relative_to(real_root) or real_root.is_relative_to(target):
-                    continue
-                if target in entered:
-                    continue
-                entered.add(target)
-            entering.append(name)
-        folders[:] = entering
+        real = Path(folder).resolve()
+        by_link = real != real_root / Path(folder).relative_to(root)
+        if real in entered or (by_link and real.is_relative_to(real_root)):
+            folders[:] = []  # its videos are there already, or will be
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
