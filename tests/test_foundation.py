@@ -178,11 +178,7 @@ def test_overrides():
         "seed": 2,
         "new": {"place": {"key": [1]}},
     }
-<<<<<<< HEAD
     with pytest.raises(ConfigError, match='"seed" is not of the form key=value'):
-=======
-    with pytest.raises(ConfigError, match='the change "seed" is not of the form key=value'):
->>>>>>> 9f51e63 (Places that are not ours: tests)
         apply_overrides(table, ["seed"])
     with pytest.raises(ConfigError, match='"seed" holds a value, not a table'):
         apply_overrides(table, ["seed.x=3"])

@@ -137,14 +137,13 @@ class WorkerProcess:
         if self._process is not None and self._process.poll() is None:
             return
         self._end()
-        self._messages = queue.SimpleQueue()
-        self._process = _started()
-        if self._closed:
+        process, messages = _started(), queue.SimpleQueue[Any]()
+        threading.Thread(target=_listen, args=(process, messages), daemon=True).start()
+        self._process, self._messages = process, messages
+        self._job, self._has_begun = None, False
+        if self._closed:  # meanwhile, by another thread
             self._end()
             raise WorkerDied("it was ended")
-        listening = (self._process, self._messages)
-        threading.Thread(target=_listen, args=listening, daemon=True).start()
-        self._job, self._has_begun = None, False
         with contextlib.suppress(WorkerDied):  # which is noticed when its answer is awaited
             self._send(sys.path)
 

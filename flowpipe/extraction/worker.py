@@ -88,7 +88,7 @@ def failed(task: Task, digest: str, error: Exception) -> Outcome:
     """Return the outcome of a task that ended in an error."""
     if isinstance(error, CacheError | DeviceError):
         return Outcome(digest, cache_failure=str(error))
-    if isinstance(error, VideoError) and not _holds(task.path, digest):
+    if isinstance(error, VideoError | VideoNotFound) and not _holds(task.path, digest):
         digest = ""  # of what is no longer there, or cannot be read now: nothing to remember
     if isinstance(error, FlowpipeError):
         return Outcome(digest, failure=_with_path(str(error), task.path))
