@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowpipe import extract, open_cache
 from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.flow import create, create_batched
 from flowpipe.flow.evaluation import find_pairs, flow_errors, read_truth
@@ -18,6 +19,7 @@ from flowpipe.flow.gmflow import GMFlow, match_locally, shifted_mask, split
 from flowpipe.flow.learned import grid, padding, sample
 from flowpipe.flow.raft import RAFT
 from flowpipe.flow.weights import digest_of, read_state
+from flowpipe.video import VideoReader
 
 # Mean end-point errors of GMFlow with two scales in px, sides padded to a multiple of 64.
 MIDDLEBURY = {"Dimetrodon": 0.545, "Hydrangea": 0.290, "Urban3": 0.687, "Venus": 1.094}
@@ -115,6 +117,23 @@ def test_the_digest_stands_for_the_file(files, tmp_path):
     del os.environ["FLOWPIPE_WEIGHTS"]
     with pytest.raises(InvalidArgument, match=f"no weights with digest {digest} are known here"):
         create("raft-small", **method.parameters)
+
+
+@pytest.mark.parametrize("rgb", [False, True])
+def test_extraction_gives_colour_frames(files, tmp_path, write_video, rgb):
+    video = write_video(tmp_path / "a.mp4", np.stack(frames(64, 96, 4)))
+    given = {"weights": str(files["raft-small"]), "iterations": 2}
+    result = extract(
+        video, tmp_path / "cache", flow="raft-small", flow_parameters=given, storage="f16", rgb=rgb,
+        workers=1,
+    )  # fmt: skip
+    assert not result.failures
+    entry = open_cache(tmp_path / "cache")["a.mp4"]
+    decoded = [frame.rgb_HWC for frame in VideoReader(video, rgb=True)]
+    method = create("raft-small", **given)
+    assert len(entry.flow) == 3
+    np.testing.assert_allclose(entry.flow[2], method(*decoded[2:4]), rtol=2e-3, atol=2e-2)
+    assert dict(entry.recipe.flow_parameters) == method.parameters
 
 
 @pytest.mark.parametrize(
