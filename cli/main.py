@@ -39,6 +39,7 @@ COMMANDS = {
     "predict": ("predict", "Predict the classes of new videos, or what happens when."),
     "localise": ("localise", "Say when what happens in long videos, and how well."),
     "detect": ("detect", "Say who does what, where, and how well."),
+    "see": ("see", "Look into a trained run: filters, evidence in a video, what a class likes."),
     "export": ("export", "Write a trained run as one file to hand on."),
     "report": ("report", "Write the page of a run."),
     "verify": ("verify", "Check that every file of a run is what was written."),

@@ -1,0 +1,343 @@
+"""Where and when the evidence for a class lies in a clip, and in a whole video.
+
+Gradient: K. Simonyan, A. Vedaldi, A. Zisserman, "Deep inside convolutional networks", 2013,
+doi:10.48550/arXiv.1312.6034. Grad-CAM: R. Selvaraju et al., ICCV 2017, doi:10.1109/ICCV.2017.74;
+the weights are means over space and time, the map is brought to the clip's size by cell centres.
+Integrated gradients: M. Sundararajan, A. Taly, Q. Yan, ICML 2017, doi:10.48550/arXiv.1703.01365.
+Occlusion: M. Zeiler, R. Fergus, ECCV 2014, doi:10.1007/978-3-319-10590-1_53, in space and time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowpipe.clips.network_input import to_network_input
+from flowpipe.clips.streams import Backward, EntryLike, StreamInput
+from flowpipe.clips.transforms import View
+from flowpipe.errors import InvalidArgument
+from flowpipe.visualize.network import check_class, class_logits, from_BTCHW, to_BTCHW, untouched
+
+Method = Literal["gradcam", "gradient", "integrated", "occlusion"]
+METHODS = get_args(Method)
+# Steps on the straight way from nothing to the clip.
+STEPS, BATCH = 64, 8
+# Occlusion: windows along time, height and width.
+WINDOWS = 4
+# A heat map of every frame is kept.
+MOST_FRAMES = 3000
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What speaks for a class in a clip.
+
+    Attributes
+    ----------
+    pathway : str
+        Of which pathway; empty for the whole network.
+    signed_THW : array of float32
+        The attributions, at the size of the network's input; what speaks against is negative.
+        Of the gradient and Grad-CAM there is nothing negative.
+    logit, blank_logit : float
+        Of the class for the clip, and for an input of zeros (mean colour, no motion).
+    times : int
+        Instants that the map itself tells apart: 1 for Grad-CAM of a stack in one picture.
+    """
+
+    pathway: str
+    signed_THW: NDArray[np.float32]
+    logit: float
+    blank_logit: float
+    times: int
+
+    @property
+    def heat_THW(self) -> NDArray[np.float32]:
+        """What speaks for the class, unscaled."""
+        return np.maximum(self.signed_THW, 0)
+
+    @property
+    def curve_T(self) -> NDArray[np.float32]:
+        """The mean of the heat over space."""
+        return np.asarray(self.heat_THW.mean((1, 2)), np.float32)
+
+
+def explain(
+    model: nn.Module, clip: Tensor, stream: StreamInput, number: int, method: Method
+) -> list[Evidence]:
+    """Return the evidence for a class in one clip; of Grad-CAM, one map for each pathway.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was.
+    clip : tensor of `stream.input_shape`
+        As the network takes it (`to_network_input`).
+    stream : StreamInput
+    number : int
+        The class.
+    method : {"gradcam", "gradient", "integrated", "occlusion"}
+
+    Raises
+    ------
+    InvalidArgument
+        If the network has no such class or, for Grad-CAM, no maps.
+    """
+    if method not in METHODS:
+        raise InvalidArgument(f'method "{method}" must be one of {", ".join(METHODS)}')
+    values = clip[None].detach()
+    with untouched(model):
+        with torch.no_grad():
+            logits_BK = class_logits(model, torch.cat([values, torch.zeros_like(values)]))
+        check_class(number, logits_BK)
+        logit, blank = (float(value) for value in logits_BK[:, number])
+        run: Callable[..., list[tuple[str, Tensor, int]]] = _RULES[method]
+        maps = run(model, values, stream, number)
+    return [
+        Evidence(pathway, heat_THW.cpu().float().numpy(), logit, blank, times)
+        for pathway, heat_THW, times in maps
+    ]
+
+
+def _gradient_of(model: nn.Module, values: Tensor, number: int) -> Tensor:
+    values = values.detach().requires_grad_()
+    # cuDNN has no way back through a recurrent layer in evaluation mode.
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not values.is_cuda):
+        score = class_logits(model, values)[:, number].sum()
+        return torch.autograd.grad(score, values)[0]
+
+
+def _by_gradient(
+    model: nn.Module, values: Tensor, stream: StreamInput, number: int
+) -> list[tuple[str, Tensor, int]]:
+    slope_TCHW = to_BTCHW(_gradient_of(model, values, number), stream)[0]
+    pieces = torch.split(slope_TCHW, [part.channels for part in stream.parts], 1)
+    maps = [
+        piece.norm(dim=1) if part.input == "flow" else piece.abs().amax(1)
+        for part, piece in zip(stream.parts, pieces, strict=True)
+    ]
+    return [("", torch.stack(maps).amax(0), stream.frames)]
+
+
+def _by_integration(
+    model: nn.Module, values: Tensor, stream: StreamInput, number: int
+) -> list[tuple[str, Tensor, int]]:
+    total = torch.zeros_like(values)
+    shares = (torch.arange(STEPS, device=values.device) + 0.5) / STEPS
+    for some in torch.split(shares, BATCH):
+        way = values * some.reshape(-1, *[1] * (values.ndim - 1))
+        total += _gradient_of(model, way, number).sum(0, keepdim=True)
+    given = to_BTCHW(values * total / STEPS, stream)[0].sum(1)
+    return [("", given, stream.frames)]
+
+
+def _by_occlusion(
+    model: nn.Module, values: Tensor, stream: StreamInput, number: int
+) -> list[tuple[str, Tensor, int]]:
+    whole_TCHW = to_BTCHW(values, stream)[0]
+    frames, _, height, width = whole_TCHW.shape
+    cuts = [
+        np.array_split(np.arange(length), min(WINDOWS, length))
+        for length in (frames, height, width)
+    ]
+    boxes = [
+        tuple(slice(int(part[0]), int(part[-1]) + 1) for part in (t, y, x))
+        for t in cuts[0]
+        for y in cuts[1]
+        for x in cuts[2]
+    ]
+    fall_THW = whole_TCHW.new_zeros(frames, height, width)
+    with torch.no_grad():
+        seen = class_logits(model, values)[0, number]
+        for start in range(0, len(boxes), BATCH):
+            some = boxes[start : start + BATCH]
+            hidden_BTCHW = whole_TCHW.repeat(len(some), 1, 1, 1, 1)
+            for clip_TCHW, (t, y, x) in zip(hidden_BTCHW, some, strict=True):
+                clip_TCHW[t, :, y, x] = 0
+            left_B = class_logits(model, from_BTCHW(hidden_BTCHW, stream))[:, number]
+            for value, box in zip(left_B, some, strict=True):
+                fall_THW[box] = seen - value
+    return [("", fall_THW, len(cuts[0]))]
+
+
+def _by_gradcam(
+    model: nn.Module, values: Tensor, stream: StreamInput, number: int
+) -> list[tuple[str, Tensor, int]]:
+    fired: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor) or output.ndim not in (4, 5):
+                return
+            if output.shape[-2] * output.shape[-1] > 1:  # not what is pooled over space already
+                fired.append((name, output))
+
+        return hook
+
+    hooks = [m.register_forward_hook(keep(name)) for name, m in model.named_modules() if name]
+    values = values.detach().requires_grad_()
+    try:
+        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not values.is_cuda):
+            score = class_logits(model, values)[0, number]
+    finally:
+        for each in hooks:
+            each.remove()
+    stems = [str(model.stem_name), *getattr(model, "other_stem_names", ())]
+    pathways = [stem.split(".")[0] for stem in stems] if len(stems) > 1 else [""]
+    found = []
+    for pathway in pathways:
+        own = [(name, out) for name, out in fired if name.startswith(pathway)]
+        maps = [out for name, out in own if out.requires_grad and name == own[-1][0]]
+        if not maps:
+            raise InvalidArgument(
+                f"{type(model).__name__} has no maps that Grad-CAM could weigh; occlusion and "
+                "gradients look at any network"
+            )
+        slopes = torch.autograd.grad(score, maps, retain_graph=True, allow_unused=True)
+        cams = [_cam(a, g) for a, g in zip(maps, slopes, strict=True) if g is not None]
+        # A layer that is run several times sees the clip piece by piece.
+        cam_THW = torch.cat(cams)
+        sized = nn.functional.interpolate(
+            cam_THW[None, None], (stream.frames, *stream.crop_size), mode="trilinear"
+        )
+        found.append((pathway, sized[0, 0], len(cam_THW)))
+    return found
+
+
+def _cam(activations: Tensor, slopes: Tensor) -> Tensor:
+    """Return the map T'×H'×W'; frames that were folded into the batch have each their weights."""
+    over = tuple(range(2, activations.ndim))
+    weights = slopes.mean(over, keepdim=True)
+    cam = (weights * activations).sum(1).relu()
+    return (cam if cam.ndim == 3 else cam[0]).detach()
+
+
+_RULES: dict[str, Callable[..., list[tuple[str, Tensor, int]]]] = {
+    "gradcam": _by_gradcam,
+    "gradient": _by_gradient,
+    "integrated": _by_integration,
+    "occlusion": _by_occlusion,
+}
+
+
+@dataclass(frozen=True)
+class VideoEvidence:
+    """What speaks for a class in a video.
+
+    Attributes
+    ----------
+    pathway : str
+    heat_NHW : array of float32
+        Of every frame, in the part of the picture that the network sees; unscaled. Where clips
+        overlap it is their mean.
+    number : int
+        The class.
+    logits_K : array of float
+        Means over the clips.
+    clips, times : int
+        Clips, and the instants that the map tells apart in each.
+    view : View
+        The part of the picture.
+    """
+
+    pathway: str
+    heat_NHW: NDArray[np.float32]
+    number: int
+    logits_K: NDArray[np.float64]
+    clips: int
+    times: int
+    view: View
+
+    @property
+    def curve_N(self) -> NDArray[np.float32]:
+        """The mean of the heat over space, for each frame."""
+        return np.asarray(self.heat_NHW.mean((1, 2)), np.float32)
+
+
+def explain_video(
+    model: nn.Module,
+    stream: StreamInput,
+    entry: EntryLike,
+    method: Method,
+    *,
+    number: int | None = None,
+    backward: Backward | None = None,
+) -> list[VideoEvidence]:
+    """Return the evidence along a video, by clips that overlap by half.
+
+    Parameters
+    ----------
+    model : nn.Module
+    stream : StreamInput
+    entry : Entry
+        The flow and frames of the video.
+    method
+        As for `explain`.
+    number : int, optional
+        The class; by default the network's own answer.
+    backward : callable, optional
+        Opens the backward flow, for streams that stack it.
+
+    Raises
+    ------
+    InvalidArgument
+        As `explain`; and for a video of more than 3000 frames.
+    """
+    count = int(entry.num_frames)
+    if count > MOST_FRAMES:
+        raise InvalidArgument(
+            f"the video has {count} frames, at most {MOST_FRAMES} are explained at once; cut it, "
+            "or find the stretch with flowpipe predict --every"
+        )
+    view = stream.test_views(entry)[0]
+    assert view is not None
+    places = _centres(stream, entry)
+    batch = [_clip(stream, entry, centre, view, backward) for centre in places]
+    with untouched(model), torch.no_grad():
+        logits_K = torch.cat([class_logits(model, clip[None]) for clip in batch]).mean(0)
+    number = int(logits_K.argmax()) if number is None else number
+    heats: dict[str, NDArray[np.float32]] = {}
+    times = {}
+    seen_N = np.zeros(count)
+    for centre, clip in zip(places, batch, strict=True):
+        indices = stream.indices(entry, centre, "repeat-last")
+        np.add.at(seen_N, indices, 1)
+        for found in explain(model, clip, stream, number, method):
+            empty = np.zeros((count, *stream.crop_size), np.float32)
+            np.add.at(heats.setdefault(found.pathway, empty), indices, found.heat_THW)
+            times[found.pathway] = found.times
+    covered = np.flatnonzero(seen_N)
+    # Frames between those that clips take show what the nearest taken one shows.
+    nearest = covered[np.abs(np.arange(count)[:, None] - covered).argmin(1)]
+    means = {
+        name: (heat / np.maximum(seen_N, 1)[:, None, None].astype(np.float32))[nearest]
+        for name, heat in heats.items()
+    }
+    logits = logits_K.double().cpu().numpy()
+    return [
+        VideoEvidence(name, heat, number, logits, len(places), times[name], view)
+        for name, heat in means.items()
+    ]
+
+
+def _centres(stream: StreamInput, entry: EntryLike) -> Sequence[int]:
+    first, stop = stream.centres(entry)
+    indices = stream.indices(entry, first, "repeat-last")
+    step = max(1, int(indices[-1] - indices[0] + 1) // 2)
+    return sorted({*range(first, stop, step), stop - 1})
+
+
+def _clip(
+    stream: StreamInput, entry: EntryLike, centre: int, view: View, backward: Backward | None
+) -> Tensor:
+    def none() -> EntryLike:
+        raise InvalidArgument(f'stream "{stream.name}" stacks backward flow; give it too')
+
+    codes = stream.clips(entry, centre, [view], "repeat-last", backward or none)
+    batch = {stream.name: torch.from_numpy(np.ascontiguousarray(codes))}
+    quantiser = entry.quantiser if stream.has_flow else None
+    return to_network_input(batch, stream, quantiser)[0]

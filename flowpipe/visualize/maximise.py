@@ -1,0 +1,169 @@
+"""The input that a network likes best for a class: slow or fast by one weight.
+
+C. Feichtenhofer, A. Pinz, R. Wildes, A. Zisserman, "What have we learned from deep representations
+for action recognition?", CVPR 2018, doi:10.1109/CVPR.2018.00818: gradient ascent on the input
+under a penalty of its variation, κ for space and χ for time. χ = 0 leaves time free and finds fast
+motion, χ much above κ slow one. Norm bound and jitter as in A. Mahendran, A. Vedaldi, IJCV 2016,
+doi:10.1007/s11263-016-0911-8. No picture of the training data takes part.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowpipe.clips.streams import StreamInput
+from flowpipe.errors import InvalidArgument
+from flowpipe.visualize.network import check_class, class_logits, from_BTCHW, to_BTCHW, untouched
+
+# χ / κ.
+SPEEDS = MappingProxyType({"fast": 0.0, "medium": 1.0, "slow": 10.0})
+STEP_SIZE, LAST_FIFTH = 0.05, 0.1
+NOISE = 0.05  # deviation of the start, of the bound
+JITTER_PX = 2
+NOISE_CLIPS = 8
+LEAST_STEPS = 10
+WARM_UP = 2  # one step in so many goes without penalty, to tell what it must weigh
+
+
+@dataclass(frozen=True)
+class Maximised:
+    """An input that a class likes, and how much.
+
+    Attributes
+    ----------
+    values_TCHW : array of float32
+        As the network takes them, with time as an axis.
+    activation, noise_activation : float
+        The class's logit, and its mean for noise of the same strength.
+    chi, kappa, weight : float
+        The penalty of variation: weight · mean of (κ · space² + χ · time²).
+    seed, steps : int
+    """
+
+    values_TCHW: NDArray[np.float32]
+    activation: float
+    noise_activation: float
+    chi: float
+    kappa: float
+    weight: float
+    seed: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if not self.activation > self.noise_activation:
+            raise InvalidArgument(
+                f"the best input found has activation {self.activation:.3g}, noise of its strength "
+                f"{self.noise_activation:.3g}: it shows nothing; give more steps or a smaller "
+                "strength"
+            )
+
+
+def variation(values_TCHW: Tensor, *, kappa: float, chi: float) -> Tensor:
+    """Return the mean over all values of κ((∇x)² + (∇y)²) + χ(∇t)², without wrapping round."""
+    total = values_TCHW.new_zeros(())
+    for axis, weight in ((0, chi), (2, kappa), (3, kappa)):
+        if weight and values_TCHW.shape[axis] > 1:
+            total = total + weight * values_TCHW.diff(dim=axis).square().sum()
+    return total / values_TCHW.numel()
+
+
+def maximise(
+    model: nn.Module,
+    stream: StreamInput,
+    number: int,
+    *,
+    chi: float,
+    kappa: float = 1.0,
+    steps: int = 300,
+    seed: int = 0,
+    strength: float = 0.3,
+    bound: float = 2.0,
+) -> Maximised:
+    """Return the input that raises the logit of a class most under the penalty of variation.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was.
+    stream : StreamInput
+    number : int
+        The class.
+    chi, kappa : float
+        Weights of variation along time and in space.
+    steps, seed : int
+    strength : float
+        The share that the penalty with κ = χ = 1 would take of what the class gains without it.
+    bound : float
+        Largest length of a pixel's channels, in the network's own scale.
+
+    Raises
+    ------
+    InvalidArgument
+        For values out of range, a class that is not there, and where nothing better than noise of
+        the same strength was found.
+    """
+    for name, value, least in (("chi", chi, 0), ("kappa", kappa, 0), ("strength", strength, 0)):
+        if not value >= least:
+            raise InvalidArgument(f"{name} {value} must be ≥ {least}", parameter=name)
+    if steps < LEAST_STEPS or not bound > 0:
+        raise InvalidArgument(f"steps {steps} must be ≥ {LEAST_STEPS} and bound {bound} > 0")
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    start = NOISE * bound * torch.randn((1, *stream.input_shape), generator=generator)
+    start_TCHW = _bounded(to_BTCHW(start.to(device), stream)[0], stream, bound)
+
+    def logit(values_BTCHW: Tensor) -> Tensor:
+        return class_logits(model, from_BTCHW(values_BTCHW, stream))[:, number]
+
+    def climb(count: int, weight: float) -> Tensor:
+        values_TCHW = start_TCHW.clone().requires_grad_()
+        optimiser = torch.optim.Adam([values_TCHW], lr=STEP_SIZE)
+        for step in range(count):
+            optimiser.param_groups[0]["lr"] = STEP_SIZE * (LAST_FIFTH if step >= 0.8 * count else 1)
+            shifts = torch.randint(-JITTER_PX, JITTER_PX + 1, (2,), generator=generator).tolist()
+            moved = values_TCHW.roll(shifts, (2, 3))
+            loss = -logit(moved[None])[0]
+            if weight:
+                loss = loss + weight * variation(values_TCHW, kappa=kappa, chi=chi)
+            (values_TCHW.grad,) = torch.autograd.grad(loss, values_TCHW)
+            optimiser.step()
+            with torch.no_grad():
+                values_TCHW.copy_(_bounded(values_TCHW, stream, bound))
+        return values_TCHW.detach()
+
+    with untouched(model), torch.backends.cudnn.flags(enabled=device.type != "cuda"):
+        with torch.no_grad():
+            check_class(number, class_logits(model, from_BTCHW(start_TCHW[None], stream)))
+        with torch.enable_grad():
+            free_TCHW = climb(steps // WARM_UP, 0.0)
+        with torch.no_grad():
+            gain = float(logit(free_TCHW[None])[0] - logit(start_TCHW[None])[0])
+            varied = float(variation(free_TCHW, kappa=1.0, chi=1.0))
+        weight = strength * max(gain, 0.0) / varied
+        with torch.enable_grad():
+            found_TCHW = climb(steps, weight)
+        with torch.no_grad():
+            reach = found_TCHW.square().mean().sqrt()
+            noise = torch.randn((NOISE_CLIPS, *found_TCHW.shape), generator=generator).to(device)
+            activation, beside = float(logit(found_TCHW[None])[0]), logit(reach * noise)
+    return Maximised(
+        found_TCHW.cpu().float().numpy(),
+        activation,
+        float(beside.mean()),
+        chi,
+        kappa,
+        weight,
+        seed,
+        steps,
+    )
+
+
+def _bounded(values_TCHW: Tensor, stream: StreamInput, bound: float) -> Tensor:
+    """Shorten every pixel that is longer than the bound; frames and flow each by themselves."""
+    pieces = torch.split(values_TCHW, [part.channels for part in stream.parts], 1)
+    kept = [p * (bound / p.norm(dim=1, keepdim=True).clamp_min(bound)) for p in pieces]
+    return torch.cat(kept, 1)
