@@ -174,7 +174,7 @@ def test_evidence_lies_where_it_was_planted(seeing, method):
     assert all(hits)
 
 
-def test_new_weights_give_another_map(seeing):
+def test_another_class_gives_another_map(seeing):
     clip, _ = planted(torch.Generator().manual_seed(5), 1, (1, 0, 0))
     (before,) = explain(seeing, clip, stream(), 1, "gradcam")
     (other,) = explain(seeing, clip, stream(), 0, "gradcam")

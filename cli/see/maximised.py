@@ -78,7 +78,7 @@ def maximised(
     record: list[dict[str, Any]] = []
     refused = 0
     for number in wanted:
-        parts = []
+        parts = {}
         for name, look, model in shown:
             # A single picture has no speed.
             for speed in speeds if look.frames > 1 else ("still",):
@@ -90,7 +90,7 @@ def maximised(
                     say(f"{classes[number]}, {name}, {speed}: {error}")
                     refused += 1
                     continue
-                parts.append(paint(found, look))
+                parts[f"{name} {speed}"] = paint(found, look)
                 record.append({
                     "class": classes[number], "stream": name, "speed": speed,
                     "activation": found.activation, "noise": found.noise_activation,

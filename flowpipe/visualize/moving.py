@@ -1,16 +1,18 @@
 """Maximised inputs as pictures that move: what a class likes, stream by stream, speed by speed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 
 from flowpipe.clips.streams import StreamInput
 from flowpipe.flow.color import flow_to_color
-from flowpipe.visualize.drawing import Picture, column, enlarge, grid, row
+from flowpipe.visualize.drawing import INK, PAPER, Picture, column, enlarge, grid, row
 from flowpipe.visualize.maximise import Maximised
 
 SIDE_PX = 128
 LOOPS = 4
+TITLE_PX = 16
 GREY = 127.5
 
 
@@ -44,26 +46,36 @@ def _paint_part(values_TCHW: np.ndarray, part: StreamInput) -> list[Picture]:
     return [enlarge(picture, SIDE_PX) for picture in pictures]
 
 
-def side_by_side(parts: Sequence[Sequence[Picture]]) -> list[Picture]:
-    """Return the pictures of a clip of several maximised inputs, played several times forwards."""
-    length = max(map(len, parts))
-    tallest = max(moments[0].shape[0] for moments in parts)
-    filled = [[_as_tall(picture, tallest) for picture in moments] for moments in parts]
+def side_by_side(parts: Mapping[str, Sequence[Picture]]) -> list[Picture]:
+    """Return the clip of several maximised inputs under their titles, played forwards only."""
+    length = max(map(len, parts.values()))
+    tallest = max(moments[0].shape[0] for moments in parts.values())
+    filled = [
+        [_titled(title, _as_tall(picture, tallest)) for picture in moments]
+        for title, moments in parts.items()
+    ]
     once = [row([m[t * len(m) // length] for m in filled], 6) for t in range(length)]
     return once * LOOPS
 
 
-def sheet(parts: Sequence[Sequence[Picture]]) -> Picture:
+def sheet(parts: Mapping[str, Sequence[Picture]]) -> Picture:
     """Return all moments of each input in a row, and its middle line over time (x–t) at the end."""
     rows = []
-    for moments in parts:
-        middle = moments[0].shape[0] // 2
-        slice_TWC = np.stack([picture[middle] for picture in moments])
-        slope = slice_TWC.repeat(max(1, moments[0].shape[0] // len(moments)), axis=0)
-        slope = slope[: moments[0].shape[0]]
-        rows.append(row([grid(moments, len(moments)), _as_tall(slope, moments[0].shape[0])], 8))
+    for title, moments in parts.items():
+        height = moments[0].shape[0]
+        slice_TWC = np.stack([picture[height // 2] for picture in moments])
+        slope = slice_TWC.repeat(max(1, height // len(moments)), axis=0)[:height]
+        line = row([grid(moments, len(moments)), _as_tall(slope, height)], 8)
+        rows.append(_titled(title, line))
     return column(rows, 6)
 
 
+def _titled(title: str, picture: Picture) -> Picture:
+    strip = np.full((TITLE_PX, picture.shape[1], 3), PAPER, np.uint8)
+    cv2.putText(strip, title, (2, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
+    return np.concatenate([strip, picture])
+
+
 def _as_tall(picture: Picture, height: int) -> Picture:
-    return np.pad(picture, ((0, height - picture.shape[0]), (0, 0), (0, 0)), constant_values=255)
+    filled = ((0, height - picture.shape[0]), (0, 0), (0, 0))
+    return np.pad(picture, filled, constant_values=PAPER)
