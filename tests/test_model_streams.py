@@ -121,7 +121,11 @@ def test_temporal_variants_are_trained(folder: Path, tmp_path: Path, stacking: s
     assert np.isfinite(result.streams["temporal"].logits_NK).all()
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+# Those of localisers have tables of their own.
+OF_STREAMS = [path for path in sorted(CONFIGS.glob("*.toml")) if "\n[streams." in path.read_text()]
+
+
+@pytest.mark.parametrize("path", OF_STREAMS, ids=lambda path: path.stem)
 def test_configurations_can_be_read_and_their_networks_built(path: Path) -> None:
     loaded = load_settings(path)
     for name, stream in loaded.streams.items():

@@ -35,7 +35,12 @@ TIME_LIMIT = (
 )
 NO_START = "a worker process ends before it begins ({how}); what it wrote above says why"
 
-START = "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer)"
+# Of a parent that is gone before it has said where modules are, nothing is to be said.
+START = (
+    "import pickle, sys\n"
+    "try: sys.path[:] = pickle.load(sys.stdin.buffer)\n"
+    "except (EOFError, pickle.UnpicklingError): sys.exit(1)"
+)
 SERVE = "from flowpipe.extraction.processes import serve; serve()"
 START_LIMIT_S = 300.0
 TURNS_PER_LIMIT = 20
@@ -318,7 +323,7 @@ def _started() -> "subprocess.Popen[bytes]":
 
 def _start() -> "subprocess.Popen[bytes]":
     # Without the current folder: a module beside the data must not be imported.
-    words = [sys.executable, "-P", "-c", f"{START}; {SERVE}"]
+    words = [sys.executable, "-P", "-c", f"{START}\n{SERVE}"]
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
