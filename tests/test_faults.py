@@ -97,7 +97,7 @@ def stored_in(cache):
     opened = open_cache(cache)
     return {
         name: [
-            *(opened[name].flow.stored(row) for row in range(opened[name].num_flows)),
+            *opened[name].flow.stored(),
             *(opened[name].rgb.jpeg(row) for row in range(opened[name].num_frames)),
             opened[name].pts_s.tobytes(),
         ]
