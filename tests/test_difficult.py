@@ -8,6 +8,10 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "difficult_videos.py"
 
 
+# The collection's list counts the first track; players show the best one, as flowpipe does.
+SEVERAL_TRACKS = {"codec/nasa_13013.mp4": "390"}
+
+
 @pytest.fixture(scope="module")
 def script():
     spec = importlib.util.spec_from_file_location("difficult_videos", SCRIPT)
@@ -25,10 +29,6 @@ def rows_of(text: str, first: str) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.data
-# The collection's list counts the first track; players show the best one, as flowpipe does.
-SEVERAL_TRACKS = {"codec/nasa_13013.mp4": "390"}
-
-
 def test_the_page_tells_what_becomes_of_each_video(script, shared_data, tmp_path):
     rows = script.collection_rows(shared_data / "robustness", tmp_path / "c")
     assert [[c.strip() for c in row] for row in rows] == rows_of(script.PAGE.read_text(), "video")
