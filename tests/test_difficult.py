@@ -9,7 +9,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "difficult_videos.
 
 
 # The collection's list counts the first track; players show the best one, as flowpipe does.
-SEVERAL_TRACKS = {"codec/nasa_13013.mp4": "390"}
+SEVERAL_TRACKS = {"`codec/nasa_13013.mp4`": "390"}
 
 
 @pytest.fixture(scope="module")
