@@ -4,6 +4,7 @@ A digest tells that bytes are what was written, not that a friend wrote them: an
 elsewhere may claim any size with a digest that fits.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -104,6 +105,12 @@ def layout_of(attributes: Mapping[str, Any], where: str) -> schema.Layout:
     return layout
 
 
+@functools.lru_cache(maxsize=64)
+def _read_recipe(kind: type[FlowRecipe | FeatureRecipe], text: str) -> FlowRecipe | FeatureRecipe:
+    """Read a recipe and its id once for all entries that have it: a run looks at each of them."""
+    return kind.from_json(text)
+
+
 def checked_header(
     attributes: Mapping[str, Any], small: Mapping[str, NDArray[Any]], where: str
 ) -> FlowRecipe | FeatureRecipe:
@@ -140,10 +147,8 @@ def checked_header(
                 f"{_count(attributes)}"
             )
     try:
-        text = str(attributes["recipe"])
-        if layout is schema.FEATURES:
-            return FeatureRecipe.from_json(text)
-        return FlowRecipe.from_json(text)
+        record = FeatureRecipe if layout is schema.FEATURES else FlowRecipe
+        return _read_recipe(record, str(attributes["recipe"]))
     except FlowpipeError as error:
         raise EntryCorrupt(f"{where}: {error}") from error
 
