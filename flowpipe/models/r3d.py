@@ -241,7 +241,8 @@ class R3d(nn.Module):
         insert = NonlocalInserter(nonlocal_blocks, form=nonlocal_form, subsample=nonlocal_subsample)
         bottleneck, num_blocks = DEPTHS[depth]
         if convolution == "2plus1d":
-            middle = stem_middle or middle_planes(in_channels, width, kernel=7, taps=stem_taps)
+            # Those of RGB for every input, so that weights fit with another first convolution only.
+            middle = stem_middle or middle_planes(3, width, kernel=7, taps=stem_taps)
             pair = Pair(in_channels, width, middle, kernel=7, taps=stem_taps, stride=(1, 2))
             stem = list(pair)
         else:
