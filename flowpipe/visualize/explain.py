@@ -291,7 +291,7 @@ def explain_video(
     if count > MOST_FRAMES:
         raise InvalidArgument(
             f"the video has {count} frames, at most {MOST_FRAMES} are explained at once; cut it, "
-            "or find the stretch with flowpipe predict --every"
+            "or find the stretch by predictions over time"
         )
     view = stream.test_views(entry)[0]
     assert view is not None
