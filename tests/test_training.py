@@ -408,7 +408,11 @@ def test_what_is_fitted_at_once_has_no_optimiser(tmp_path):
     fitted, fresh = network(), network()
     torch.nn.init.normal_(fitted[0].weight)
     save_checkpoint(tmp_path / CHECKPOINT, fitted, None, {"fold": "a"}, [])
-    assert set(torch.load(tmp_path / CHECKPOINT)) == {"model", "settings", "history"}
+    assert set(torch.load(tmp_path / CHECKPOINT, weights_only=True)) == {
+        "model",
+        "settings",
+        "history",
+    }
     assert load_checkpoint(tmp_path / CHECKPOINT, fresh, None, {"fold": "a"}) == []
     assert_same_state(fitted, fresh)
     assert load_checkpoint(tmp_path / "none.pt", fresh, None, {}) is None

@@ -6,6 +6,7 @@ after its CRC-32 has been compared.
 
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from flowpipe.cache.entry import Entry
 
 
-class Track:
+class Track(ABC):
     """What all tracks share: a length, a shape, and bytes that are checked."""
 
     unit = ""
@@ -38,13 +39,13 @@ class Track:
         return f"{type(self).__name__}{self.shape}"
 
     @property
+    @abstractmethod
     def num_bytes(self) -> int:
         """Bytes that the track takes in the file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self) -> None:
         """Decode all of it; EntryCorrupt where bytes are not what was written."""
-        raise NotImplementedError
 
     def _checked(self, number: int, data: bytes | memoryview) -> bytes | memoryview:
         if zlib.crc32(data) != self._crc32[number]:

@@ -97,7 +97,7 @@ def write_videos(
         raise InvalidArgument(f"seed {seed} must be >= 0; 0 is the usual choice")
     root = Path(folder)
     settings = {"format": FORMAT, "clips": clips, "seed": seed}
-    if _is_written(root, settings):
+    if is_written(root, settings):
         return root / _ANNOTATIONS
     root.mkdir(parents=True, exist_ok=True)
     _write_text(root / _SETTINGS, json.dumps(settings) + "\n")
@@ -297,7 +297,8 @@ def _write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _is_written(root: Path, settings: dict[str, int]) -> bool:
+def is_written(root: Path, settings: dict[str, int]) -> bool:
+    """Return whether generated videos of these settings are all there; refuse those of others."""
     if not (root / _SETTINGS).is_file():
         if (root / _ANNOTATIONS).exists():
             raise InvalidArgument(

@@ -13,7 +13,6 @@ seam nor an encoder's saving shows where the outline is. Held-out clips differ i
 size, direction and kind from those of training as these differ among themselves.
 """
 
-import csv
 import json
 from collections.abc import Callable
 from fractions import Fraction
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.atomic import write_aside
+from flowpipe.datasets.synthetic import is_written
 from flowpipe.errors import InvalidArgument
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
@@ -84,7 +84,7 @@ def write_videos(
         )
     root = Path(folder)
     settings = {"format": FORMAT, "time_only_clips": clips, "seed": seed}
-    if _is_written(root, settings):
+    if is_written(root, settings):
         return root / _ANNOTATIONS
     root.mkdir(parents=True, exist_ok=True)
     with write_aside(root / _SETTINGS, "w") as file:
@@ -174,23 +174,3 @@ def write_video(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     aside.replace(path)
-
-
-def _is_written(root: Path, settings: dict[str, int]) -> bool:
-    if not (root / _SETTINGS).is_file():
-        if (root / _ANNOTATIONS).exists():
-            raise InvalidArgument(
-                f"{root} holds an {_ANNOTATIONS} that is not of generated videos; "
-                "give another folder"
-            )
-        return False
-    found = json.loads((root / _SETTINGS).read_text(encoding="utf-8"))
-    if found != settings:
-        raise InvalidArgument(
-            f"{root} holds generated videos of the settings {found}, not {settings}; "
-            "give another folder"
-        )
-    if not (root / _ANNOTATIONS).is_file():
-        return False
-    with (root / _ANNOTATIONS).open(encoding="utf-8", newline="") as stream:
-        return all((root / row["video"]).is_file() for row in csv.DictReader(stream))
