@@ -131,9 +131,10 @@ def test_killing_a_dask_worker_in_mid_run_loses_nothing(videos, tmp_path, plugin
 @pytest.mark.slow
 def test_a_hang_on_a_dask_worker_is_passed_over(videos, tmp_path, cluster):
     address, _ = cluster
-    (tmp_path / "slow_plugin.py").write_text(PLUGIN.replace("os._exit(3)", "time.sleep(1000)"))
+    # Its own name: this process may have imported the other plugin's module before.
+    (tmp_path / "hanging_plugin.py").write_text(PLUGIN.replace("os._exit(3)", "time.sleep(1000)"))
     result = extract(
-        videos, tmp_path / "c", flow="slow_plugin:Slow", scheduler=address, timeout_s=3
+        videos, tmp_path / "c", flow="hanging_plugin:Slow", scheduler=address, timeout_s=3
     )
     assert result.done == 8
     (failure,) = result.failures
