@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,19 +128,27 @@ def progress_line(title: str) -> Iterator[Callable[[float, str], None]]:
     yield _plain_lines(title)
 
 
+RATE_WINDOW_S = 120.0
+
+
 def _plain_lines(title: str) -> Callable[[float, str], None]:
     import time
 
-    started = last = time.monotonic()
+    last = time.monotonic()
+    # (time, share) of the last minutes: what a resumed run finds done took no time of this one.
+    seen = deque([(last, 0.0)])
 
     def update(share: float, told: str) -> None:
         nonlocal last
         now = time.monotonic()
+        seen.append((now, share))
+        while len(seen) > 2 and seen[1][0] < now - RATE_WINDOW_S:
+            seen.popleft()
         if now - last < 10:
             return
         last = now
-        left_s = (now - started) * (1 - share) / share if share > 0 else float("nan")
-        rest = f", about {duration(left_s)} left" if share > 0 else ""
+        since, done = now - seen[0][0], share - seen[0][1]
+        rest = f", about {duration(since * (1 - share) / done)} left" if done > 0 else ""
         say(f"{title}: {share:.0%}, {told}{rest}")
 
     return update
