@@ -499,7 +499,11 @@ def test_a_page_needs_no_video(run):
     table["data"] |= {"root": "/nowhere", "generate": 9}
     (run / "settings.json").write_text(json.dumps(table))
     page = Experiment.of_run(run).report().read_text()
-    assert page.count("data:image/png") == 4  # from the cache
+    samples, _, mistakes = page.partition("Worst mistakes")
+    assert samples.count("data:image/png") == 4  # from the cache
+    wrong = int(re.search(r"(\d+) of \d+ videos are mistaken", mistakes)[1])
+    assert mistakes.count("data:image/png") == 2 * min(wrong, 6)
+    assert mistakes.count(", taken for ") == min(wrong, 6)
     assert not Path("/nowhere").exists()
 
 

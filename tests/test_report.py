@@ -49,6 +49,10 @@ def page(tmp_path):
         samples=[Sample(title="walk", rgb_HWC=grey, flow_rgb_HWC=grey, caption="frame 3")],
         folds=[{"fold": 0, "videos": 2, "spatial": 0.5}, {"fold": 1, "videos": 2, "spatial": 0.75}],
         notes=("A note.",),
+        mistaken=[
+            Sample(title="hide, taken for run", rgb_HWC=grey, flow_rgb_HWC=grey, caption="frame 9")
+        ],
+        published={"source": "Table 3", "accuracy": {"temporal": 0.81, "logsum": 0.869}},
     )
     return path.read_text(encoding="utf-8")
 
@@ -75,6 +79,7 @@ def test_has_every_part_in_sound_html(page):
     assert parser.open == []
     assert re.findall("<h2>(.*?)</h2>", page) == [
         "Results",
+        "Published",
         "Folds",
         "Frames and their flow",
         "Learning curves",
@@ -85,7 +90,7 @@ def test_has_every_part_in_sound_html(page):
     ]
     for text in ("75.0% fused", "A note.", "frame 3", "test.crops", "62.5", "torch"):
         assert text in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 4
     assert page.count('aria-label="confusion matrix"') == 4
     assert page.count('class="curves"') == 3
 
@@ -104,6 +109,14 @@ def test_lists_the_mistakes_of_the_first_fusion(page):
     assert "clip-3.avi" in mistakes
     assert "10.0 → 80.0" in mistakes
     assert "clip-2.avi" not in mistakes
+    assert "hide, taken for run" in mistakes
+
+
+def test_what_is_published_stands_beside_what_was_reached(page):
+    published = page.partition("<h2>Published</h2>")[2].partition("</section>")[0]
+    assert "Table 3" in published
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", published)
+    assert cells[3:] == ["temporal", "81.0 %", "75.0 %", "logsum", "86.9 %", "75.0 %"]
 
 
 def test_an_unlabelled_video_counts_nowhere():

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from flowpipe.experiment.settings import Settings
 from flowpipe.extraction.worker import software_versions
 from flowpipe.flow.color import flow_to_color
 from flowpipe.report import Sample, write_report
+from flowpipe.report.page import worst_mistakes
 from flowpipe.report.results import Result
 from flowpipe.scores import Scores, load_scores
 
@@ -59,6 +61,8 @@ def write_page(
         protocol=json.loads(settings.to_json()),
         versions={**software_versions(), "torch": torch.__version__},
         samples=_samples(streams[0], cache),
+        mistaken=_mistaken(next(iter(fused.values()), streams[0]), cache),
+        published=asdict(settings.published),
         folds=[_without_weights(row) for row in results["folds"]] if several else None,
         notes=[*notes, *results.get("notes", ())],
         factors=results.get("factors"),
@@ -75,13 +79,30 @@ def _samples(scores: Scores, path: Path) -> list[Sample]:
     """One tested video of each of the first classes: its middle frame, and the flow there."""
     labelled = [(i, label) for i, label in zip(scores.ids, scores.labels_N, strict=True)]
     first = {int(label): video for video, label in reversed(labelled)}
+    classes = range(min(NUM_SAMPLES, len(scores.classes)))
+    return _pictures([(scores.classes[k], first[k]) for k in classes if k in first], path)
+
+
+def _mistaken(scores: Scores, path: Path) -> list[Sample]:
+    """The videos whose true class was least probable."""
+    names = scores.classes
+    return _pictures(
+        [
+            (
+                f"{names[scores.labels_N[row]]}, taken for {names[scores.predictions_N[row]]}",
+                scores.ids[row],
+            )
+            for row in worst_mistakes(scores)[:NUM_SAMPLES]
+        ],
+        path,
+    )
+
+
+def _pictures(named: Sequence[tuple[str, str]], path: Path) -> list[Sample]:
+    """The middle of videos of a cache, given as (title, video)."""
     try:
-        cache = PartCache(open_cache(path), map(video_of_id, first.values()))
-        return [
-            _sample(scores.classes[k], first[k], cache[first[k]])
-            for k in range(min(NUM_SAMPLES, len(scores.classes)))
-            if k in first
-        ]
+        cache = PartCache(open_cache(path), [video_of_id(video) for _, video in named])
+        return [_sample(title, video, cache[video]) for title, video in named]
     except FlowpipeError:
         return []  # the cache has gone since; the numbers still make a report
 

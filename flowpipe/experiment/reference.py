@@ -10,6 +10,7 @@ from flowpipe.experiment.settings import (
     DataSettings,
     ExtractSettings,
     FuseSettings,
+    PublishedSettings,
     StreamSettings,
 )
 from flowpipe.training import TestOptions, TrainOptions
@@ -21,6 +22,7 @@ TABLES: dict[str, type] = {
     "train": TrainOptions,
     "test": TestOptions,
     "fuse": FuseSettings,
+    "published": PublishedSettings,
 }
 
 HEAD = """# Configuration

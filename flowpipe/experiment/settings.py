@@ -84,8 +84,9 @@ class DataSettings:
         Regular expression whose match in a video's path names its group.
     test_fraction : float
         Share of test videos of a single random split.
-    flip : bool
-        Whether an action in the mirror is the same action.
+    flip : bool or "auto"
+        Whether an action in the mirror is the same action; "auto" looks whether names of classes
+        ("left", "right") or mirrored clips say otherwise.
     cache : Path, optional
         Cache of flow and frames; by default in the run.
     features : Path, optional
@@ -106,7 +107,7 @@ class DataSettings:
     group_column: str | None = None
     group_pattern: str | None = None
     test_fraction: float = 0.25
-    flip: bool = True
+    flip: bool | Literal["auto"] = "auto"
     cache: Path | None = None
     features: Path | None = None
 
@@ -292,6 +293,29 @@ class FuseSettings:
 
 
 @dataclass(frozen=True)
+class PublishedSettings:
+    """What others have reached, to stand beside the results; the table `[published]`.
+
+    Attributes
+    ----------
+    source : str
+        Where it is published.
+    accuracy : dict
+        Stream or fusion → top-1 accuracy, a share: `spatial = 0.73`.
+    """
+
+    source: str = ""
+    accuracy: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, share in self.accuracy.items():
+            if not 0 <= share <= 1:
+                raise InvalidArgument(f'[published] accuracy of "{name}", {share}, must be 0 to 1')
+        if self.accuracy and not self.source:
+            raise InvalidArgument("[published] needs a source: the paper, and its table")
+
+
+@dataclass(frozen=True)
 class Settings:
     """A whole configuration."""
 
@@ -302,6 +326,7 @@ class Settings:
     train: TrainOptions = field(default_factory=TrainOptions)
     test: TestOptions = field(default_factory=TestOptions)
     fuse: FuseSettings = field(default_factory=FuseSettings)
+    published: PublishedSettings = field(default_factory=PublishedSettings)
 
     def __post_init__(self) -> None:
         if not self.streams:

@@ -77,6 +77,8 @@ def write_report(
     protocol: Mapping[str, Any],
     versions: Mapping[str, str],
     samples: Sequence[Sample] = (),
+    mistaken: Sequence[Sample] = (),
+    published: Mapping[str, Any] | None = None,
     folds: Sequence[Mapping[str, float]] | None = None,
     notes: Sequence[str] = (),
     factors: Mapping[str, float] | None = None,
@@ -102,6 +104,10 @@ def write_report(
         How it was tested and with what; nested mappings are shown by dotted keys.
     samples : sequence of Sample
         Frames beside their flow.
+    mistaken : sequence of Sample
+        The same of videos that were mistaken, such as the first of `worst_mistakes`.
+    published : mapping, optional
+        `source`, and `accuracy`: name of a stream or fusion → the share published there.
     folds : sequence of mapping of str to number, optional
         One mapping per fold. A float in 0 to 1 is shown in per cent; means and sample standard
         deviations of the float columns stand below. A key "fold" names the row.
@@ -139,6 +145,8 @@ def write_report(
         folds=fold_rows,
         factors={name: _number(value) for name, value in (factors or {}).items()},
         samples=samples,
+        mistaken=mistaken,
+        published=_published(published, results),
         history={name: _panels(log) for name, log in history.items()},
         confusions={
             name: confusion_drawing(_confusion(scores), scores.classes)
@@ -241,15 +249,35 @@ def _confusion(scores: Scores) -> npt.NDArray[np.int64]:
     )
 
 
+def _published(
+    published: Mapping[str, Any] | None, results: Sequence[Result]
+) -> dict[str, Any] | None:
+    if not published or not published["accuracy"]:
+        return None
+    own = {result.name: result.top_1 for result in results}
+    return {
+        "source": published["source"],
+        "header": ["", "published", "here"],
+        "rows": [[name, _number(float(share)), _number(own.get(name))]
+                 for name, share in published["accuracy"].items()],
+    }  # fmt: skip
+
+
+def worst_mistakes(scores: Scores) -> npt.NDArray[np.int64]:
+    """Return the rows of mistaken videos, least probable truth first."""
+    rows_known = np.flatnonzero(scores.labels_N >= 0)
+    wrong = rows_known[~scores.correct_N[rows_known]]
+    return wrong[np.argsort(scores.probabilities_NK[wrong, scores.labels_N[wrong]], kind="stable")]
+
+
 def _mistakes(streams: Sequence[Scores], fused: Mapping[str, Scores]) -> dict[str, Any] | None:
     """Return the videos whose true class was least probable, with each stream's probabilities."""
     name, scores = next(iter(fused.items())) if fused else (streams[0].stream, streams[0])
     rows_known = np.flatnonzero(scores.labels_N >= 0)
     if not rows_known.size:
         return None
-    wrong = rows_known[~scores.correct_N[rows_known]]
-    truth_N = scores.probabilities_NK[np.arange(len(scores.ids)), scores.labels_N]
-    worst = wrong[np.argsort(truth_N[wrong], kind="stable")][:MAX_MISTAKES]
+    wrong = worst_mistakes(scores)
+    worst = wrong[:MAX_MISTAKES]
     others = [(s, {i: row for row, i in enumerate(s.ids)}) for s in streams]
     rows = []
     for row in worst:
