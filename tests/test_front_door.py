@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from support import run_cli
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.experiment import folder as front
-from flowpipe.experiment.automatic import _mirror_pair, choose, run_folder
+from flowpipe.experiment.automatic import choose, run_folder
 from flowpipe.experiment.data import read_dataset
 from flowpipe.experiment.experiment import Experiment
+from flowpipe.experiment.mirror import named_pair
 from flowpipe.experiment.settings import DataSettings
 from flowpipe.experiment.survey import common_rate, survey
 
@@ -50,7 +52,7 @@ def test_the_rate_is_one_that_all_reach(rates, expected):
     ],
 )  # fmt: skip
 def test_mirror_images_are_known_by_their_names(classes, pair):
-    assert _mirror_pair(dict.fromkeys(classes, 1)) == pair
+    assert named_pair(classes) == pair
 
 
 def texture(rng: np.random.Generator, coarse: int = 8) -> np.ndarray:
@@ -89,6 +91,11 @@ def long_clip(label: int, rng: np.random.Generator) -> np.ndarray:
     """The class is the order of two motions that ten flows hardly ever see together."""
     first, second = ((2, 0), (0, 2)) if label else ((0, 2), (2, 0))
     return moving(texture(rng), [first] * 14 + [(0, 0)] + [second] * 14)
+
+
+def one_way_clip(label: int, rng: np.random.Generator) -> np.ndarray:
+    """The class is whether it goes left or right."""
+    return moving(texture(rng), [(2 if label else -2, 0)] * (FRAMES - 1))
 
 
 def write_folder(root: Path, draw, write_video, count: int = 24) -> Path:
@@ -132,7 +139,7 @@ def test_a_plan_says_what_it_chose_and_why(videos):
     assert plan.table["streams"]["motion"]["flow_scale_px"] == pytest.approx(1.4, rel=0.3)
     assert plan.table["extract"]["fps"] == 15.0
     assert plan.table["data"]["folds"] == 5
-    assert plan.table["data"]["flip"] is True
+    assert "flip" not in plan.table["data"]
     text = "\n".join(plan.reasons)
     for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 10 flows", "epochs"):
         assert word in text
@@ -231,3 +238,23 @@ def test_the_stream_that_counts_follows_the_data(draw, winner, write_video, tmp_
     weights = [fold["weights"] for fold in result.folds]
     assert all(row[winner] > 0 for row in weights)
     assert accuracy[winner] == max(accuracy[name] for name in begun.settings.streams)
+
+
+def test_what_a_mirror_turns_into_another_class_is_not_mirrored(tmp_path, write_video):
+    """Nothing in the names says so; the settings leave flip and scale open, also on resuming."""
+    write_folder(tmp_path / "moves", one_way_clip, write_video)
+    told: list[str] = []
+    begun = front.start(tmp_path / "moves", runs=tmp_path / "runs", num_folds=2, minutes=0.02)
+    assert begun.settings.data.flip == "auto"
+    stream = {"motion": begun.settings.streams["motion"]}
+    stream["motion"] = replace(stream["motion"], flow_scale_px="auto", epochs=2)
+    open_settings = replace(begun.settings, streams=stream)
+    experiment = Experiment(open_settings, begun.out, on_message=told.append)
+    experiment.run("0")
+    assert any("in a mirror, the flow of class0 is that of class1" in text for text in told)
+    assert json.loads((begun.out / "settings.json").read_text())["data"]["flip"] is False
+    again = Experiment(open_settings, begun.out)
+    again.run("0")  # goes on with what was trained, and refuses nothing
+    assert again.settings.data.flip is False
+    scale = again.settings.streams["motion"].flow_scale_px
+    assert scale == experiment.settings.streams["motion"].flow_scale_px != "auto"

@@ -12,6 +12,7 @@ from flowpipe.features.whole_clip import (
     clip_grids,
     describe,
     in_steps,
+    mirror_images,
 )
 
 PARTS_OF_ALL = ("fixed", "moving", "both")
@@ -133,3 +134,27 @@ def test_one_class_is_refused():
 def test_a_range_without_fields_is_refused():
     with pytest.raises(InvalidArgument, match=r"fields \[5, 5\) of 20"):
         clip_grids(entry(RIGHT), 5, 5)
+
+
+LEFT, UP = -RIGHT, -DOWN
+
+
+@pytest.mark.parametrize(
+    ("kinds", "images"),
+    [
+        ([LEFT, RIGHT, UP, DOWN], {0: 1, 1: 0}),
+        ([UP, DOWN], {}),
+        # What goes one way only, beside what goes up: no clip of it is of the other class.
+        ([RIGHT, UP], {}),
+        # Too few clips to say.
+        ([LEFT[:1], RIGHT[:1]], {}),
+    ],
+)
+def test_classes_that_a_mirror_turns_into_each_other_are_found(kinds, images):
+    grids, labels = clips(kinds, 8 if len(kinds[0]) > 1 else 3)
+    assert mirror_images(grids, labels, len(kinds)) == images
+
+
+def test_clips_that_go_either_way_are_not_taken_for_mirror_images():
+    grids, labels = clips([LEFT, RIGHT, UP, DOWN], 6)
+    assert mirror_images(grids, labels // 2, 2) == {}

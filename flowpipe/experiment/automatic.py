@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from flowpipe.datasets import Dataset
+from flowpipe.experiment.mirror import named_pair
 from flowpipe.experiment.survey import Survey, survey
 from flowpipe.flow import create
 
@@ -26,7 +27,6 @@ STEADY_UPDATES = 600
 CLIPS_PER_VIDEO = 3
 DEFAULT_MINUTES = 30.0
 NUM_FLOWS = 10
-MIRROR_WORDS = (("left", "right"), ("clockwise", "counterclockwise"), ("cw", "ccw"))
 WARM_STEPS = 3
 
 
@@ -89,10 +89,9 @@ def choose(
     smallest = min(facts.class_counts.values())
     _choose_folds(plan, facts, num_folds, smallest)
     _choose_extraction(plan, facts)
-    plan.table["data"]["flip"] = flip = not _mirror_pair(facts.class_counts)
-    if not flip:
-        pair = " and ".join(_mirror_pair(facts.class_counts))
-        plan.reasons.append(f"no mirrored clips: {pair} are mirror images")
+    if pair := named_pair(facts.class_counts):
+        plan.table["data"]["flip"] = False
+        plan.reasons.append(f"no mirrored clips: {' and '.join(pair)} are mirror images")
     height = max(48, min(96, round(facts.short_side * 0.55 / 8) * 8))
     aspect = float(np.clip(np.median(facts.aspects), 0.5, 2.0))
     crop = (
@@ -243,19 +242,6 @@ def _add_cost(plan: Plan, facts: Survey, workers: int) -> None:
     plan.extraction_share = extraction / plan.minutes
     # Measured on short sides of 128 px: 1.2 bytes a pixel of flow and frame together.
     plan.megabytes = plan.flows * height * width * 0.6 / 1e6
-
-
-def _mirror_pair(classes: Mapping[str, int]) -> tuple[str, ...]:
-    """Return two classes that a mirror turns into each other, by their names; () for none."""
-    words = {name: re.split(r"[^a-z]+", name.lower()) for name in classes}
-    for one, other in (*MIRROR_WORDS, *(pair[::-1] for pair in MIRROR_WORDS)):
-        for name, parts in words.items():
-            if one in parts:
-                turned = [other if part == one else part for part in parts]
-                for twin, twin_parts in words.items():
-                    if twin_parts == turned:
-                        return (name, twin)
-    return ()
 
 
 def run_folder(parent: Path, name: str) -> Path:

@@ -20,6 +20,7 @@ from flowpipe.datasets.video import some
 from flowpipe.errors import ConfigError, VideoError, nearest_name
 from flowpipe.experiment import checks
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
+from flowpipe.experiment.mirror import mirror_note
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
     MOVING,
@@ -163,6 +164,7 @@ class Experiment:
         self._check_checkpoints(folds, contents=False)
         extraction = self.extract()
         folds = [self._fold(each.name) for each in folds]  # without what was left out
+        self._choose_flip(folds[0])
         streams = {
             name: self._scale(name, stream, folds[0].train.videos)
             for name, stream in self.settings.streams.items()
@@ -285,6 +287,16 @@ class Experiment:
         self._message(f"{name}: flow is divided by {scale_px:g} px, its root mean square")
         return replace(stream, flow_scale_px=scale_px)
 
+    def _choose_flip(self, fold: Fold) -> None:
+        """Settle whether training clips are mirrored, where the settings leave it open."""
+        if self.settings.data.flip != "auto":
+            return
+        note = mirror_note(fold.train, self._cache, self._grids, self.settings.train.seed)
+        if note:
+            self._message(note)
+        self.settings = replace(self.settings, data=replace(self.settings.data, flip=not note))
+        checks.check_test(self.settings, self.settings.test)
+
     def _open(self, path: Path, recipe: str, videos: Iterable[Video] = ()) -> None:
         self._cache = open_cache(path, recipe=recipe)
         if any(video.span is not None for video in videos):
@@ -297,7 +309,7 @@ class Experiment:
     def stream(self, name: str, fold: str, videos: Iterable[Video] = ()) -> ClipStream:
         """Return a stream; one on features needs features of these videos."""
         settings, options = self.settings.streams[name], self.settings.train_options(name)
-        flip = self.settings.data.flip
+        flip = self.settings.data.flip is not False
         if settings.input == HISTOGRAM:
             return HistogramStream(
                 name, settings, options, self._cache, flip=flip, grids=self._grids
@@ -395,6 +407,11 @@ class Experiment:
             "videos": {"count": len(videos)},
             "weights": None if weights is None else _file_digest(weights),
         }
+        # What is left open is known once the flow is there.
+        if self.settings.data.flip == "auto":
+            facts.pop("flip", None)
+        if stream.settings.flow_scale_px == "auto":
+            facts.get("stream", {}).pop("flow_scale_px", None)
         if held_out is not None:
             facts["held_out"] = _digest([video.id for video in held_out.videos])
         if contents:

@@ -340,6 +340,17 @@ class FeatureStream(ClipStream):
         return self._row(self.input.input_shape, parameters, None)
 
 
+def grids_of(videos: Iterable[Video], cache: Any, known: dict[str, ClipGrids]) -> list[ClipGrids]:
+    """Return the coarse grids of videos; those that are not `known` are computed and kept there."""
+    names = [video.id for video in videos]
+    missing = [name for name in names if name not in known]
+    compute = delayed(lambda name: clip_grids(cache[name]))
+    workers = max(1, min(os.cpu_count() or 1, len(missing)))
+    made = Parallel(workers, prefer="threads")(compute(name) for name in missing)
+    known |= dict(zip(missing, made, strict=True))
+    return [known[name] for name in names]
+
+
 class HistogramStream(ClipStream):
     """A kernel SVM on histograms of the flow of whole clips, chosen by cross-validation.
 
@@ -365,12 +376,7 @@ class HistogramStream(ClipStream):
         self._stored, self.cache, self._grids = cache, cache, grids
 
     def _clips(self, data: Dataset) -> list[ClipGrids]:
-        missing = [video.id for video in data.videos if video.id not in self._grids]
-        compute = delayed(lambda name: clip_grids(self.cache[name]))
-        workers = max(1, min(os.cpu_count() or 1, len(missing)))
-        made = Parallel(workers, prefer="threads")(compute(name) for name in missing)
-        self._grids |= dict(zip(missing, made, strict=True))
-        return [self._grids[video.id] for video in data.videos]
+        return grids_of(data.videos, self.cache, self._grids)
 
     def on(self, cache: Any) -> "ClipStream":
         """Return the same stream, reading other videos."""
@@ -401,7 +407,7 @@ class HistogramStream(ClipStream):
             model.restore(tensors)
             return history
         started = time.perf_counter()
-        labels_N = _class_numbers(data)
+        labels_N = class_numbers(data)
         groups = [video.group or video.id for video in data.videos]
         clips = self._clips(data)
         model.classifier = WholeClipClassifier.fit(
@@ -452,7 +458,7 @@ class HistogramStream(ClipStream):
     def _scores(self, data: Dataset, logits_NK: npt.NDArray[np.float64]) -> Scores:
         powers = np.exp(logits_NK - logits_NK.max(1, keepdims=True))
         shares_NK = powers / powers.sum(1, keepdims=True)
-        labels_N = _class_numbers(data)
+        labels_N = class_numbers(data)
         known = bool((labels_N >= 0).all())
         right = float((shares_NK.argmax(1) == labels_N).mean())
         return Scores(
@@ -515,7 +521,7 @@ def without_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(values) for name, values in classifier.state().items()}
 
 
-def _class_numbers(data: Dataset) -> npt.NDArray[np.int64]:
+def class_numbers(data: Dataset) -> npt.NDArray[np.int64]:
     """Return the class number of each video, −1 without a label."""
     numbers = {label: number for number, label in enumerate(data.classes)}
     return np.array([numbers.get(str(video.label), -1) for video in data.videos], np.int64)

@@ -31,6 +31,8 @@ NOMINAL_HEIGHT_PX = 128
 FIELDS_AT_ONCE = 64
 FIXED, MOVING = (3, 4), (4, 4)
 INNER_FOLDS = 5
+# So many clips of a class must be judged right, and such a share of them otherwise in a mirror.
+LEAST_CLIPS, MIRRORED_SHARE = 5, 0.6
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.05, 5.0, 25))
 
 
@@ -277,6 +279,44 @@ class WholeClipClassifier:
         found.validation_ids = tuple(facts["validation_ids"])
         found.validation_logits = np.asarray(state["validation_logits"], np.float64)
         return found
+
+
+def mirror_images(
+    clips: Sequence[ClipGrids],
+    labels_N: NDArray[np.int64],
+    num_classes: int,
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> dict[int, int]:
+    """Return the classes whose clips, in a mirror, are taken for each other: class → the other.
+
+    Each clip is judged by an SVM that has not seen its group. A class counts if it has
+    `LEAST_CLIPS` clips that are judged right, and most of those are judged to be of one other
+    class in a mirror, as those of the other are to be of this.
+    """
+    how = Description(grids="fixed", parts=4)
+    seen_ND = np.stack([describe(clip, how) for clip in clips])
+    turned_ND = np.stack([describe(clip.mirrored(), how) for clip in clips])
+    folds_N = _inner_folds(labels_N, groups, seed)
+    judged_N, turned_N = np.full((2, len(clips)), -1)
+    for fold in np.unique(folds_N):
+        train, held = folds_N != fold, folds_N == fold
+        if len(np.unique(labels_N[train])) < 2:
+            continue
+        svm = _fit(_kernel(how, seen_ND[train], seen_ND[train]), labels_N[train], how.cost)
+        for rows_ND, found_N in ((seen_ND, judged_N), (turned_ND, turned_N)):
+            kernel = _kernel(how, rows_ND[held], seen_ND[train])
+            found_N[held] = _decisions(svm, kernel, num_classes).argmax(1)
+    images = {}
+    for label in np.unique(labels_N):
+        right = (labels_N == label) & (judged_N == label)
+        counts = np.bincount(turned_N[right], minlength=num_classes)
+        image = int(counts.argmax())
+        enough = right.sum() >= max(LEAST_CLIPS, 0.6 * (labels_N == label).sum())
+        if enough and image != label and counts[image] > MIRRORED_SHARE * right.sum():
+            images[int(label)] = image
+    return {one: other for one, other in images.items() if images.get(other) == one}
 
 
 def _kernel(
