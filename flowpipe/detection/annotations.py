@@ -10,6 +10,7 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,80 @@ def read_boxes(
         labels.append(names.get(row[6], row[6]))
         scores.append(_number(path, number, row[7]) if scored else 0.0)
     return _boxes(frames, labels, corners, scores if scored else None, empty)
+
+
+@dataclass(frozen=True)
+class PersonBoxes:
+    """Boxes of persons in videos, without regard to what they do.
+
+    Attributes
+    ----------
+    videos : array of N str
+    moments : array of N
+        Seconds, or frame numbers where `in_frames`.
+    boxes : array of N×4
+        x1, y1, x2, y2.
+    scores : array of N
+        1 where the file has none.
+    in_frames : bool
+    """
+
+    videos: npt.NDArray[np.object_]
+    moments: npt.NDArray[np.float64]
+    boxes: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    in_frames: bool
+
+
+def read_person_boxes(path: str | Path) -> PersonBoxes:
+    """Read boxes of persons: AVA's form, the plain one without need of a label, or tubes.
+
+    The last column of AVA's form is a score where the file has a number there that is not whole,
+    else the number of a person.
+
+    Raises
+    ------
+    AnnotationError
+        If the file cannot be read, a column is missing or a row is broken.
+    """
+    path = Path(path)
+    rows = _plain_rows(path)
+    if not rows or "video" not in rows[0]:
+        boxes = read_boxes(path, scored=any(len(row) == 8 and "." in row[7] for row in rows))
+        scores, in_frames = boxes.scores, False
+        videos = [video for video, _ in boxes.frames]
+        moments = [microsecond / 1e6 for _, microsecond in boxes.frames]
+        corners = boxes.boxes
+    else:
+        header = rows[0]
+        records = [_record(path, n, header, fields) for n, fields in enumerate(rows[1:], 2)]
+        in_frames = "frame" in header
+        sides = _CORNERS if "x1" in header else ("x", "y", "w", "h")
+        scored = ("score",) if "score" in header else ()
+        for column in ("frame" if in_frames else "time_s", *sides):
+            if column not in header:
+                raise AnnotationError(
+                    f"{path} has no column {column}{nearest_name(column, header)}; boxes are "
+                    "video,time_s,x1,y1,x2,y2,score or video,frame,x,y,w,h"
+                )
+        columns = ("frame" if in_frames else "time_s", *sides, *scored)
+        values = np.array(
+            [
+                [_number(path, number, record[column]) for column in columns]
+                for number, record in enumerate(records, 2)
+            ],
+            np.float64,
+        ).reshape(len(records), len(columns))
+        videos = [record["video"] for record in records]
+        moments, corners = values[:, 0], values[:, 1:5].copy()
+        if sides != _CORNERS:
+            corners[:, 2:] += corners[:, :2]
+        scores = values[:, 5] if scored else None
+    if scores is None:
+        scores = np.ones(len(corners))
+    names = np.empty(len(videos), object)
+    names[:] = videos
+    return PersonBoxes(names, np.array(moments, np.float64), corners, scores, in_frames)
 
 
 def read_tubes(path: str | Path, *, scored: bool = False) -> list[Tube]:

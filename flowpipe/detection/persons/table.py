@@ -1,0 +1,47 @@
+"""The table of kinds, and how a spec such as `onnx:yolox_nano.onnx` becomes a detector."""
+
+from typing import Any
+
+from flowpipe.detection.persons.boxes import PersonDetector
+from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
+from flowpipe.registry import create
+
+DETECTORS = {
+    "csv": "flowpipe.detection.persons.csv_file:CsvBoxes",
+    "onnx": "flowpipe.detection.persons.onnx_file:OnnxDetector",
+    "background": "flowpipe.detection.persons.background:BackgroundDetector",
+    "hog": "flowpipe.detection.persons.hog:HogDetector",
+}
+NEEDS_A_FILE = ("csv", "onnx")
+
+
+def make_person_detector(spec: str, **options: Any) -> PersonDetector:
+    """Make a detector of persons.
+
+    Parameters
+    ----------
+    spec : str
+        `csv:FILE`, `onnx:FILE`, `background` or `hog`.
+    **options
+        Those of the kind; see `CsvBoxes`, `OnnxDetector`, `BackgroundDetector`, `HogDetector`.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such kind.
+    InvalidArgument
+        For an option that the kind does not have or a value outside its rule, or where a file
+        is missing in the spec.
+    """
+    kind, _, file = spec.partition(":")
+    if kind not in DETECTORS:
+        raise UnknownName(
+            f'unknown person boxes "{spec}"{nearest_name(kind, DETECTORS)}; known: csv:FILE, '
+            "onnx:FILE, background, hog"
+        )
+    if (kind in NEEDS_A_FILE) != bool(file):
+        form = f"{kind}:FILE" if kind in NEEDS_A_FILE else kind
+        raise InvalidArgument(f'person boxes "{spec}" must be of the form {form}')
+    given = {"path": file} if file else {}
+    detector: PersonDetector = create(DETECTORS, kind, options, kind="person boxes", given=given)
+    return detector
