@@ -150,7 +150,7 @@ def read_person_boxes(path: str | Path) -> PersonBoxes:
         boxes = read_boxes(path, scored=any(len(row) == 8 and "." in row[7] for row in rows))
         scores, in_frames = boxes.scores, False
         videos = [video for video, _ in boxes.frames]
-        moments = [microsecond / 1e6 for _, microsecond in boxes.frames]
+        moments = np.array([microsecond / 1e6 for _, microsecond in boxes.frames], np.float64)
         corners = boxes.boxes
     else:
         header = rows[0]
@@ -181,7 +181,7 @@ def read_person_boxes(path: str | Path) -> PersonBoxes:
         scores = np.ones(len(corners))
     names = np.empty(len(videos), object)
     names[:] = videos
-    return PersonBoxes(names, np.array(moments, np.float64), corners, scores, in_frames)
+    return PersonBoxes(names, moments, corners, scores, in_frames)
 
 
 def read_tubes(path: str | Path, *, scored: bool = False) -> list[Tube]:

@@ -196,8 +196,8 @@ def link_tubes(
     ):
         raise InvalidArgument(
             f"{count} frames, boxes {boxes.shape}, scores {class_scores.shape}, ids {ids.shape} "
-            f"and {len(class_names)} classes: there must be a box, an id and a score of each class for "
-            "each frame number"
+            f"and {len(class_names)} classes: there must be a box, an id and a score of each class "
+            "for each frame number"
         )
     if not ((class_scores >= 0) & (class_scores <= 1)).all():
         raise InvalidArgument("scores of classes must lie in [0, 1]; apply sigmoid or softmax")

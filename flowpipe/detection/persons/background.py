@@ -73,16 +73,17 @@ class BackgroundDetector:
 
     def _background(self, small_THWC: Picture) -> Picture:
         step = -(-len(small_THWC) // MOST_SAMPLES)
-        return np.median(small_THWC[::step], axis=0).astype(np.uint8)
+        return np.asarray(np.median(small_THWC[::step], axis=0), np.uint8)
 
     def _differs(self, small_HWC: Picture, background_HWC: Picture) -> Mask:
-        difference = cv2.absdiff(small_HWC, background_HWC).max(axis=2)
-        return np.asarray(difference > self.threshold)
+        difference = np.asarray(cv2.absdiff(small_HWC, background_HWC))
+        return np.asarray(difference.max(axis=2) > self.threshold)
 
     def _boxes(self, differs_HW: Mask) -> tuple[Boxes, npt.NDArray[np.float64]]:
         height = differs_HW.shape[0]
-        mask = differs_HW.astype(np.uint8)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+        mask = cv2.morphologyEx(
+            differs_HW.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)
+        )
         gap = max(3, round(height * 0.06))
         joined = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((gap, max(3, gap // 2)), np.uint8))
         _, _, stats, _ = cv2.connectedComponentsWithStats(joined)

@@ -58,7 +58,7 @@ class HogDetector:
         self.shares = np.array([width_share, height_share])
         self.min_margin, self.max_overlap = min_margin, max_overlap
         self._hog = cv2.HOGDescriptor()
-        self._hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
+        self._hog.setSVMDetector(np.asarray(cv2.HOGDescriptor.getDefaultPeopleDetector()))
 
     def find(self, frames: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> Iterator[Found]:
         """Return the boxes of each frame."""
