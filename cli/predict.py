@@ -127,7 +127,6 @@ def _timelines(
     from flowpipe.datasets import videos_of
     from flowpipe.errors import FlowpipeError
     from flowpipe.experiment.timeline import Pace
-    from flowpipe.video import VideoReader
     from flowpipe.video.live import live_frames
 
     live = [source for source in sources if source == PIPE or source.startswith("/dev/")]
@@ -153,7 +152,7 @@ def _timelines(
     for video in given_videos:
         try:
             with _bar(video.id) as update:
-                frames_of = VideoReader(video.path, rgb=True, **reader.geometry())
+                frames_of = reader.frames(video.path)
                 length_s = frames_of.info.duration_s
 
                 def report(

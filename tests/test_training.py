@@ -486,6 +486,14 @@ def test_the_epoch_of_the_least_held_out_loss_counts(tmp_path):
         assert torch.equal(last.state_dict()[name], value), name
 
 
+def test_training_ends_when_held_out_videos_gain_no_more(tmp_path):
+    history = train(tmp_path, validate=worse_after(1)[0], patience=2)
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    # Ended is ended: the same command trains no further.
+    again = train(tmp_path, validate=worse_after(1)[0], patience=2)
+    assert numbers(again) == numbers(history)
+
+
 def test_a_resumed_training_still_knows_its_best_epoch(tmp_path):
     whole, _ = worse_after(1)
     model = network()

@@ -11,7 +11,7 @@ import pytest
 from support import run_cli
 
 import flowpipe
-from flowpipe.errors import ConfigError, InvalidArgument, WeightsError
+from flowpipe.errors import ConfigError, InvalidArgument, VideoError, WeightsError
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import load_settings
 from flowpipe.experiment.sharing import export_run, open_run
@@ -126,6 +126,24 @@ def test_windows_do_not_depend_on_how_many_are_scored_together(run, long_video):
         return np.stack(reader.read("v", frames, at_once=at_once).scores_TK)
 
     np.testing.assert_allclose(scores(1), scores(16), atol=1e-4)
+
+
+@pytest.mark.parametrize(("fps", "far"), [(12.5, "2 times"), (60, "0.42 times")])
+def test_a_video_of_another_rate_is_refused_with_a_sentence(run, write_video, tmp_path, fps, far):
+    """Motion from frame to frame would be another; the other videos are judged."""
+    other = write_video(tmp_path / "other.mp4", square("right", 30, 3), fps=fps)
+    same = write_video(tmp_path / "same.mp4", square("right", 30, 4), fps=FPS)
+    found = flowpipe.load(run).predict([other, same])
+    assert found.scores[0].ids == ("same.mp4",)
+    (failure,) = found.failures
+    assert failure.name == "other.mp4"
+    assert f"it has {fps:g} frames/s, and the run was trained at 25" in failure.reason
+    assert far in failure.reason
+    with pytest.raises(VideoError, match="trained at 25"):
+        flowpipe.load(run).over_time(other)
+    alone = run_cli("predict", run, other)
+    assert alone.status == 1
+    assert "trained at 25" in alone.err
 
 
 def test_short_segments_join_their_neighbours():

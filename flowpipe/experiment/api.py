@@ -13,7 +13,6 @@ from flowpipe.experiment.results import Predictions, RunResult
 from flowpipe.experiment.settings import load_settings
 from flowpipe.experiment.sharing import SUFFIX, export_run, open_run
 from flowpipe.experiment.timeline import Timeline, TimelineReader
-from flowpipe.video import VideoReader
 
 Source = str | os.PathLike[str]
 
@@ -76,8 +75,7 @@ class Run:
     ) -> Timeline:
         """Return the scores of a long video over time; `.segments()` has what happens when."""
         reader = TimelineReader(self._experiment, every_s=every_s, window_s=window_s, fold=fold)
-        frames = VideoReader(Path(video), rgb=True, **reader.geometry())
-        return reader.read(Path(video).name, frames, on_window=on_window)
+        return reader.read(Path(video).name, reader.frames(Path(video)), on_window=on_window)
 
     def export(self, out: Source | None = None, *, fold: str | None = None) -> Path:
         """Write one file with everything that predicting needs, and return its path."""

@@ -172,12 +172,14 @@ def _choose_training(
     num_folds = plan.table["data"].get("folds") or max(1, len(facts.folds))
     clips_per_s = _training_speed(crop, num_flows, len(facts.class_counts))
     seconds = 1.5 * num_folds * training * clips * epochs / clips_per_s  # still takes half as long
+    patience = 0
     if seconds > 60 * minutes:
         share = 60 * minutes / seconds
         clips = max(1, round(clips * max(share, 1 / clips)))
         left = share * CLIPS_PER_VIDEO / clips
         epochs = max(6, round(epochs * min(1.0, left)))
         plan.reasons.append(f"training is shortened to fit into {minutes:g} minutes")
+        patience = max(4, epochs // 3)
     seconds = 1.5 * num_folds * training * clips * epochs / clips_per_s
     counts = facts.class_counts.values()
     balanced = max(counts) > 1.5 * min(counts)
@@ -191,6 +193,7 @@ def _choose_training(
         "scales": [1.0, 0.875],
         "balanced": balanced,
         "validation": 0.2,
+        "patience": patience,
     }
     plan.table["streams"]["still"]["epochs"] = max(4, epochs // 2)
     plan.table["fuse"] = {"headline": "validated", "methods": ["validated"], "training_clips": 0}

@@ -12,7 +12,7 @@ from torch import nn
 from flowpipe.datasets import Dataset, folds
 from flowpipe.errors import ConfigError, FlowpipeError, InvalidArgument
 from flowpipe.experiment.results import Fold, accuracy
-from flowpipe.experiment.settings import Settings, StreamSettings
+from flowpipe.experiment.settings import HISTOGRAM, Settings, StreamSettings
 from flowpipe.experiment.streams import ClipStream
 from flowpipe.fusion import ONE_LABEL
 from flowpipe.scores import Scores
@@ -23,6 +23,8 @@ from flowpipe.training.ranks import join
 
 # A loss that has fallen by less than this share of ln K has learnt nothing.
 LEAST_GAIN = 0.01
+# Motion from frame to frame may differ by this factor.
+RATE_TOLERANCE = 1.25
 MOST_LOOKED_AT = 100
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -61,6 +63,34 @@ def check_test(settings: Settings, options: TestOptions) -> None:
             'class; take crops = "five"',
             parameter="crops",
         )
+
+
+def rate_fault(settings: Settings, rates_fps: Sequence[float], own_fps: float | None) -> str:
+    """Return why a video of another frame rate cannot be judged; "" where it can.
+
+    Parameters
+    ----------
+    settings : Settings
+    rates_fps : sequence of float
+        The least and the largest rate that was trained on; empty for older runs.
+    own_fps : float, optional
+        Of the video; None where the file does not say.
+    """
+    fps = settings.extract.fps
+    steps = [s for s in settings.streams.values() if s.fps is None and s.input != HISTOGRAM]
+    sees_motion = any(s.input == "flow" or s.frames > 1 for s in steps)
+    if own_fps is None or not rates_fps or not sees_motion:
+        return ""
+    least, largest = min(rates_fps), max(rates_fps)
+    seen_fps = own_fps if fps is None else min(own_fps, fps)
+    if least / RATE_TOLERANCE <= seen_fps <= largest * RATE_TOLERANCE:
+        return ""
+    trained = f"{least:.3g}" if largest < 1.01 * least else f"{least:.3g} to {largest:.3g}"
+    return (
+        f"it has {own_fps:.3g} frames/s, and the run was trained at {trained}: from frame to frame "
+        f"it moves {least / seen_fps:.2g} times as far; train with [extract] fps = "
+        f"{min(least, own_fps):.3g}, or give a video of the same rate"
+    )
 
 
 def check_fusion(settings: Settings, several_labels: bool) -> None:

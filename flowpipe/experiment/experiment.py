@@ -17,7 +17,7 @@ from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Dataset, Video, seeded_split, synthetic, time_only, videos_of
 from flowpipe.datasets.video import some
-from flowpipe.errors import ConfigError, VideoError, nearest_name
+from flowpipe.errors import ConfigError, FlowpipeError, VideoError, nearest_name
 from flowpipe.experiment import checks
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.mirror import mirror_note
@@ -45,7 +45,7 @@ from flowpipe.experiment.settings import (
     read_run_settings,
 )
 from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStream
-from flowpipe.extraction import ExtractionResult, extract
+from flowpipe.extraction import ExtractionResult, Failure, extract
 from flowpipe.features.whole_clip import ClipGrids
 from flowpipe.fusion import fuse
 from flowpipe.registry import own_code, refuse_foreign_code, trust
@@ -54,6 +54,7 @@ from flowpipe.sealed import write_table
 from flowpipe.training import TestOptions
 from flowpipe.training.checkpoint import CHECKPOINT, check_same, read_settings
 from flowpipe.training.ranks import join
+from flowpipe.video import probe
 
 PREDICT_CACHE = "predict.cache"
 VALIDATION_SCORES = "validation_scores.npz"
@@ -491,9 +492,27 @@ class Experiment:
             {name: self._network_row(name, folds) for name in self.settings.streams},
             mean_table(folds),
             [*self.dataset.notes, *self._doubts(folds)],
+            rates_fps=self._rates(folds[0].train.videos),
         )
         result.save()
         return result
+
+    def _rates(self, videos: Sequence[Video]) -> list[float]:
+        """Return the least and the largest rate of flow of (up to `SCALED_VIDEOS`) videos."""
+        if self._cache is None:
+            return []
+        sample = videos[:: max(1, len(videos) // SCALED_VIDEOS)]
+        steps_s = [np.diff(self._cache[video.id].pts_s) for video in sample]
+        rates = [1 / max(1e-6, float(np.median(each))) for each in steps_s if each.size]
+        return [round(min(rates), 3), round(max(rates), 3)] if rates else []
+
+    def rate_fault(self, video: Path) -> str:
+        """Return why the run cannot judge a video of this frame rate; "" where it can."""
+        try:
+            own_fps = probe(video).average_fps
+        except FlowpipeError:
+            return ""  # what reads it will say what is wrong with it
+        return checks.rate_fault(self.settings, self.results.get("rates_fps", ()), own_fps)
 
     def _weights(self, fold: Fold) -> dict[str, Any]:
         """Return the weight of each stream in the headline fusion, where it has found some."""
@@ -592,10 +611,16 @@ class Experiment:
         settings, fold = self.settings, self.fold_name(fold)
         self.refuse_features()
         given, empty = videos_of(videos)
+        faults = {video.id: fault for video in given if (fault := self.rate_fault(video.path))}
+        refused = [Failure(v.id, v.path, faults[v.id]) for v in given if v.id in faults]
+        given = [video for video in given if video.id not in faults]
+        if not given and not empty:
+            return Predictions([], refused)
         stored = [] if empty else self._stored(given)
         path = self.cache_path if stored else self.out / PREDICT_CACHE
+        entries = stored or [replace(video, id=_own_name(video)) for video in given]
         done = extract(
-            stored or videos,
+            [*entries, *empty],
             path,
             retry_failed=True,
             on_progress=lambda p: self._progress(
@@ -605,11 +630,11 @@ class Experiment:
         )
         failed = {failure.name for failure in done.failures}
         # Scored under their names in the cache, shown under those of the sources.
-        pairs = zip(given, stored or given, strict=True)
-        shown = {entry.id: video.id for video, entry in pairs if entry.id not in failed}
-        chosen = tuple(replace(v, labels=()) for v in stored or given if v.id in shown)
+        shown = {entry.id: video.id for video, entry in zip(given, entries, strict=True)}
+        refused += [replace(f, name=shown.get(f.name, f.name)) for f in done.failures]
+        chosen = tuple(replace(entry, labels=()) for entry in entries if entry.id not in failed)
         if not chosen:
-            return Predictions([], done.failures)
+            return Predictions([], refused)
         self._open(path, done.recipe)
         data = Dataset(chosen, tuple(self.results["classes"]))
         scores = []
@@ -624,7 +649,8 @@ class Experiment:
         if len(scores) > 1:
             scores.append(self.fuse_scores(scores, fold, settings.fuse.headline))
         names = tuple(shown[video.id] for video in chosen)
-        return Predictions([replace(each, ids=names) for each in scores], done.failures)
+        found = [replace(each, ids=names) for each in scores]
+        return Predictions(found, refused)
 
     def refuse_features(self) -> None:
         """New videos have no cached features."""
@@ -653,6 +679,12 @@ class Experiment:
         return write_page(
             self.settings, self.results, self.out, self.cache_path, path=path, notes=notes
         )
+
+
+def _own_name(video: Video) -> str:
+    """Return a name that videos called alike in other folders do not have."""
+    folder = hashlib.sha256(str(video.path.parent).encode()).hexdigest()[:8]
+    return f"{folder}/{video.id}"
 
 
 def _digest(listed: Sequence[Any]) -> str:

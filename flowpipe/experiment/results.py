@@ -80,6 +80,7 @@ class RunResult:
     table: list[Result] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     factors: dict[str, float] = field(default_factory=dict)
+    rates_fps: list[float] = field(default_factory=list)
 
     def as_record(self) -> dict[str, Any]:
         """Return what `--json` prints: means over folds, which `folds` has one by one."""
@@ -101,6 +102,7 @@ class RunResult:
             "table": [asdict(row) for row in self.table],
             "notes": self.notes,
             "out": str(self.out),
+            **({"rates_fps": self.rates_fps} if self.rates_fps else {}),
             **({"factors": self.factors} if self.factors else {}),
         }
 

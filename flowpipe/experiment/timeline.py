@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, VideoError
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import HISTOGRAM
 from flowpipe.flow import FlowMethod, create
@@ -28,7 +28,7 @@ from flowpipe.metrics.temporal import Segments
 from flowpipe.report.localisation import write_localisation_page
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
-from flowpipe.video.reader import Frame
+from flowpipe.video.reader import Frame, VideoReader
 
 WINDOWS_AT_ONCE = 16
 SMOOTHED_WINDOWS = 3
@@ -287,6 +287,18 @@ class TimelineReader:
         extract = self.experiment.settings.extract
         size = None if extract.size is None else (extract.size[0], extract.size[-1])
         return {"short_side": extract.short_side, "size": size, "fps": extract.fps}
+
+    def frames(self, video: Path) -> VideoReader:
+        """Return the frames of a video file as `read` wants them.
+
+        Raises
+        ------
+        VideoError
+            If it cannot be read, or is of a frame rate that the run cannot judge.
+        """
+        if fault := self.experiment.rate_fault(video):
+            raise VideoError(fault)
+        return VideoReader(video, rgb=True, **self.geometry())
 
     def _natural_window_s(self) -> float:
         rate = self.experiment.settings.extract.fps or 25.0

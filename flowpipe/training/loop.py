@@ -38,6 +38,18 @@ from flowpipe.training.options import TrainOptions
 from flowpipe.training.ranks import Ranks, join, noticing_loss
 
 
+def _epochs_left(history: Sequence[Any], options: TrainOptions, patience: int) -> Iterator[int]:
+    """Give the next epoch, from 0, until all are in `history` or the held-out loss falls no more.
+
+    `patience` is how many epochs may pass without a lower one; 0 is any number.
+    """
+    while len(history) < options.epochs:
+        losses = [record["validation_loss"] for record in history] if patience else []
+        if losses and len(losses) - 1 - losses.index(min(losses)) >= patience:
+            return
+        yield len(history)
+
+
 def train_stream(
     model: nn.Module,
     data: ClipDataset,
@@ -116,13 +128,14 @@ def train_stream(
         # epoch than an unbroken one; from torch's own generator that would move the dropout.
         generator=torch.Generator(),
     )
-    going_on = len(history) < options.epochs
+    patience = options.patience if validate is not None else 0
+    going_on = next(_epochs_left(history, options, patience), None) is not None
     board = open_board(folder, len(history)) if ranks.first and going_on else None
     criterion = Criterion(options, data.record_targets, len(data.classes))
     # All have read the checkpoint before the first writes another.
     ranks.barrier()
     wrapped = ranks.wrapped(model, target)
-    for epoch in range(len(history), options.epochs):
+    for epoch in _epochs_left(history, options, patience):
         started = time.perf_counter()
         sampler.set_epoch(epoch)
         # Dropout draws from torch's generator: fixed by (seed, epoch), and given back after.

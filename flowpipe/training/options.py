@@ -61,6 +61,9 @@ class TrainOptions:
         Share of the training videos that is held out, in whole groups, to choose by; 0 for none.
     keep : "best" or "last"
         With validation: the weights of the epoch with the least held-out loss, or of the last.
+    patience : int
+        With validation: training ends after so many epochs without a lower held-out loss; 0 for
+        never.
     seed : int
         Of initial weights, order and clips.
     mixed_precision : bool
@@ -98,6 +101,7 @@ class TrainOptions:
     crop: Literal["corners", "random", "center"] = "random"
     validation: float = 0.0
     keep: Literal["best", "last"] = "best"
+    patience: int = 0
     seed: int = 0
     mixed_precision: bool = True
     workers: int = field(default=0, metadata=NOT_LEARNT)
@@ -183,6 +187,7 @@ TRAIN_RULES: dict[str, Rule] = {
     "crop": ("be corners, random or center", ("corners", "random", "center").__contains__),
     "validation": ("be ≥ 0 and < 1; 0.2 is usual, 0 is none", lambda v: 0 <= v < 1),
     "keep": ("be best or last", ("best", "last").__contains__),
+    "patience": ("be a whole number ≥ 0; 0 is never", lambda v: is_count(v, 0)),
     "seed": (f"be in [0, {LARGEST_SEED}]", lambda v: is_count(v, 0) and v <= LARGEST_SEED),
     "workers": ("be a whole number ≥ 0; 0 reads clips in this process", lambda v: is_count(v, 0)),
     "memory_mb": ("be ≥ 0; 0 keeps nothing", lambda v: v >= 0),
