@@ -51,6 +51,7 @@ setup(
         "tomli-w>=1.0",
     ],
     extras_require={
+        "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "dask": ["distributed>=2024.1"],
         "tensorboard": ["tensorboard>=2.18"],
         "transformers": ["transformers>=4.50"],
@@ -64,6 +65,9 @@ setup(
             "setuptools>=77",
             "triton>=3.6; sys_platform == 'linux'",
             "tensorboard>=2.18",
+            "onnx>=1.18",
+            "onnxscript>=0.5",
+            "onnxruntime>=1.20",
         ],
     },
     entry_points={"console_scripts": ["flowpipe=flowpipe.cli.main:main"]},

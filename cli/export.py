@@ -15,7 +15,7 @@ from .output import byte_size, print_json, say
 @click.option(
     "--onnx",
     type=click.Path(path_type=Path),
-    help="Write each stream's network here as ONNX too (needs the packages onnx and onnxscript).",
+    help="Write each stream's network here as ONNX too (extra onnx).",
 )
 @json_option
 def export(run: Path, out: Path | None, fold: str | None, onnx: Path | None, as_json: bool) -> None:
@@ -43,5 +43,10 @@ def export(run: Path, out: Path | None, fold: str | None, onnx: Path | None, as_
         f"({low:.0%} to {high:.0%}) of {card['test_videos']} test videos"
     )
     for each in written:
-        say(f"{each['file']}: differs from torch by {each['largest_difference']:.1e} at most")
+        difference = each["largest_difference"]
+        say(
+            f"{each['file']}: not compared with torch, onnxruntime is not installed"
+            if difference is None
+            else f"{each['file']}: logits differ from torch's by {difference:.0e} of their size"
+        )
     say(f"next: flowpipe predict {target} VIDEO")

@@ -295,3 +295,17 @@ def test_stillness_stays_white():
     assert draw_flow(noise).min() > 225
     one, other = (draw_flow(np.full((4, 4, 2), px), scale_px=5) for px in (1, 3))
     assert other.min() < one.min()
+
+
+@pytest.mark.slow
+def test_a_network_as_onnx_is_that_of_torch(run, tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    done = run_cli("export", run, "--out", tmp_path / "x.flowpipe", "--onnx", tmp_path, "--json")
+    (told,) = json.loads(done.out)["onnx"]  # the SVM on histograms is no network
+    assert told["largest_difference"] <= 1e-4
+    assert told["input_shape"] == ["batch", 8, 24, 24]
+    assert "torchvision" not in done.err
+    session = onnxruntime.InferenceSession(told["file"], providers=["CPUExecutionProvider"])
+    clips = np.zeros((3, 8, 24, 24), np.float32)
+    assert session.run(None, {"clips": clips})[0].shape == (3, 2)

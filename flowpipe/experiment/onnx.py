@@ -1,6 +1,10 @@
 """The networks of a run as ONNX files, each compared with torch where onnxruntime is installed."""
 
 import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ from flowpipe.experiment.sharing import open_run
 
 OPSET = 18
 SAMPLES = 2
+# Logits may differ from torch's by this share of their root mean square.
+TOLERANCE = 1e-4
 
 
 def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dict[str, Any]]:
@@ -31,19 +37,21 @@ def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dic
     Returns
     -------
     list of dict
-        `file`, `stream`, `input_shape`, `largest_difference` of logits from torch's on random
-        clips (None without onnxruntime).
+        `file`, `stream`, `input_shape`, `classes`, `largest_difference` of logits from torch's on
+        random clips, as a share of their root mean square (None without onnxruntime).
 
     Raises
     ------
     InvalidArgument
-        If the package onnx is not installed, or the run has no network.
+        If the package onnx is not installed, the run has no network, or what was written gives
+        other logits than torch.
     """
     try:
         import onnx
+        import onnxscript  # noqa: F401 — torch writes with it
     except ImportError as error:
         raise InvalidArgument(
-            "writing ONNX needs two packages more: pip install onnx onnxscript"
+            'writing ONNX needs the extra onnx: pip install "flowpipe[onnx]"'
         ) from error
     experiment = open_run(run)
     fold = experiment.fold_name(fold)
@@ -60,27 +68,34 @@ def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dic
             np.random.default_rng(0).normal(size=(SAMPLES, *shape)).astype(np.float32)
         )
         batch = torch.export.Dim("batch", min=1, max=1024)
-        program = torch.onnx.export(
-            model,
-            (clips,),
-            input_names=["clips"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (clips,),
+                input_names=["clips"],
+                output_names=["logits"],
+                dynamic_shapes=({0: batch},),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
         assert program is not None
         target = folder / f"{name}.onnx"
         with write_aside(target) as file:
             file.write(program.model_proto.SerializeToString())
         onnx.checker.check_model(str(target))
+        difference = _difference(target, model, clips)
+        if difference is not None and not difference <= TOLERANCE:
+            raise InvalidArgument(
+                f"{target} gives logits that differ from torch's by {difference:.1e} of their root "
+                f"mean square, more than {TOLERANCE:g}; do not use it"
+            )
         facts = {
             "file": str(target),
             "stream": name,
             "input_shape": ["batch", *shape],
             "classes": classes,
-            "largest_difference": _difference(target, model, clips),
+            "largest_difference": difference,
         }
         with write_aside(folder / f"{name}.json", "w") as file:
             file.write(json.dumps(facts, indent=2) + "\n")
@@ -91,7 +106,7 @@ def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dic
 
 
 def _difference(path: Path, model: torch.nn.Module, clips: torch.Tensor) -> float | None:
-    """Return the largest difference of logits between onnxruntime and torch."""
+    """Return the largest difference of logits from torch's, as a share of their rms."""
     try:
         import onnxruntime
     except ImportError:
@@ -100,4 +115,18 @@ def _difference(path: Path, model: torch.nn.Module, clips: torch.Tensor) -> floa
     (seen,) = session.run(None, {"clips": clips.numpy()})
     with torch.inference_mode():
         expected = model(clips).numpy()
-    return float(np.abs(seen - expected).max())
+    return float(np.abs(seen - expected).max() / np.sqrt(np.square(expected).mean()))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from speaking of packages that are not needed, and of its own parts."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+            yield
+    finally:
+        logger.setLevel(before)
