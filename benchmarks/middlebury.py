@@ -1,4 +1,4 @@
-"""Write the README's table of flow methods: errors on Middlebury, time, noise of a still scene.
+"""Write the table of docs/explanation/methods.md: errors on Middlebury, time, noise when still.
 
     python benchmarks/middlebury.py [--check] [--methods dis,tvl1] [--keep FILE]
 
@@ -24,7 +24,7 @@ from flowpipe.flow.bench import one_thread
 from flowpipe.flow.evaluation import find_pairs, flow_errors, read_grey, read_truth
 from flowpipe.flow.method import takes
 
-README = common.HERE.parent / "README.md"
+PAGE = common.HERE.parent / "docs" / "explanation" / "methods.md"
 BEGIN, END = "<!-- middlebury: made by benchmarks/middlebury.py -->\n", "<!-- middlebury: end -->\n"
 WEIGHTS = {"gmflow": "gmflow_refine.pth"}
 NOISE = 3.0
@@ -98,7 +98,7 @@ def main() -> None:
             if given.keep:
                 given.keep.write_text(json.dumps(rows, indent=1))
     rows = {name: rows[name] for name in FLOWS if name in rows}
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     old, after = rest.split(END)
     new = table(rows)
@@ -107,9 +107,9 @@ def main() -> None:
         if [line.split("|")[:-3] for line in old.splitlines()] != [
             line.split("|")[:-3] for line in new.splitlines()
         ]:
-            raise SystemExit("README.md has other errors; run benchmarks/middlebury.py")
+            raise SystemExit(f"{PAGE.name} has other errors; run benchmarks/middlebury.py")
         return
-    README.write_text(before + BEGIN + new + END + after, encoding="utf-8")
+    PAGE.write_text(before + BEGIN + new + END + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

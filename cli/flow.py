@@ -51,7 +51,13 @@ def flow() -> None:
 @click.argument(
     "videos", nargs=-1, required=True, metavar="VIDEO...", type=click.Path(path_type=Path)
 )
-@click.option("--out", type=click.Path(path_type=Path), default=Path("flow"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("flow"),
+    show_default=True,
+    help="Folder of the files.",
+)
 @click.option(
     "--as",
     "form",
@@ -119,7 +125,9 @@ def look(
 )
 @click.option("--pairs", type=click.IntRange(1), default=3, show_default=True, help="Per video.")
 @click.option("--short-side", type=click.IntRange(16), metavar="N", help="Resize the frames first.")
-@click.option("--methods", default=METHODS, show_default=True, callback=parse_methods)
+@click.option(
+    "--methods", default=METHODS, show_default=True, callback=parse_methods, help="NAME,NAME..."
+)
 @json_option
 def bench(
     videos: tuple[Path, ...],
@@ -190,7 +198,9 @@ def _generated(folder: Path) -> Path:
 
 @flow.command(name="eval")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--methods", default=METHODS, show_default=True, callback=parse_methods)
+@click.option(
+    "--methods", default=METHODS, show_default=True, callback=parse_methods, help="NAME,NAME..."
+)
 @click.option(
     "--render",
     type=click.Choice(["clean", "final"]),
