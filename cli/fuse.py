@@ -15,6 +15,7 @@ from .output import print_json, print_table, say
     type=click.Choice(["logsum", "average", "weighted", "svm", "sum"]),
     default="logsum",
     show_default=True,
+    help="Sum of log-probabilities, mean, mean by weights, linear SVM, sum of logits.",
 )
 @click.option("--weight", "weights", multiple=True, type=float, help="One per file, for weighted.")
 @click.option(

@@ -27,7 +27,13 @@ OF_A_RUN = "the run "
     type=click.Path(path_type=Path),
     help="Where the videos are. [default: beside the CSV]",
 )
-@click.option("--label-column", default="label", show_default=True, metavar="NAME")
+@click.option(
+    "--label-column",
+    default="label",
+    show_default=True,
+    metavar="NAME",
+    help="Column of the labels.",
+)
 @click.option(
     "--fold-column", metavar="NAME", help="[default: the only one that begins with fold or split]"
 )
@@ -45,7 +51,7 @@ OF_A_RUN = "the run "
     show_default=True,
     help="Linear SVM, logistic regression, or SVM with Gaussian kernels.",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the classifier.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def probe(
     path: Path,

@@ -30,7 +30,9 @@ def commands_in(page: Path) -> list[str]:
             lines += re.findall(r"^(?:\$ )?(?:.* -m )?(flowpipe .*)$", joined, re.M)
     outside = re.sub(r"^```(?:.*\n)*?```$", "", text, flags=re.M)
     lines += [" ".join(inline.split()) for inline in re.findall(r"`(flowpipe [^`]+)`", outside)]
-    return [line for line in lines if not line.startswith(("flowpipe COMMAND", "flowpipe flow VIDEO"))]
+    return [
+        line for line in lines if not line.startswith(("flowpipe COMMAND", "flowpipe flow VIDEO"))
+    ]
 
 
 def fault(line: str) -> str | None:
