@@ -167,7 +167,7 @@ def print_summary(result: "RunResult") -> None:
         low, high = accuracy_interval(right / videos, videos)
         note = ""
         if weights and name in weights:
-            note = f"weight {weights[name]:.2f}" if weights[name] > 0 else "left out: chance"
+            note = f"weight {weights[name]:.2f}" if weights[name] >= 0.005 else "left out: chance"
         rows.append([name, f"{right / videos:.1%}", f"{low:.0%} to {high:.0%}", note])
     folds = f", {len(result.folds)} folds" if len(result.folds) > 1 else ""
     videos = len(next(iter(result.streams.values())).ids)

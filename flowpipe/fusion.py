@@ -8,8 +8,9 @@ average    mean of p [1]
 weighted   weighted mean of p; weights given, or searched on held-out scores
 svm        softmax of the decision values of a linear SVM on stacked L2-normalised p [1]
 sum        softmax of the sum of the streams' mean logits, as two-stream I3D [2]
-validated  softmax of Σ w·log p/τ: temperatures τ and weights w by the least cross-entropy of
-           held-out scores; a stream that is no better than chance there gets no weight
+validated  softmax of Σ w·log p/τ: temperatures τ by the least cross-entropy of held-out scores,
+           weights w the mean of those on a grid, each as probable as it makes these scores [3];
+           a stream that is no better than chance there gets no weight
 =========  ====================================================================================
 
 `p` are a video's probabilities in one stream, already averaged over clips and crops. Of classes
@@ -23,6 +24,8 @@ References
    videos", NIPS 2014. https://doi.org/10.48550/arXiv.1406.2199
 .. [2] J. Carreira, A. Zisserman, "Quo vadis, action recognition? A new model and the Kinetics
    dataset", CVPR 2017. https://doi.org/10.1109/CVPR.2017.502
+.. [3] J. Hoeting and others, "Bayesian model averaging: a tutorial", Statistical Science 14, 1999.
+   https://doi.org/10.1214/ss/1009212519
 """
 
 import itertools
@@ -49,6 +52,8 @@ SVM_PENALTY = 1.0
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.25, 8.0, 26))
 CHANCE_LEVEL = 0.05
 VALIDATED_STEPS = (0, 1, 2, 4)
+# So many videos more are imagined, of which nothing is known: ten right ones of ten prove little.
+IMAGINED_VIDEOS = 0.5
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -306,30 +311,27 @@ def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any
     labels_N = _merge_labels(training)
     num_classes = len(training[0].classes)
     logs = [_log(np.maximum(stream.probabilities_NK, 1e-6)) for stream in training]
-    taus = [
-        min(TEMPERATURES, key=lambda tau, own=own: _cross_entropy(own / tau, labels_N))  # type: ignore[misc]
-        for own in logs
-    ]
+    taus = np.array([_temperature(own, labels_N)[0] for own in logs])
     right = [int(stream.correct_N.sum()) for stream in training]
     useful = [_better_than_chance(count, len(labels_N), num_classes) for count in right]
     if not any(useful):  # then all are as good as none
         useful = [True] * len(training)
-    best, least = np.empty(0), np.inf
-    choices = [VALIDATED_STEPS if use else (0,) for use in useful]
-    # The most equal weights first: of equals they are kept.
-    for row in sorted(itertools.product(*choices), key=lambda row: (max(row), -sum(row))):
+    powers_GS, losses_G = [], []
+    for row in itertools.product(*(VALIDATED_STEPS if use else (0,) for use in useful)):
         if not any(row) or (max(row) > 1 and all(n % 2 == 0 for n in row)):
             continue
-        weights = np.array(row) / sum(row)
-        powers = weights / np.array(taus)
+        powers_S = np.array(row) / sum(row) / taus
         # The mean of several calibrated opinions is too modest: what they share counts once only.
-        mixed = np.sum([p * own for p, own in zip(powers, logs, strict=True)], axis=0)
-        loss, tau = min((_cross_entropy(mixed / t, labels_N), t) for t in TEMPERATURES)
-        if loss < least - 1e-9:
-            best, least = powers / tau, loss
-    return best, {
-        "weights": (best * np.array(taus) / (best * np.array(taus)).sum()).tolist(),
-        "temperatures": taus,
+        mixed = np.sum([p * own for p, own in zip(powers_S, logs, strict=True)], axis=0)
+        tau, loss = _temperature(mixed, labels_N)
+        powers_GS.append(powers_S / tau)
+        losses_G.append(loss)
+    # How probable the held-out labels are by each row: few videos leave many rows likely.
+    likely_G = np.exp(len(labels_N) * (min(losses_G) - np.array(losses_G)))
+    powers_S = likely_G / likely_G.sum() @ np.array(powers_GS)
+    return powers_S, {
+        "weights": (powers_S * taus / (powers_S * taus).sum()).tolist(),
+        "temperatures": taus.tolist(),
         "validation_videos": len(labels_N),
         "validation_top_1": [count / len(labels_N) for count in right],
         "left_out": [
@@ -338,16 +340,26 @@ def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any
     }
 
 
+def _temperature(logits_NK: Floats, labels_N: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Return the temperature of the least cross-entropy, and that cross-entropy in nats.
+
+    `IMAGINED_VIDEOS` of the videos are of every class alike.
+    """
+    imagined = IMAGINED_VIDEOS / (len(labels_N) + IMAGINED_VIDEOS)
+    found = []
+    for tau in TEMPERATURES:
+        logs_NK = np.log(np.maximum(_softmax(logits_NK / tau), 1e-12))
+        own = logs_NK[np.arange(len(labels_N)), labels_N].mean()
+        found.append((-float((1 - imagined) * own + imagined * logs_NK.mean()), tau))
+    loss, tau = min(found)
+    return tau, loss
+
+
 def _better_than_chance(right: int, videos: int, num_classes: int) -> bool:
     """Whether guessing gets as many right with a probability below `CHANCE_LEVEL`."""
     from scipy.stats import binom
 
     return bool(binom.sf(right - 1, videos, 1 / num_classes) < CHANCE_LEVEL)
-
-
-def _cross_entropy(logits_NK: Floats, labels_N: npt.NDArray[np.int64]) -> float:
-    own_N = _softmax(logits_NK)[np.arange(len(labels_N)), labels_N]
-    return float(-np.log(np.maximum(own_N, 1e-12)).mean())
 
 
 def _simplex(parts: int, steps: int) -> Iterator[tuple[int, ...]]:

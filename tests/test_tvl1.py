@@ -20,7 +20,7 @@ from flowpipe.flow import tvl1_kernels as kernels
 from flowpipe.flow.files import read_flo
 from flowpipe.flow.pyramid import level_sizes
 from flowpipe.flow.simd import LANES
-from flowpipe.flow.tvl1 import Frame, Level, aligned
+from flowpipe.flow.tvl1 import NOTICE, Frame, Level, aligned
 
 SIZES = [(33, 47), (16, 16), (64, 80), (41, 130)]
 
@@ -378,3 +378,18 @@ def gif(path: Path) -> np.ndarray:
             picture.seek(number)
             frames.append(np.asarray(picture.convert("RGB")))
     return np.stack(frames)
+
+
+@pytest.mark.slow
+def test_a_person_is_told_of_compiling_and_not_of_loading(tmp_path):
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", "import flowpipe.flow.tvl1 as m; m.compile_once()"],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stderr
+        for _ in range(2)
+    ]
+    assert told == [f"{NOTICE}\n", ""]

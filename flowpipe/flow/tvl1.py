@@ -15,13 +15,13 @@ import numpy as np
 from numba import types as nb
 from numpy.typing import NDArray
 
+from flowpipe.flow.compiling import on_missing
 from flowpipe.flow.method import RecordMethod, checked_pair, factory
 from flowpipe.flow.pyramid import LEAST_SIDE_PX, coarse_to_fine, level_sizes
 from flowpipe.flow.simd import LANES
 from flowpipe.flow.tvl1_kernels import BORDER, LONGEST_BLOCK, interleave, pack, resize, solve_level
 from flowpipe.flow.tvl1_parameters import FAST, NO_MEDIAN, TVL1Parameters
 
-NOTICE_AFTER_S = 1.0
 NOTICE = "flowpipe: compiling TV-L1 for this machine, once; it takes about ten seconds"
 
 Floats = NDArray[np.float32]
@@ -242,10 +242,7 @@ class TVL1(RecordMethod):
 @functools.cache
 def compile_once() -> None:
     """Compile the solver, or load it from numba's cache on disk; tell a person who has to wait."""
-    notice = threading.Timer(NOTICE_AFTER_S, print, (NOTICE,), {"file": sys.stderr})
-    notice.daemon = True
-    notice.start()
-    try:
+    with on_missing(lambda: sys.stderr.write(f"{NOTICE}\n")):
         level = Level(LEAST_SIDE_PX, LEAST_SIDE_PX)
         one = np.float32(1.0)
         grey, u = aligned(LEAST_SIDE_PX**2), aligned(level.first(0) * (LEAST_SIDE_PX + 2))
@@ -256,8 +253,6 @@ def compile_once() -> None:
         solve_level.compile(
             (*(floats,) * 9, ints, nb.float64[::1], *(nb.int64,) * 7, nb.float64, *(number,) * 3)
         )
-    finally:
-        notice.cancel()
 
 
 def aligned(size: int) -> Floats:

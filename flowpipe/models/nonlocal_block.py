@@ -93,7 +93,7 @@ class NonlocalBlock(nn.Module):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         values_BJD = self._pooled(x_BCTHW, self.g).flatten(2).transpose(1, 2)
         y_BID = self._weights(x_BCTHW) @ values_BJD
-        y = y_BID.transpose(1, 2).reshape(len(x_BCTHW), -1, *x_BCTHW.shape[2:])
+        y = y_BID.transpose(1, 2).reshape(x_BCTHW.shape[0], -1, *x_BCTHW.shape[2:])
         return x_BCTHW + self.bn(self.out(y))  # type: ignore[no-any-return]
 
     def _pooled(self, x_BCTHW: Tensor, layer: nn.Module) -> Tensor:
