@@ -13,10 +13,15 @@ def parse_thresholds(
         if ":" in text:
             start, step, last = map(float, text.split(":"))
             count = round((last - start) / step) + 1
-            return tuple(round(start + step * place, 6) for place in range(count))
-        return tuple(float(part) for part in text.split(",") if part.strip())
+            found = [round(start + step * place, 6) for place in range(count)]
+            found = found if last >= start and found[-1] <= last + 1e-6 else []
+        else:
+            found = [float(part) for part in text.split(",") if part.strip()]
     except (ValueError, ZeroDivisionError):
-        raise click.BadParameter(f'"{text}" must be .3,.5 or .3:.1:.7') from None
+        found = []
+    if not found or not all(0 < value <= 1 for value in found):
+        raise click.BadParameter(f'"{text}" must be .3,.5 or start:step:last as in .3:.1:.7')
+    return tuple(found)
 
 
 def by_threshold(thresholds: tuple[float, ...], values: list[float]) -> dict[str, float]:

@@ -60,6 +60,8 @@ def test_proposals_json(files, capsys):
     ("arguments", "message"),
     [
         (("--tiou", "a,b"), "must be .3,.5"),
+        (("--tiou", ".3:.7:.1"), "start:step:last"),
+        (("--tiou", "1.5"), "must be .3,.5"),
         (("--subset", "z"), "no video is of subset"),
         (("--protocol", "proposals", "--tiou", ".5"), "--tiou is for mAP"),
     ],
