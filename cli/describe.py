@@ -1,12 +1,21 @@
 """`flowpipe describe`."""
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import click
 
 from .output import print_json, print_table, say
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="The network that a file of weights belongs to, as it computes there, and its input.",
+)
 @click.option("--classes", type=click.IntRange(min=1), help="Classes. [default: as published]")
 @click.option("--input", "clip", metavar="C,T,H,W", help="The clip. [default: as published]")
 @click.option(
@@ -15,7 +24,8 @@ from .output import print_json, print_table, say
 @click.option("--depth", type=click.IntRange(min=1), help="Join layers: 1 gives a row per stage.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def describe(
-    model: str,
+    model: str | None,
+    weights: Path | None,
     classes: int | None,
     clip: str | None,
     parameters: tuple[str, ...],
@@ -33,7 +43,21 @@ def describe(
     from flowpipe.models import TABLE
     from flowpipe.models.analysis import describe as describe_model
 
-    given = dict(item.partition("=")[::2] for item in parameters)
+    given: dict[str, Any] = {}
+    prepared: Any = None
+    if (model is None) == (weights is None):
+        raise click.UsageError("give a MODEL, or the file of a network as --weights FILE")
+    if weights is not None:
+        from flowpipe.models.weights import load_network
+
+        network: Any = load_network(weights)
+        say(f"{weights}: {network.report}")
+        model, classes = str(network.model), classes or int(network.num_classes)
+        given, prepared = dict(network.build_parameters), network.preprocessing
+    assert model is not None
+    for item in parameters:
+        key, _, value = item.partition("=")
+        given[key] = parse_value(value)
     size = None
     if clip is not None:
         try:
@@ -48,12 +72,15 @@ def describe(
         model,
         num_classes=classes,
         clip=size,
-        **{key: parse_value(value) for key, value in given.items()},
+        **given,
     )
     if depth is not None:
         summary = summary.at_depth(depth)
     if as_json:
-        print_json({"model": model, "classes": classes, **summary.as_record()})
+        made = None if prepared is None else asdict(prepared)
+        print_json(
+            {"model": model, "classes": classes, **summary.as_record(), "preprocessing": made}
+        )
         return
     several = any(layer.calls > 1 for layer in summary.layers)
     rows = [
@@ -77,6 +104,8 @@ def describe(
         [*rows, total + ([""] if several else [])],
         text_columns=2,
     )
+    if prepared is not None:
+        say(f"input: {prepared}")
     if summary.without_rule:
         say(
             f"no rule for {', '.join(summary.without_rule)}: fields behind them are upper bounds, "

@@ -7,13 +7,13 @@ import sys
 import pytest
 import torch
 from click.testing import CliRunner
-from support import app
+from support import app, run_cli
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.models import TABLE, build_for_clip
+from flowpipe.models import TABLE, build, build_for_clip
 from flowpipe.models.analysis import describe, summarise
 from flowpipe.models.analysis.receptive_field import Tracer
 
@@ -505,3 +505,16 @@ def test_a_recurrence_has_seen_all_earlier_steps():
     assert candidate.receptive_field[0] == 8
     assert rows["grus.0.input"].receptive_field[0] == 1
     assert rows["mean"].output == (16, 1, 1, 1)
+
+
+def test_a_file_of_weights_is_described_with_its_input(tmp_path):
+    torch.save(build("squeezenet1_0", num_classes=7).state_dict(), tmp_path / "w.pth")
+    told = json.loads(run_cli("describe", "--weights", tmp_path / "w.pth", "--json").out)
+    assert (told["model"], told["classes"]) == ("squeezenet1_0", 7)
+    assert told["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    shown = run_cli("describe", "--weights", tmp_path / "w.pth", "--depth", "1")
+    assert "short side 256 px, crop 224×224" in shown.err + shown.out
+    for words in (("c3d", "--weights", tmp_path / "w.pth"), ()):
+        refused = run_cli("describe", *words)
+        assert refused.status == 2
+        assert "give a MODEL, or the file of a network" in refused.err
