@@ -14,6 +14,7 @@ from .output import print_json, print_table, progress_line, say
 if TYPE_CHECKING:
     from flowpipe.experiment.timeline import Timeline, TimelineReader
 
+LOCALISER = "localiser.json"  # what a run of flowpipe localise has, and no other
 PIPE = "-"
 SHOWN_SEGMENTS = 40
 
@@ -78,8 +79,21 @@ def predict(
 
     A SOURCE is a video, a folder or a list. With --every a long video gets scores over time;
     memory does not grow with its length and nothing is kept on disk. There "-" reads a video from
-    standard input as it comes, and /dev/video0 a camera.
+    standard input as it comes, and /dev/video0 a camera. A RUN of flowpipe localise gives segments.
     """
+    if (run / LOCALISER).is_file():
+        unfit = {
+            "--fold": fold, "--top": top, "--window": window, "--least": least,
+            "--video": annotated, "--json": as_json or None,
+        }  # fmt: skip
+        for name, value in unfit.items():
+            if value is not None:
+                raise click.UsageError(
+                    f"{run} is a localiser, for which there is no {name}; flowpipe localise "
+                    "predict has all of its options"
+                )
+        _localise(run, videos, csv_file or segments_file, page)
+        return
     from flowpipe.experiment.sharing import open_run
 
     over_time = {
@@ -118,6 +132,20 @@ def predict(
         )
         _show(timelines, least, as_json)
     click.get_current_context().exit(1 if failed else 0)
+
+
+def _localise(run: Path, videos: tuple[str, ...], csv_file: Path | None, page: Path | None) -> None:
+    """Say when what happens, by a localiser: segments are what it gives in place of scores."""
+    from .localise.predict import predict as localise
+
+    click.get_current_context().invoke(
+        localise,
+        run=run,
+        videos=tuple(map(Path, videos)),
+        csv_file=csv_file,
+        page=page is not None,
+        out=page,
+    )
 
 
 def _timelines(

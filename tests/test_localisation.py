@@ -461,6 +461,28 @@ def test_train_predict_and_measure(folder, tmp_path):
         assert measured["average"] == pytest.approx(record["average"], abs=0.06)
 
 
+def test_a_localiser_predicts_by_the_general_command_too(folder, tmp_path):
+    rows = (folder / "annotations.csv").read_text().splitlines()
+    alone = tmp_path / "alone.csv"  # without subsets: all are trained on, and a person is told
+    alone.write_text("\n".join(row.rsplit(",", 1)[0] for row in rows) + "\n")
+    (tmp_path / "c.toml").write_text(
+        f'[data]\nannotations = "{alone}"\nvideos = "{folder}"\n[train]\nepochs = 1\n'
+    )
+    run = tmp_path / "run"
+    small = ["--set", "parameters.width=32", "--workers", "1", "--features", "flow-histogram"]
+    done = run_cli("localise", "train", tmp_path / "c.toml", "--out", run, *small)
+    assert done.status == 0, done.err
+    assert "all videos are trained on and none is tested" in done.err
+    found = tmp_path / "found.csv"
+    video = folder / "long0.mp4"
+    done = run_cli("predict", run, video, "--every", "0.5s", "--segments", found)
+    assert done.status == 0, done.err
+    assert found.read_text().startswith("video,label,start_s,end_s,score")
+    refused = run_cli("predict", run, video, "--every", "0.5s", "--video", tmp_path / "v.mp4")
+    assert refused.status == 2
+    assert "is a localiser, for which there is no --video" in refused.err
+
+
 @pytest.mark.parametrize("name", ["weizmann_untrimmed", "thumos14_pyramid", "activitynet_pyramid"])
 def test_configurations_are_read(name):
     path = Path(__file__).parents[1] / "configs" / f"{name}.toml"

@@ -174,6 +174,11 @@ def train(
         f"{len(examples)} training videos ({empty} without instances), {len(classes)} classes, "
         f"{instances_line(known.segments.lengths_s.tolist())}"
     )
+    if data.test_subset is None:
+        say(
+            "note: all videos are trained on and none is tested; a column subset with training and "
+            "validation divides them"
+        )
     localiser = Localiser(
         LocaliserSettings(
             method=settings.method,
