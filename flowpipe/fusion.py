@@ -311,7 +311,7 @@ def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any
     labels_N = _merge_labels(training)
     num_classes = len(training[0].classes)
     logs = [_log(np.maximum(stream.probabilities_NK, 1e-6)) for stream in training]
-    taus = np.array([_temperature(own, labels_N)[0] for own in logs])
+    taus = np.array([calibrate(own, labels_N)[0] for own in logs])
     right = [int(stream.correct_N.sum()) for stream in training]
     useful = [_better_than_chance(count, len(labels_N), num_classes) for count in right]
     if not any(useful):  # then all are as good as none
@@ -323,7 +323,7 @@ def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any
         powers_S = np.array(row) / sum(row) / taus
         # The mean of several calibrated opinions is too modest: what they share counts once only.
         mixed = np.sum([p * own for p, own in zip(powers_S, logs, strict=True)], axis=0)
-        tau, loss = _temperature(mixed, labels_N)
+        tau, loss = calibrate(mixed, labels_N)
         powers_GS.append(powers_S / tau)
         losses_G.append(loss)
     # How probable the held-out labels are by each row: few videos leave many rows likely.
@@ -340,10 +340,15 @@ def _validated_powers(training: Sequence[Scores]) -> tuple[Floats, dict[str, Any
     }
 
 
-def _temperature(logits_NK: Floats, labels_N: npt.NDArray[np.int64]) -> tuple[float, float]:
+def calibrate(logits_NK: Floats, labels_N: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return the temperature of the least cross-entropy, and that cross-entropy in nats.
 
-    `IMAGINED_VIDEOS` of the videos are of every class alike.
+    Parameters
+    ----------
+    logits_NK : array of N×K float
+        Of N videos and K classes; logs of probabilities will do.
+    labels_N : array of N int
+        `IMAGINED_VIDEOS` more are taken to be of every class alike.
     """
     imagined = IMAGINED_VIDEOS / (len(labels_N) + IMAGINED_VIDEOS)
     found = []

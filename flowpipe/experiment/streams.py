@@ -28,6 +28,7 @@ from flowpipe.experiment.settings import HISTOGRAM, SVM, StreamSettings
 from flowpipe.features.align import FeatureTracks
 from flowpipe.features.probe import fit_linear
 from flowpipe.features.whole_clip import ClipGrids, WholeClipClassifier, clip_grids
+from flowpipe.fusion import calibrate
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
@@ -165,11 +166,10 @@ class ClipStream:
 
     def _validate(self, held_out: Dataset, model: nn.Module) -> dict[str, float]:
         scores = self.predict(model, held_out, VALIDATION)
-        chosen = scores.probabilities_NK[np.arange(len(scores.ids)), scores.labels_N]
-        return {
-            "validation_loss": float(-np.log(np.maximum(chosen, 1e-6)).mean()),
-            "validation_accuracy": float(scores.correct_N.mean()),
-        }
+        logs_NK = np.log(np.maximum(scores.probabilities_NK, 1e-6))
+        # At the best temperature: a network that has become too sure is calmed by the fusion.
+        _, loss = calibrate(logs_NK, scores.labels_N)
+        return {"validation_loss": loss, "validation_accuracy": float(scores.correct_N.mean())}
 
     def trained(self, folder: Path, num_classes: int) -> nn.Module:
         """Return the network as a run left it."""
