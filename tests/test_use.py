@@ -263,6 +263,26 @@ def test_a_run_shows_itself(run):
     assert shown.accuracy == shown.accuracies["fused"]
 
 
+def test_notebooks_show_caches_entries_predictions_and_time(run, long_video):
+    cache = flowpipe.open_cache(run.parent / "cache")
+    assert "<td>16</td>" in cache._repr_html_()  # entries of the recipe
+    entry = cache[next(iter(cache))]._repr_html_()
+    assert entry.count("data:image/png;base64,") == 2
+    assert "farneback" in entry
+    model = flowpipe.load(run)
+    assert "long.mp4" in model.predict(long_video)._repr_html_()
+    assert model.over_time(long_video, every_s=1.0)._repr_html_().count("<tr>") >= 3
+
+
+def test_training_from_python_shows_a_bar_or_keeps_quiet(run, tmp_path, capsys):
+    config = run.parent / "config.toml"
+    words = [f"data.cache={run.parent / 'cache'}", "train.epochs=1"]
+    for quiet in (False, True):
+        trained = flowpipe.train(config, out=tmp_path / str(quiet), settings=words, quiet=quiet)
+        assert trained.classes == ("down", "right")
+        assert bool(capsys.readouterr().err) != quiet
+
+
 def test_options_over_time_need_every(model, long_video):
     done = run_cli("predict", model, long_video, "--page", "p.html")
     assert done.status == 2

@@ -3,7 +3,7 @@
 import difflib
 import functools
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,6 +14,7 @@ from flowpipe.cache.manifest import FailureRow, ManifestRow, failures_of
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.cache.store import PackStore, Store, networks_of, open_store
 from flowpipe.errors import EntryNotFound, nearest_name
+from flowpipe.notebook import html_table
 from flowpipe.video import content_digest
 
 OPEN_ENTRIES = 256
@@ -82,6 +83,11 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache({str(self.path)!r}, {len(self)} videos, {len(self.recipes)} recipes)"
+
+    def _repr_html_(self) -> str:
+        counts = Counter(row.recipe for row in self.rows())
+        rows = [(r[:12], self.recipes[r].describe(), count) for r, count in counts.items()]
+        return html_table(repr(self), ("recipe", "", "entries"), rows)
 
     def __len__(self) -> int:
         return len(self._rows)

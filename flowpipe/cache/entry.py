@@ -35,7 +35,9 @@ from flowpipe.cache.header import (
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.cache.tracks import FeatureRows, FlowFields, RgbFrames, Track
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError
+from flowpipe.flow.color import flow_to_color
 from flowpipe.flow.quantise import Quantiser
+from flowpipe.notebook import html_picture, html_table
 
 
 class Entry(FileReader):
@@ -166,6 +168,19 @@ class Entry(FileReader):
     def __repr__(self) -> str:
         tracks = ", ".join(f"{name} {track.shape}" for name, track in self.tracks.items())
         return f"Entry({self.name!r}, {tracks}, {self.recipe.describe()})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, "×".join(map(str, track.shape))) for name, track in self.tracks.items()]
+        rows += [("seconds", f"{np.ptp(self.pts_s):.2f}"), ("recipe", self.recipe.describe())]
+        pictures = ""
+        if "flow" in self.tracks and self.num_flows:
+            middle = self.num_flows // 2
+            if self.has_rgb:
+                pictures = html_picture(self.rgb[middle], "frame")
+            uv_HWC = self.flow[middle]
+            largest_px = max(1.0, float(np.abs(uv_HWC).max()))
+            pictures += html_picture(flow_to_color(uv_HWC, largest_px), "flow")
+        return html_table(self.name, ("", ""), rows) + pictures
 
     def _track(self, name: str) -> Track:
         if name not in self.tracks:

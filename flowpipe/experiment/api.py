@@ -1,18 +1,18 @@
 """Trained runs for Python users: `flowpipe.train`, `flowpipe.load`, `flowpipe.predict`."""
 
-import html
 import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from flowpipe.experiment import folder as front
-from flowpipe.experiment.experiment import Experiment
+from flowpipe.experiment.experiment import Experiment, OnMessage, OnProgress
 from flowpipe.experiment.results import Predictions, RunResult
 from flowpipe.experiment.settings import load_settings
 from flowpipe.experiment.sharing import SUFFIX, export_run, open_run
 from flowpipe.experiment.timeline import Timeline, TimelineReader
+from flowpipe.notebook import html_table
 
 Source = str | os.PathLike[str]
 
@@ -42,15 +42,9 @@ class Run:
         return f"Run({str(self.path)!r}, {len(self.classes)} classes, accuracy {self.accuracy:.3f})"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{100 * value:.1f} %</td></tr>"
-            for name, value in self.accuracies.items()
-        )
-        return (
-            f"<p><b>{html.escape(self.path.name)}</b>: {len(self.classes)} classes, "
-            f"{self._experiment.results['videos']} test videos</p>"
-            f"<table><tr><th></th><th>videos right</th></tr>{rows}</table>"
-        )
+        rows = [(name, f"{100 * value:.1f} %") for name, value in self.accuracies.items()]
+        title = f"{self.path.name}: {self._experiment.results['videos']} test videos"
+        return html_table(title, ("", "videos right"), rows)
 
     @property
     def results(self) -> dict[str, Any]:
@@ -128,10 +122,21 @@ def train(
     ConfigError, AnnotationError
         If the folder or the file cannot be used.
     """
-    say: Callable[[str], None] = (
-        (lambda text: None) if quiet else lambda text: print(text, file=sys.stderr)  # noqa: T201
-    )
     path = Path(source)
+    with _bar("train", quiet) as (say, show):
+        return _train(path, out, fold, num_folds, minutes, settings, say, show)
+
+
+def _train(
+    path: Path,
+    out: Source | None,
+    fold: str | None,
+    num_folds: int | None,
+    minutes: float | None,
+    settings: Sequence[str],
+    say: OnMessage,
+    show: OnProgress,
+) -> Run:
     if path.is_dir():
         begun = front.start(
             path,
@@ -151,10 +156,40 @@ def train(
     else:
         chosen = load_settings(path, settings)
         target = Path("runs") / path.stem if out is None else Path(out)
-    experiment = Experiment(chosen, target, on_message=say)
+    experiment = Experiment(chosen, target, on_message=say, on_progress=show)
     result: RunResult = experiment.run(fold)
     experiment.report()
     return load(result.out)
+
+
+@contextmanager
+def _bar(title: str, quiet: bool) -> Iterator[tuple[OnMessage, OnProgress]]:
+    """Give functions for sentences and for progress: a bar in terminals and notebooks."""
+    if quiet:
+        yield lambda text: None, lambda stage, share, text: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[text]}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=1.0, text="")
+
+        def show(stage: str, share: float, text: str) -> None:
+            # Extraction is about a sixth of it all.
+            whole = share / 6 if stage == "extract" else 1 / 6 + 5 / 6 * share
+            progress.update(task, completed=whole, text=text)
+
+        yield (
+            lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True),
+            show,
+        )
 
 
 def load(path: Source) -> Run:

@@ -24,6 +24,7 @@ from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import ConfigError, EntryCorrupt
 from flowpipe.extraction import ExtractionResult, Failure
+from flowpipe.notebook import html_table
 from flowpipe.report.results import Result, mean_result, results_table
 from flowpipe.scores import Scores
 from flowpipe.sealed import read_lines, read_table, write_table
@@ -162,6 +163,9 @@ class Predictions:
     def __repr__(self) -> str:
         videos = len(self.scores[0].ids) if self.scores else 0
         return f"Predictions({videos} videos, {', '.join(self.names)})"
+
+    def _repr_html_(self) -> str:
+        return html_table(repr(self), *self.table(3)) if self.scores else repr(self)
 
 
 def accuracy_names(row: dict[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ from flowpipe.experiment.settings import HISTOGRAM
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.metrics.temporal import Segments
+from flowpipe.notebook import html_table
 from flowpipe.report.localisation import write_localisation_page
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions
@@ -79,6 +80,13 @@ class Timeline:
     def __repr__(self) -> str:
         end = self.ends_s[-1] if self.ends_s else 0.0
         return f"Timeline({self.video!r}, {len(self)} windows, {end:.1f} s)"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (f"{s.start_s:.2f}", f"{s.end_s:.2f}", s.label, f"{s.score:.2f}")
+            for s in (self.segments() if len(self) else ())
+        ]
+        return html_table(repr(self), ("from s", "to s", "label", "score"), rows)
 
     def smoothed(self) -> NDArray[np.float64]:
         """Return the scores T×K, each the mean with its neighbours."""
