@@ -1,6 +1,5 @@
 """`flowpipe`: the group of commands, and what a person sees when something fails."""
 
-import importlib
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from flowpipe.errors import (
 )
 from flowpipe.registry import OWN_FOLDERS, trust
 
+from .late import LateGroup
 from .output import current_folder, prepare_streams, printable, say
 
 # Before torch is imported. A thread that waits for another by spinning takes the core that the
@@ -68,25 +68,12 @@ MISUSES = (
 )
 
 
-class LateGroup(click.Group):
-    """A group whose commands are imported when they are run."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
-        command: click.Command = getattr(module, COMMANDS[name][0])
-        return command
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=LateGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LateGroup,
+    table=COMMANDS,
+    package=__package__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(flowpipe.__version__, prog_name="flowpipe")
 @click.option("--traceback", is_flag=True, help="Show Python's traceback when something fails.")
 @click.option(

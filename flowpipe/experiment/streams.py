@@ -149,14 +149,10 @@ class ClipStream:
         The videos of `held_out` are left out; after each epoch they are scored, and choose the
         epoch that counts.
         """
-        kept, validate = data, None
-        if held_out is not None:
-            away = {video.id for video in held_out.videos}
-            kept = replace(data, videos=tuple(v for v in data.videos if v.id not in away))
-            validate = partial(self._validate, held_out)
+        validate = None if held_out is None else partial(self._validate, held_out)
         return train_stream(
             model,
-            self.dataset(kept),
+            self.dataset(_without(data, held_out)),
             self.options,
             out,
             fingerprint=fingerprint,
@@ -297,12 +293,9 @@ class FeatureStream(ClipStream):
             return super().train(
                 model, data, out, fingerprint=fingerprint, held_out=held_out, on_epoch=on_epoch
             )
-        if held_out is not None:
-            away = {video.id for video in held_out.videos}
-            data = replace(data, videos=tuple(v for v in data.videos if v.id not in away))
         path = out / CHECKPOINT
         if join().first and load_checkpoint(path, model, None, fingerprint) is None:
-            self._fit(model, data)
+            self._fit(model, _without(data, held_out))
             out.mkdir(parents=True, exist_ok=True)
             save_checkpoint(path, model, None, fingerprint, [])
         return []
@@ -519,6 +512,12 @@ def without_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     count = len(classifier.validation_ids)
     classifier.validation_ids = tuple(f"training {number}" for number in range(count))
     return {name: torch.from_numpy(values) for name, values in classifier.state().items()}
+
+
+def _without(data: Dataset, held_out: Dataset | None) -> Dataset:
+    """Return a data set without the videos that are held out."""
+    away = {video.id for video in held_out.videos} if held_out is not None else set()
+    return replace(data, videos=tuple(video for video in data.videos if video.id not in away))
 
 
 def class_numbers(data: Dataset) -> npt.NDArray[np.int64]:
