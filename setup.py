@@ -30,6 +30,7 @@ setup(
         "flowpipe.cache": ["FORMAT.md"],
         "flowpipe.models.weights": ["parity.json"],
         "flowpipe.report": ["templates/*"],
+        "flowpipe.view": ["page/*"],
         **{f"flowpipe.{folder}": ["*.toml", "*.md", "*/*.md"] for folder in DATA},
     },
     install_requires=[

@@ -44,6 +44,7 @@ COMMANDS = {
     "localise": ("localise", "Say when what happens in long videos, and how well."),
     "detect": ("detect", "Say who does what, where, and how well."),
     "see": ("see", "Look into a trained run: filters, evidence in a video, what a class likes."),
+    "view": ("view", "Look at a cache, a run or findings in the browser."),
     "export": ("export", "Write a trained run as one file to hand on."),
     "report": ("report", "Write the page of a run."),
     "verify": ("verify", "Check that every file of a run is what was written."),
