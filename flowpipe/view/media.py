@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
@@ -21,7 +21,7 @@ from flowpipe.cache import Cache, Entry, open_cache
 from flowpipe.cache.quality import quality_of
 from flowpipe.clips.parts import EntryPart
 from flowpipe.datasets.video import video_of_id
-from flowpipe.errors import EntryNotFound, FlowpipeError, InvalidArgument, VideoError
+from flowpipe.errors import AnnotationError, EntryNotFound, InvalidArgument, VideoError
 from flowpipe.localisation.annotations import names_in
 from flowpipe.video import find_videos, probe
 from flowpipe.video.pictures import fit, orientation_of, output_size, to_rgb
@@ -176,11 +176,14 @@ class Media:
         """Return the file of a video below the folder of videos."""
         if self.videos is None:
             return None
-        try:
-            found = names_in(list(self._files), [name])
-        except FlowpipeError:  # two files could be meant: show neither
-            return None
-        return inside(self._files[found[name]], self.videos) if name in found else None
+        for spelling in (name, PurePosixPath(name).name):
+            try:
+                found = names_in(list(self._files), [spelling])
+            except AnnotationError:  # two files could be meant: show neither
+                return None
+            if spelling in found:
+                return inside(self._files[found[spelling]], self.videos)
+        return None
 
     def _open(self, name: str, recipe: str) -> Clip:
         video = video_of_id(name)

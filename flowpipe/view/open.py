@@ -257,17 +257,16 @@ def _findings(path: Path, file: Path, media: Media, truth: Path | None) -> Catal
     details = _Findings()
     kind, videos = "localisation", []
     header = _header(file)
-    has_annotations = file.suffix.lower() == ".json" and _is_truth(file)
-    if has_annotations or (header[:4] == TIMELINE_COLUMNS[:4] and "score" not in header):
-        known, kind = read_annotations(file), "annotations"
-    elif header[:5] == TIMELINE_COLUMNS and len(header) > 5:
+    if header[:5] == TIMELINE_COLUMNS and len(header) > 5:
         kind = "scores over time"
         _read_timelines(file, details)
         videos = list(details.found)
-    elif header and header[:4] != TIMELINE_COLUMNS[:4]:
+    elif _has_boxes(header):
         kind = "detections"
         _read_boxes(file, header, details)
         videos = list(details.boxes)
+    elif _is_truth(file, header):
+        known, kind = read_annotations(file), "annotations"
     else:
         numbers = {} if known is None else known.label_numbers
         found = read_detections(file, numbers)
@@ -451,8 +450,17 @@ def _header(file: Path) -> list[str]:
         raise AnnotationError(f"{file} cannot be read as CSV: {error}") from error
 
 
-def _is_truth(file: Path) -> bool:
-    """Whether a JSON file has no results: annotations, or a dialect that `read` will refuse."""
+def _has_boxes(header: Sequence[str]) -> bool:
+    """Whether a CSV holds boxes: by its columns, or a first row of AVA's, which has no header."""
+    if {"x1", "w"} & set(header):
+        return True
+    return len(header) in (2, 7, 8) and header[1].replace(".", "", 1).isdigit()
+
+
+def _is_truth(file: Path, header: Sequence[str]) -> bool:
+    """Whether a file has no scores, so that it holds annotations."""
+    if file.suffix.lower() != ".json":
+        return bool(header) and "score" not in header
     try:
         record = json.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:

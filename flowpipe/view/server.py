@@ -116,6 +116,7 @@ class PageServer(ThreadingHTTPServer):
             "checked": catalogue.quality.share,
             "classes": catalogue.classes(by),
             "has_truth": catalogue.has_truth,
+            "has_pictures": catalogue.media.has_entries or catalogue.media.videos is not None,
             "answered_by": catalogue.answered_by,
             "recipes": catalogue.recipes,
             "facts": catalogue.facts,

@@ -80,6 +80,7 @@ function fill(cell, place) {
   if (!row) return;
   const picture = make("div", { class: "picture" });
   if (row.failure) picture.append(make("div", { class: "none" }, row.failure));
+  else if (!about.has_pictures) picture.append(make("div", { class: "none" }, "no cache and no videos given"));
   else picture.append(make("img", { alt: "", draggable: "false" }));
   const said = make("p", { class: "said" });
   const truth = row.labels.join(", ");
@@ -132,7 +133,17 @@ async function load() {
   document.body.dataset.ready = "yes";
 }
 
-function say(text) { $("count").textContent = text; }
+function say(text) {
+  $("count").textContent = text;
+  if (query.state === "all" && !query.label && !query.taken && !query.text && !query.recipe) return;
+  const button = make("button", { type: "button" }, "clear");
+  button.onclick = () => {
+    Object.assign(query, { state: "all", label: "", taken: "", text: "", recipe: "" });
+    for (const name of ["label", "text", "recipe"]) $(name).value = "";
+    change();
+  };
+  $("count").append(button);
+}
 
 async function refresh(keep = false) {
   generation++;
@@ -317,8 +328,10 @@ async function show(item) {
   said.replaceChildren();
   if (clip.labels.length) said.append(clip.labels.join(", "));
   if (clip.said !== undefined) {
-    said.append(clip.labels.length ? " · answered " : "answered ",
-      make("b", { class: clip.right === false ? "mark" : "good" }, clip.said), ` ${clip.score.toFixed(2)}`);
+    const verb = about.kind === "run" ? "answered " : "surest ";
+    said.append((clip.labels.length ? " · " : "") + verb,
+      make("b", { class: clip.right === false ? "mark" : clip.right ? "good" : "" }, clip.said), ` ${clip.score.toFixed(2)}`,
+      clip.right === false && about.kind !== "run" ? " · a true stretch is missed" : "");
   }
   $("clip-notes").replaceChildren(...[clip.failure, clip.problem, ...(clip.suspicions || [])].filter(Boolean).map(text => make("li", {}, text)));
   const frames = clip.times_s.length > 0, hasFrame = clip.tracks.includes("frame"), hasFlow = clip.tracks.includes("flow");
@@ -328,7 +341,7 @@ async function show(item) {
   for (const name of ["frame", "flow"]) $(name).removeAttribute("src");
   if (hasFlow) {
     const own = clip.scale_px, rows = [...new Set([own, ...SCALES])].sort((a, b) => a - b);
-    $("scale").replaceChildren(...rows.map(px => new Option(`${px} px${px === own ? " (this video)" : ""}`, px, false, px === own)));
+    $("scale").replaceChildren(...rows.map(px => new Option(`${px} px${px === own ? " (own)" : ""}`, px, false, px === own)));
   }
   showAxis();
   showStreams();
@@ -380,7 +393,8 @@ function showAxis() {
   const colorOf = label => { if (!colors.has(label)) colors.set(label, colors.size % 5); return colors.get(label); };
   const curves = clip.curves || [];
   if (curves.length) {
-    const box = lane("score", svgOf(curves.map(curve => [colorOf(curve.label), curve.points]), 1));
+    const highest = Math.max(1, ...curves.flatMap(curve => curve.points.map(point => point[1])));
+    const box = lane("score", svgOf(curves.map(curve => [colorOf(curve.label), curve.points]), highest));
     box.classList.add("tall");
     $("axis").append(make("div", { class: "legend" }, ...curves.map(curve =>
       make("span", {}, make("b", { class: "k" + colorOf(curve.label) }), curve.label))));
@@ -469,6 +483,10 @@ function place(track, image) {
   box.style.width = `min(${innerWidth < 640 ? 46 : 34 / Math.max(1, clip.tracks.length - 1)}vw, calc(50dvh * ${share}), 66rem)`;
   $(track).src = image.src;
 }
+addEventListener("resize", () => {
+  if (!clip || !clip.times_s.length) return;
+  for (const track of clip.tracks) if ($(track).naturalWidth) place(track, $(track));
+});
 const go = number => { if (clip && clip.times_s.length) return step(number); };
 const seek = time => {
   if (!clip.times_s.length) return;
