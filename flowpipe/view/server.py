@@ -8,6 +8,7 @@ A request is answered only if its Host is this machine's (a foreign site's name 
 import hmac
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import fields
@@ -76,6 +77,11 @@ class PageServer(ThreadingHTTPServer):
             ) from error
         self.hosts = {f"{host}:{self.server_port}" for host in HOSTS}
         self.url = f"http://{ADDRESS}:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that no longer wants what it asked for."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     def server_close(self) -> None:
         super().server_close()

@@ -314,7 +314,7 @@ $("clip").addEventListener("close", () => {
   stop();
   clip = null;
   if (location.hash) history.pushState(null, "", location.pathname);
-  grid.focus();
+  if (document.activeElement === document.body) grid.focus();
 });
 
 async function show(item) {
