@@ -12,21 +12,13 @@ import numpy as np
 from flowpipe.cache import Cache, FlowRecipe
 from flowpipe.detection.annotations import read_boxes, read_tubes
 from flowpipe.errors import AnnotationError, CacheNotFound, InvalidArgument
-from flowpipe.experiment.results import (
-    RESULTS_FILE,
-    SCORES_FOLDER,
-    SETTINGS_FILE,
-    fused_file,
-    read_results,
-    read_run_file,
-)
 from flowpipe.localisation.annotations import read_annotations, read_detections, renamed
-from flowpipe.localisation.experiment import DETECTIONS
 from flowpipe.metrics.temporal import Segments, temporal_iou
 from flowpipe.scores import Scores, load_scores
 from flowpipe.view.catalogue import UNSURE_MARGIN, UNSURE_SCORE, Answer, Catalogue, Item
 from flowpipe.view.media import Media, inside, open_cache_inside
 
+RESULTS_FILE, SCORES_FOLDER, DETECTIONS = "results.json", "scores", "detections.json"
 MATCH_TIOU = 0.5
 CURVES, CURVE_POINTS = 5, 240
 MOST_SEGMENTS, MOST_BOXES = 400, 20_000
@@ -135,6 +127,9 @@ def _text(value: Any) -> str:
 
 
 def _run(path: Path, flow: Cache | None, videos: Path | None) -> Catalogue:
+    # Late: it imports torch, for which a cache need not wait.
+    from flowpipe.experiment.results import SETTINGS_FILE, fused_file, read_results, read_run_file
+
     for name in (RESULTS_FILE, SETTINGS_FILE):
         inside(path / name, path)
     results, settings = read_results(path), read_run_file(path, SETTINGS_FILE)
