@@ -159,6 +159,78 @@ def test_folders_called_like_folds_may_be_classes(tmp_path):
     assert datasets.from_folders(tmp_path).classes == ("bus", "ship", "train")
 
 
+def laid_out(root, *names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"video")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("layout", "names"),
+    [
+        ("training_set/{c}/{n}.mp4 eval-set/{c}/{n}.mp4", {"train", "test"}),
+        ("{c}/train/{n}.mp4 {c}/Test/{n}.mp4", {"train", "test"}),
+        ("fold1/{c}/{n}.mp4 fold2/{c}/{n}.mp4", {"1", "2"}),
+        ("split_01/{c}/{n}.mp4 split_02/{c}/{n}.mp4", {"01", "02"}),
+    ],
+)
+def test_folders_of_folds_in_other_words_and_places(tmp_path, layout, names):
+    paths = [p.format(c=c, n=n) for p in layout.split() for c in ("red", "blue") for n in range(2)]
+    read = datasets.open_dataset(laid_out(tmp_path, *paths))
+    assert read.classes == ("blue", "red")
+    assert {fold for video in read.videos for fold in video.folds} == names
+    assert all(f"{video.label}/" in video.id for video in read.videos)
+
+
+@pytest.mark.parametrize("stray", ["extra/a.mp4", "extra/red/a.mp4", "train/a.mp4", "test/a.mp4"])
+def test_what_is_beside_folders_of_folds_makes_them_no_classes(tmp_path, stray):
+    folds = [f"{fold}/{label}/0.mp4" for fold in ("train", "test") for label in ("red", "blue")]
+    root = laid_out(tmp_path, *folds, stray)
+    with pytest.raises(AnnotationError, match=f'"{stray}" is outside .*annotations.csv'):
+        datasets.open_dataset(root)
+    found, _ = videos_of(root)  # for extraction it is a video without a label
+    assert {v.id: v.label for v in found}[stray] is None
+    assert {v.label for v in found} == {"red", "blue", None}
+
+
+def test_folders_without_a_video_are_told(tmp_path):
+    root = laid_out(tmp_path, "red/a.mp4", "blue/a.mp4")
+    (root / "green").mkdir()
+    assert datasets.open_dataset(root).notes == ('folders without a video: "green"',)
+
+
+def test_a_column_called_folder_holds_no_folds(tmp_path):
+    root = laid_out(tmp_path, "red/a.mp4", "blue/a.mp4")
+    write(root / "annotations.csv", "video,folder,label\nred/a.mp4,red,x\nblue/a.mp4,blue,y\n")
+    assert datasets.folds(datasets.open_dataset(root)) == []
+
+
+def test_what_a_list_in_the_folder_leaves_out_is_told(tmp_path):
+    root = laid_out(tmp_path, "red/a.mp4", "blue/a.mp4", "blue/b.mp4")
+    write(root / "annotations.csv", "\n\nvideo,label\nred/a.mp4,Red\nblue/a.mp4,red\n")
+    write(root / "splits.csv", "video,label\nred/a.mp4,other\n")
+    read = datasets.open_dataset(root)
+    assert [(v.id, v.label) for v in read.videos] == [("red/a.mp4", "Red"), ("blue/a.mp4", "red")]
+    assert read.notes == (
+        'classes that differ in case or spaces only: "Red", "red"',
+        "the labels are those of annotations.csv; not read: splits.csv",
+        'left out: 1 videos not in annotations.csv: "blue/b.mp4"',
+    )
+    write(root / "annotations.csv", "video,label,fold\nred/a.mp4,x,0\nblue/a.mp4,y,\n")
+    read = datasets.open_dataset(root)
+    assert read.notes[1:] == ('left out: 1 rows without a value in "fold"',)
+
+
+def test_one_file_under_two_names_is_refused(tmp_path):
+    root = laid_out(tmp_path, "red/a.mp4", "blue/a.mp4")
+    for other in ("blue/../red/a.mp4", root / "red/a.mp4"):
+        path = write(tmp_path / "list.csv", f"video,label\nred/a.mp4,red\n{other},blue\n")
+        with pytest.raises(AnnotationError, match=r'"red/a\.mp4" and "a\.mp4" are one file'):
+            datasets.open_dataset(root, path)
+
+
 def test_class_folders_without_videos_or_root(tmp_path):
     with pytest.raises(AnnotationError, match="no video is listed"):
         datasets.from_folders(tmp_path)

@@ -1,6 +1,7 @@
 """One door to all forms of data sets; the form is found by looking."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,15 +20,16 @@ from flowpipe.datasets.readers import (
 )
 from flowpipe.datasets.segments import FORMS as SEGMENT_FORMS
 from flowpipe.datasets.segments import from_segments
-from flowpipe.datasets.video import Dataset
+from flowpipe.datasets.video import Dataset, some
 from flowpipe.errors import AnnotationError, nearest_name
-from flowpipe.video import VIDEO_EXTENSIONS
+from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 # Taken for the annotations where a folder holds one of them, the first there is.
 ANNOTATION_FILES = ("annotations.csv", "splits.csv", "labels.csv", "metadata.csv")
 LABEL_COLUMNS = ("label", "class", "action", "category", "label_name")
 GROUP_COLUMNS = ("group", "actor", "person", "subject", "film", "source", "scene", "session")
-FOLD_COLUMNS = re.compile("fold|split|subset", re.IGNORECASE)
+# "fold_1" and "kfold", but not "folder".
+FOLD_COLUMNS = re.compile(r"(?<![a-z])k?(fold|split|subset)s?(?![a-z])", re.IGNORECASE)
 
 _LISTS: Mapping[str, Callable[..., Dataset]] = {
     "list": from_list,
@@ -74,8 +76,9 @@ def open_dataset(
     """
     root = Path(root)
     path = None if annotations is None else Path(annotations)
-    if path is None and form in (None, "csv"):
-        path = next((root / name for name in ANNOTATION_FILES if (root / name).is_file()), None)
+    notes: list[str] = []
+    if looked := path is None and form in (None, "csv"):
+        path, notes = _annotations_in(root)
     if form is None:
         form = "folders" if path is None else form_of(path)
     if form not in FORMS:
@@ -90,8 +93,7 @@ def open_dataset(
         return from_segments(path, root, form, missing=missing)
     if form in _LISTS:
         return _LISTS[form](path, root, missing=missing)
-    columns, _ = csv_rows(path)
-    notes = []
+    columns, rows = csv_rows(path)
     if fold_column is None:
         found = [name for name in columns if FOLD_COLUMNS.search(name)]
         fold_column = found[0] if found else None
@@ -107,7 +109,25 @@ def open_dataset(
         label_separator=label_separator,
         missing=missing,
     )
+    if fold_column and (empty := sum(not row[fold_column] for _, row in rows)):
+        notes.append(f'left out: {empty} rows without a value in "{fold_column}"')
+    elif looked and (beside := _not_listed(root, dataset)):
+        notes.append(f"left out: {len(beside)} videos not in {path.name}: {some(beside)}")
     return replace(dataset, notes=(*dataset.notes, *notes))
+
+
+def _annotations_in(root: Path) -> tuple[Path | None, list[str]]:
+    there = [root / name for name in ANNOTATION_FILES if (root / name).is_file()]
+    if len(there) < 2:
+        return next(iter(there), None), []
+    others = ", ".join(path.name for path in there[1:])
+    return there[0], [f"the labels are those of {there[0].name}; not read: {others}"]
+
+
+def _not_listed(root: Path, dataset: Dataset) -> list[str]:
+    listed = {os.path.abspath(video.path) for video in dataset.videos}  # noqa: PTH100
+    found = find_videos(root)
+    return [p.relative_to(root).as_posix() for p in found if os.path.abspath(p) not in listed]  # noqa: PTH100
 
 
 def form_of(path: Path) -> str:

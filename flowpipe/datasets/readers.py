@@ -11,9 +11,11 @@ byte order mark.
 """
 
 import csv
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
@@ -36,7 +38,7 @@ SPAN_COLUMNS: Sequence[tuple[str, str, Literal["s", "frame"]]] = (
 FOLD_WORDS = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), VAL),
-    **dict.fromkeys(("test", "testing"), TEST),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), TEST),
 }
 
 _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENSIONS))
@@ -55,7 +57,7 @@ def from_folders(root: str | Path) -> Dataset:
     """List the videos of a folder with one sub-folder per class, at any depth below it.
 
     Where the sub-folders are `train` and `test` (or `val`, or other words for these), each with
-    one folder per class, they are the folds.
+    one folder per class, they are the folds; so they are where each class folder is so divided.
 
     Raises
     ------
@@ -66,14 +68,23 @@ def from_folders(root: str | Path) -> Dataset:
     """
     root = Path(root)
     videos = folder_videos(root)
+    divided = any(video.folds for video in videos)
     for video in videos:
-        if not video.labels:
-            folder = "<fold>/<class>" if video.folds else "<class>"
+        if not video.labels or (divided and not video.folds):
+            folder = "<fold>/<class>" if divided else "<class>"
             raise AnnotationError(
-                f'"{video.id}" is outside of a class folder; '
-                f"move it to {root}/{folder}/{PurePosixPath(video.id).name}"
+                f'"{video.id}" is outside of a class folder; move it to '
+                f"{root}/{folder}/{PurePosixPath(video.id).name}, or out of {root}, or list the "
+                "videos and their labels in an annotations.csv"
             )
-    return make_dataset(videos, root)
+    dataset = make_dataset(videos, root)
+    empty = sorted(folder.name for folder in _folders(root)) if not divided else []
+    empty = [name for name in empty if clean_name(name) not in dataset.classes]
+    if empty:
+        dataset = replace(
+            dataset, notes=(*dataset.notes, f"folders without a video: {some(empty)}")
+        )
+    return dataset
 
 
 def from_csv(
@@ -151,22 +162,52 @@ def from_list(list_file: str | Path, root: str | Path, *, missing: Missing = "re
 def folder_videos(root: Path) -> list[Video]:
     """Read a folder: the label of a video is the first folder below the root, if any.
 
-    Of folders `train` and `test` or `val` that hold class folders, it is the second.
+    ::
+
+        red/a.mp4, red/more/b.mp4           label red
+        train/red/a.mp4, test/red/b.mp4     label red, folds train and test
+        red/train/a.mp4, red/test/b.mp4     the same
+        fold1/red/a.mp4, fold2/red/b.mp4    label red, folds 1 and 2
+
+    What is beside or right in folders of folds has no label.
     """
     inside = {path: path.relative_to(root).parts for path in find_videos(root)}
-    tops = {parts[0] for parts in inside.values()}
-    depths = {len(parts) for parts in inside.values()}
-    fold_of = {top: FOLD_WORDS.get(top.lower()) for top in tops}
-    folds = set(fold_of.values())
-    divided = None not in folds and TRAIN in folds and len(folds) > 1 and min(depths) > 2
+    level = _fold_level([parts[:-1] for parts in inside.values()])
     videos = []
-    for path, parts in inside.items():
-        fold = fold_of[parts[0]] if divided else None
-        folders = parts[1 if divided else 0 : -1]
+    for path, (*folders, _) in inside.items():
+        fold = None
+        if level is not None:
+            fold = fold_word(folders.pop(level)) if len(folders) > level else None
+            folders = folders if fold else []
         labels = (clean_name(folders[0]),) if folders else ()
-        name = clean_name("/".join(parts))
+        name = clean_name("/".join(inside[path]))
         videos.append(Video(name, path, labels, folds=(fold,) if fold else ()))
     return videos
+
+
+def fold_word(folder: str) -> str | None:
+    """Return the fold that a folder is by its name, as `training_set` or `fold3`, or None."""
+    word = re.sub(r"[\s_-]*(set|data|split|videos)$", "", folder.lower())
+    numbered = re.fullmatch(r"(?:fold|split|cv)[\s_-]*(\d+)", folder.lower())
+    return numbered[1] if numbered else FOLD_WORDS.get(word)
+
+
+def _fold_level(folders: Sequence[Sequence[str]]) -> int | None:
+    """Return at which depth folders are folds: 0 above the classes, 1 below; None if nowhere."""
+    tops = {fold_word(parts[0]) for parts in folders if parts}
+    if TRAIN in tops and len(tops - {None}) > 1:
+        return 0
+    if all(len(parts) > 1 for parts in folders):
+        if None not in tops and TRAIN not in tops and len(tops) > 1:  # fold1, fold2
+            return 0
+        inner = {fold_word(parts[1]) for parts in folders}
+        if None not in inner and TRAIN in inner and len(inner) > 1:
+            return 1
+    return None
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    return (path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def csv_videos(
@@ -262,6 +303,8 @@ def csv_rows(
     Values are separated by what the header holds first of comma, semicolon and tab.
     """
     lines = read_lines(path)
+    blank = next((i for i, line in enumerate(lines) if line.strip()), 0)
+    lines = lines[blank:]
     header = lines[0] if lines else ""
     delimiter = next((mark for mark in ",;\t" if mark in header), ",")
     reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
@@ -271,7 +314,7 @@ def csv_rows(
         if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
             raise AnnotationError(f"{path}: two columns are called {some(twice)}; rename one")
         for row in reader:
-            where = f"{path}, line {reader.line_num}"
+            where = f"{path}, line {blank + reader.line_num}"
             # DictReader gathers surplus values under None and fills missing ones with None.
             if any(key is None or value is None for key, value in row.items()):
                 raise AnnotationError(
@@ -282,7 +325,9 @@ def csv_rows(
             if any(values.values()):
                 rows.append((where, values))
     except csv.Error as error:
-        raise AnnotationError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
+        raise AnnotationError(
+            f"{path}, line {blank + reader.line_num}: not valid CSV: {error}"
+        ) from error
     return columns, rows
 
 
@@ -391,10 +436,33 @@ def make_dataset(
         notes = (f"left out: {count}",)
     if classes is None:
         classes = tuple(sorted({label for video in videos for label in video.labels}))
+        notes += _alike(classes)
+    _refuse_twice(there, source)
     try:
         return Dataset(tuple(there), classes, notes)
     except AnnotationError as error:
         raise AnnotationError(f"{source}: {error}") from error
+
+
+def _refuse_twice(videos: Sequence[Video], source: Path) -> None:
+    """Refuse one file, or one part of it, under two names, such as `a.mp4` and `../x/a.mp4`."""
+    names: dict[tuple[str, Span | None], str] = {}
+    for video in videos:
+        place = os.path.abspath(video.path), video.span  # noqa: PTH100 — links are not followed
+        other = names.setdefault(place, video.id)
+        if other != video.id:
+            raise AnnotationError(
+                f'{source}: "{other}" and "{video.id}" are one file; keep one line for each'
+            )
+
+
+def _alike(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on names of classes that differ in upper and lower case only."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    alike = [name for names in groups.values() if len(names) > 1 for name in names]
+    return (f"classes that differ in case or spaces only: {some(alike)}",) if alike else ()
 
 
 def clean_name(name: str) -> str:

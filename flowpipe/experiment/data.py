@@ -49,9 +49,14 @@ def _read(data: DataSettings) -> Dataset:
         note = f"left out: {len(dataset) - len(labelled)} videos without a label"
         dataset = replace(dataset, videos=labelled, notes=(*dataset.notes, note))
     if len(dataset.classes) < 2:
+        inner = data.root / "".join(dataset.classes)
+        if data.annotations is None and any(child.is_dir() for child in inner.glob("*")):
+            hint = f"; are the classes in {inner}?"
+        else:
+            hint = ": one folder for each class, or a label for each video"
         raise AnnotationError(
             f"{data.annotations or data.root} holds videos of {len(dataset.classes)} class; a "
-            "classifier needs two: one folder for each class, or a label for each video"
+            f"classifier needs two{hint}"
         )
     if folds(dataset) or data.group_pattern is not None:
         return dataset
