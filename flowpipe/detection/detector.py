@@ -1,0 +1,222 @@
+"""A trained detector of actions: a network of each stream, and what they say of boxes."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from flowpipe.atomic import write_aside
+from flowpipe.config import from_table
+from flowpipe.detection.clips import DetectStream, Look, joined, see
+from flowpipe.detection.examples import Example, mirrored
+from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
+from flowpipe.errors import ConfigError, InvalidArgument
+from flowpipe.training.checkpoint import CHECKPOINT, read_model
+from flowpipe.training.devices import choose_device
+
+SETTINGS = "detector.json"
+Floats = npt.NDArray[np.float64]
+# The smallest probability whose logarithm is taken.
+FLOOR = 1e-9
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """What a detector is, beside its weights.
+
+    Attributes
+    ----------
+    streams : dict of str to DetectStream
+    train : DetectTrain
+    classes : tuple of str
+    softmax : bool
+        A person does one thing; else each class is decided by itself.
+    nothing : bool
+        Of `softmax`: whether persons may do nothing of the classes.
+    size : tuple of int
+        (height, width) of the training frames; others may have another.
+    weights : dict of str to float
+        Of the streams where they are fused; equal where absent.
+    flow : dict
+        The recipe of the flow, as JSON has it.
+    labels : dict of str to str
+        AVA's numbers of the classes.
+    """
+
+    streams: dict[str, DetectStream]
+    train: DetectTrain = field(default_factory=DetectTrain)
+    classes: tuple[str, ...] = ()
+    softmax: bool = True
+    nothing: bool = False
+    size: tuple[int, ...] = (224, 224)
+    weights: dict[str, float] = field(default_factory=dict)
+    flow: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise InvalidArgument("there must be a stream, such as [streams.flow]")
+        for name, weight in self.weights.items():
+            if name not in self.streams or not weight >= 0:
+                raise InvalidArgument(
+                    f'weight {weight} of "{name}" must be ≥ 0 and of a stream: '
+                    f"{', '.join(self.streams)}"
+                )
+        if self.weights and not sum(self.weights.values()) > 0:
+            raise InvalidArgument("one weight of a stream must be > 0")
+
+    @property
+    def flip(self) -> bool:
+        """Whether an action in the mirror is the same action."""
+        return not mirrored(self.classes) if self.train.flip == "auto" else self.train.flip == "yes"
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of each network."""
+        return num_outputs(len(self.classes), self.softmax, self.nothing)
+
+
+class Detector:
+    """Networks that say what the person in a box does.
+
+    Parameters
+    ----------
+    settings : DetectorSettings
+    """
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self.settings = settings
+        height, width = settings.size
+        self.networks = {
+            name: stream.network(settings.outputs, (height, width), settings.train.seed).eval()
+            for name, stream in settings.streams.items()
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all networks."""
+        return sum(p.numel() for net in self.networks.values() for p in net.parameters())
+
+    def train(
+        self,
+        examples: Sequence[Example],
+        cache: Any,
+        out: Path,
+        on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> list[str]:
+        """Train all networks, or go on with it; return what became of weights from files."""
+        table = {key: value for key, value in self._table().items() if key not in ("train",)}
+        height, width = self.settings.size
+        loaded = []
+        for name, stream in self.settings.streams.items():
+            network = self.networks[name]
+            if not (out / name / CHECKPOINT).is_file():
+                report = stream.load(network, self.settings.outputs, (height, width))
+                loaded += [f"{name}: {report}"] if report else []
+            train_network(
+                network,
+                stream,
+                examples,
+                cache,
+                self.settings.train,
+                out / name,
+                softmax=self.settings.softmax,
+                flip=self.settings.flip,
+                fingerprint={"detector": table},
+                on_epoch=None if on_epoch is None else _naming(name, on_epoch),
+            )
+        return loaded
+
+    def score(self, examples: Iterable[Example], cache: Any) -> Iterator[tuple[Example, Floats]]:
+        """Return each key frame with the probability of each class for its boxes, N×K.
+
+        Memory does not grow with the number of key frames.
+        """
+        batch: list[Example] = []
+        for example in examples:
+            batch.append(example)
+            if sum(len(each.boxes) for each in batch) >= self.settings.train.batch_size:
+                yield from self._score(batch, cache)
+                batch = []
+        yield from self._score(batch, cache)
+
+    def _score(self, batch: Sequence[Example], cache: Any) -> Iterator[tuple[Example, Floats]]:
+        shown = [example for example in batch if len(example.boxes)]
+        total: Any = 0.0
+        weights = self.settings.weights or dict.fromkeys(self.networks, 1.0)
+        if shown:
+            for name, weight in weights.items():
+                total = total + weight / sum(weights.values()) * self._say(name, shown, cache)
+            probabilities_RK = total.softmax(1) if self.settings.softmax else total.sigmoid()
+            total = probabilities_RK[:, : len(self.settings.classes)].cpu().numpy()
+        start = 0
+        for example in batch:
+            count = len(example.boxes)
+            yield example, total[start : start + count] if count else np.zeros((0, len(self.settings.classes)))
+            start += count
+
+    def _say(self, name: str, shown: Sequence[Example], cache: Any) -> torch.Tensor:
+        """Return logits of one stream, or logarithms of probabilities, over both mirror images."""
+        stream, network = self.settings.streams[name], self.networks[name]
+        device = next(network.parameters()).device
+        outputs = []
+        with torch.no_grad():
+            for flip in (False, True) if self.settings.flip else (False,):
+                parts = [
+                    see(stream, cache[e.video], e.frame, e.boxes, network, device, Look(flip))
+                    for e in shown
+                ]
+                outputs.append(network(*joined(parts)).double())
+        if not self.settings.softmax:
+            return torch.stack(outputs).mean(0)
+        return torch.stack([each.softmax(1) for each in outputs]).mean(0).clamp(min=FLOOR).log()
+
+    def save(self, out: Path) -> None:
+        """Write the settings beside the weights."""
+        out.mkdir(parents=True, exist_ok=True)
+        with write_aside(out / SETTINGS, "w") as file:
+            json.dump(self._table(), file, indent=1)
+
+    def _table(self) -> dict[str, Any]:
+        table: dict[str, Any] = json.loads(json.dumps(asdict(self.settings), default=str))
+        for stream in table["streams"].values():
+            # Where initial weights came from is a matter of the training alone.
+            stream["weights"] = stream["weights_origin"] = None
+        return table
+
+
+def load_detector(run: Path) -> Detector:
+    """Load a trained detector.
+
+    Raises
+    ------
+    ConfigError
+        If the folder holds none.
+    WeightsError
+        If its weights are missing, damaged or of another network.
+    """
+    try:
+        table = json.loads((run / SETTINGS).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{run} is no detector; flowpipe detect train makes one") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{run / SETTINGS} cannot be read: {error}") from error
+    for part in (*table.get("streams", {}).values(), table.get("train", {})):
+        for key in [key for key, value in part.items() if value is None]:
+            del part[key]
+    detector = Detector(from_table(DetectorSettings, table, where=str(run / SETTINGS)))
+    for name, network in detector.networks.items():
+        read_model(run / name / CHECKPOINT, network)
+        network.to(choose_device(detector.settings.train.device))
+    return detector
+
+
+def _naming(
+    name: str, on_epoch: Callable[[str, dict[str, Any]], None]
+) -> Callable[[dict[str, Any]], None]:
+    return lambda record: on_epoch(name, record)

@@ -1,0 +1,525 @@
+"""A detection experiment: from a configuration to a trained and measured run, and to new videos."""
+
+import contextlib
+import fnmatch
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from flowpipe.atomic import write_aside
+from flowpipe.cache import FlowRecipe, open_cache
+from flowpipe.clips.memory import MemoryCache
+from flowpipe.config import apply_overrides, from_table, read_toml
+from flowpipe.datasets import Video, videos_of
+from flowpipe.detection.annotations import KeyFrame
+from flowpipe.detection.clips import DetectStream
+from flowpipe.detection.detector import Detector, DetectorSettings, load_detector
+from flowpipe.detection.examples import (
+    Example,
+    KeyFrames,
+    Say,
+    Truth,
+    Use,
+    boxes_of,
+    classes_in,
+    excluded_of,
+    labels_of,
+    make_examples,
+    read_truth,
+    with_found,
+)
+from flowpipe.detection.learning import DetectTrain, negatives_in, several_in
+from flowpipe.detection.linking import Tracker
+from flowpipe.detection.persons import make_person_detector
+from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument
+from flowpipe.extraction import extract
+from flowpipe.localisation.annotations import names_in
+from flowpipe.metrics.boxes import Boxes, box_precision
+from flowpipe.runs import Progress
+from flowpipe.training.devices import choose_device
+from flowpipe.video import VideoReader, find_videos
+
+RESULTS = "results.json"
+TRUE_DETECTIONS, FOUND_DETECTIONS = "detections_true.csv", "detections_found.csv"
+Told = Callable[[Progress], None]
+Floats = npt.NDArray[np.float64]
+# A detector of these looks at every frame, not at key frames alone.
+NEEDS_ALL_FRAMES = ("background",)
+
+
+@dataclass(frozen=True)
+class DetectData:
+    """Where videos and boxes are; the table `[data]` of a configuration.
+
+    Attributes
+    ----------
+    videos : Path
+        The folder of the videos.
+    boxes : Path
+        Persons with their actions: AVA's CSV, plain CSV, tubes as CSV, UCF101-24's finalAnnots.mat,
+        JHMDB's folder of puppet masks.
+    test_boxes : Path, optional
+        The same, of the test videos.
+    test : tuple of str
+        Without `test_boxes`: which videos of `boxes` are for testing, as patterns like "*_lena_*".
+    labels : Path, optional
+        AVA's label map.
+    exclude : Path, optional
+        CSV of video,second that are left out.
+    normalised : bool, optional
+        Whether corners are shares of the picture's sides. [default: those of AVA's CSV are]
+    offset_s : float
+        Time of a video's first frame as the CSV counts: 900 for AVA's excerpts.
+    cache : Path, optional
+        The flow cache. [default: RUN/cache]
+    flow : str
+        The flow method, where flow is missing.
+    short_side : int, optional
+        Shorter side of cached frames in px.
+    fps : float, optional
+        Frames per second of the cache.
+    """
+
+    videos: Path
+    boxes: Path
+    test_boxes: Path | None = None
+    test: tuple[str, ...] = ()
+    labels: Path | None = None
+    exclude: Path | None = None
+    normalised: bool | None = None
+    offset_s: float = 0.0
+    cache: Path | None = None
+    flow: str = "dis"
+    short_side: int | None = None
+    fps: float | None = None
+
+    def recipe(self) -> FlowRecipe:
+        """Return how flow is computed."""
+        return FlowRecipe.make(self.flow, short_side=self.short_side, fps=self.fps, storage="i16")
+
+
+@dataclass(frozen=True)
+class PersonSettings:
+    """Where person boxes of tests and new videos come from; the table `[persons]`.
+
+    Attributes
+    ----------
+    boxes : str, optional
+        csv:FILE, onnx:FILE, background or hog. Without it tests are on true boxes only.
+    options : dict
+        Of that detector, such as min_score.
+    teach : bool
+        Found boxes of the training videos teach too: what a true box there does, or nothing.
+    weigh : bool
+        Scores are the action's probability times the person's score.
+    """
+
+    boxes: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    teach: bool = False
+    weigh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.boxes is None and self.teach:
+            raise InvalidArgument("teach needs boxes that are found: set boxes = background")
+
+
+@dataclass(frozen=True)
+class DetectSettings:
+    """A configuration of `flowpipe detect train`.
+
+    Attributes
+    ----------
+    data : DetectData
+    title : str
+    streams : dict of str to DetectStream
+        Fused per box. [default: flow, by the network person]
+    weights : dict of str to float
+        Of the streams; equal where absent.
+    train : DetectTrain
+    persons : PersonSettings
+    expected : dict
+        What published results say, to stand beside the measured.
+    """
+
+    data: DetectData
+    title: str = ""
+    streams: dict[str, DetectStream] = field(default_factory=lambda: {"flow": DetectStream()})
+    weights: dict[str, float] = field(default_factory=dict)
+    train: DetectTrain = field(default_factory=DetectTrain)
+    persons: PersonSettings = field(default_factory=PersonSettings)
+    expected: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or the test part: key frames, and what became of the rows."""
+
+    examples: list[Example]
+    use: Use
+    places: KeyFrames
+
+
+@dataclass(frozen=True)
+class DetectResult:
+    """What a run of detection came to.
+
+    Attributes
+    ----------
+    record : dict
+        As in results.json.
+    use : dict of str to Use
+        What became of the rows of boxes, of "training" and "test".
+    """
+
+    record: dict[str, Any]
+    use: dict[str, Use]
+
+
+def load_settings(source: Path, overrides: Sequence[str] = ()) -> DetectSettings:
+    """Read a configuration; its paths are relative to it.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown key, or a value of the wrong kind.
+    """
+    table, base = read_toml(source), source.parent
+    apply_overrides(table, overrides)
+    settings = from_table(DetectSettings, table, where=str(source))
+    names = ("videos", "boxes", "test_boxes", "labels", "exclude", "cache")
+    paths = {
+        name: base / value for name in names if (value := getattr(settings.data, name)) is not None
+    }
+    streams = {
+        name: stream if stream.weights is None else replace(stream, weights=base / stream.weights)
+        for name, stream in settings.streams.items()
+    }
+    persons, spec = settings.persons, settings.persons.boxes
+    if spec is not None and ":" in spec:
+        kind, _, file = spec.partition(":")
+        persons = replace(persons, boxes=f"{kind}:{base / file}")
+    return replace(
+        settings, data=replace(settings.data, **paths), streams=streams, persons=persons
+    )
+
+
+def train(
+    settings: DetectSettings,
+    out: Path,
+    *,
+    workers: int | None = None,
+    say: Say = lambda text: None,
+    on_use: Callable[[str, Use], None] = lambda part, use: None,
+    on_progress: Told | None = None,
+    on_epoch: Callable[[str, Mapping[str, Any]], None] | None = None,
+) -> DetectResult:
+    """Train a detector and measure it; the same call goes on with a run that was interrupted.
+
+    Parameters
+    ----------
+    settings : DetectSettings
+    out : Path
+        The run's folder.
+    workers : int, optional
+        Processes that compute missing flow.
+    say, on_use : callable
+        Called with lines for people, and with what became of the rows of boxes.
+    on_progress, on_epoch : callable, optional
+        Called while flow is computed, and with each stream's name and epoch's record.
+    """
+    data = settings.data
+    names = labels_of(data.labels)
+    truth = read_truth(data.boxes, names, data.normalised)
+    test_truth = None
+    if data.test_boxes is not None:
+        test_truth = read_truth(data.test_boxes, names, data.normalised)
+    elif data.test:
+        truth, test_truth = divided(truth, data.test)
+    classes = classes_in(truth, names)
+    if not classes:
+        raise AnnotationError(f"{data.boxes} has no label")
+    annotated = videos_in(truth) | (set() if test_truth is None else videos_in(test_truth))
+    files = _files_of(sorted(annotated), data.videos)
+    cache = _flow_of(
+        list(files.values()), data.cache or out / "cache", data.recipe(), workers, say, on_progress
+    )
+    excluded = excluded_of(data.exclude)
+
+    def part(name: str, rows: Truth) -> Part:
+        made = Part(
+            *make_examples(
+                rows, classes, _Named(cache, files), offset_s=data.offset_s, excluded=excluded
+            )
+        )
+        on_use(name, made.use)
+        return made
+
+    training = part("training", truth)
+    test = None if test_truth is None else part("test", test_truth)
+    examples = training.examples
+    if settings.persons.teach:
+        found = find_persons(settings.persons, training, files, cache, data)
+        boxes = {key: boxes for key, (boxes, _) in found.items()}
+        examples = with_found(examples, boxes, same=settings.train.found_iou)
+    several = several_in(examples)
+    softmax = settings.train.loss == "softmax" or (settings.train.loss == "auto" and not several)
+    if softmax and several:
+        raise ConfigError(
+            "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
+        )
+    first = cache[examples[0].video]
+    detector = Detector(
+        DetectorSettings(
+            streams=settings.streams,
+            train=settings.train,
+            classes=classes,
+            softmax=softmax,
+            nothing=negatives_in(examples),
+            size=(first.height, first.width),
+            weights=settings.weights,
+            flow=json.loads(data.recipe().to_json()),
+            labels=names or {},
+        )
+    )
+    detector.save(out)
+    memory = MemoryCache(cache, settings.train.memory_mb)
+    for line in detector.train(examples, memory, out, on_epoch):
+        say(line)
+    record: dict[str, Any] = {
+        "title": settings.title,
+        "streams": {name: stream.model for name, stream in settings.streams.items()},
+        "parameters": detector.num_parameters,
+        "classes": list(classes),
+        "loss": "softmax" if softmax else "sigmoid",
+        "flip": detector.settings.flip,
+        "training_boxes": training.use.boxes,
+        "training_key_frames": training.use.key_frames,
+        "expected": settings.expected,
+    }
+    use = {"training": training.use}
+    if test is not None:
+        use["test"] = test.use
+        record["test_boxes"] = test.use.boxes
+        record["true_boxes"] = _measure(detector, test, memory, test.examples, {}, out / TRUE_DETECTIONS)
+        if settings.persons.boxes is not None:
+            found = find_persons(settings.persons, test, files, cache, data)
+            seen = [
+                replace(e, boxes=found[e.video, e.frame][0], targets=np.zeros((len(found[e.video, e.frame][0]), len(classes)), bool))
+                for e in test.examples
+            ]
+            scores = {key: value for key, (_, value) in found.items()}
+            record["found_boxes"] = {
+                "boxes": settings.persons.boxes,
+                **_measure(
+                    detector,
+                    test,
+                    memory,
+                    seen,
+                    scores if settings.persons.weigh else {},
+                    out / FOUND_DETECTIONS,
+                ),
+            }
+    with write_aside(out / RESULTS, "w") as file:
+        json.dump(record, file, indent=1)
+    return DetectResult(record, use)
+
+
+def divided(truth: Truth, patterns: Sequence[str]) -> tuple[Truth, Truth]:
+    """Return the rows of other videos, and those of videos that match a pattern.
+
+    Raises
+    ------
+    AnnotationError
+        If a pattern matches no video, or all are for testing.
+    """
+    videos = videos_in(truth)
+    chosen = set()
+    for pattern in patterns:
+        matching = set(fnmatch.filter(videos, pattern))
+        if not matching:
+            raise AnnotationError(
+                f'[data] test "{pattern}" matches none of {len(videos)} videos, such as '
+                f"{min(videos)}; * stands for any text"
+            )
+        chosen |= matching
+    if chosen == videos:
+        raise AnnotationError("[data] test matches all videos; some must be left to train on")
+    boxes = truth.boxes
+    inside = np.array([key[0] in chosen for key in boxes.frames], bool)
+
+    def side(rows: npt.NDArray[np.bool_], test: bool) -> Truth:
+        empty = frozenset(k for k in boxes.empty_frames if (k[0] in chosen) == test)  # type: ignore[index]
+        return replace(truth, boxes=replace(boxes[rows], empty_frames=empty))
+
+    return side(~inside, False), side(inside, True)
+
+
+def videos_in(truth: Truth) -> set[str]:
+    """Return the videos that a truth names."""
+    return {key[0] for key in (*truth.boxes.frames, *truth.boxes.empty_frames)}
+
+
+def find_persons(
+    persons: PersonSettings,
+    part: Part,
+    files: Mapping[str, Video],
+    cache: Any,
+    data: DetectData,
+) -> dict[tuple[str, int], tuple[Floats, Floats]]:
+    """Return person boxes in px of the cached frame, and scores, of each key frame of a part."""
+    assert persons.boxes is not None
+    wanted: dict[str, set[int]] = {}
+    called = {}
+    for example in part.examples:
+        wanted.setdefault(example.video, set()).add(example.frame)
+        called[example.video] = example.key[0]
+    paths = {video.id: video.path for video in files.values()}
+    found = {}
+    for name, frames in wanted.items():
+        entry = cache[name]
+        for index, boxes, scores in persons_in(
+            persons, paths[name], called[name], entry, data.offset_s, frames
+        ):
+            found[name, index] = (boxes, scores)
+    return found
+
+
+def persons_in(
+    persons: PersonSettings,
+    path: Path,
+    name: str,
+    entry: Any,
+    start_s: float,
+    frames: set[int] | None,
+) -> Iterator[tuple[int, Floats, Floats]]:
+    """Return person boxes of frames of a video (None: of all), in px of the cached frame."""
+    assert persons.boxes is not None
+    kind, options = persons.boxes.partition(":")[0], dict(persons.options)
+    recipe = entry.flow_recipe
+    if kind == "csv":
+        options |= {"video": name, "fps": _rate_of(entry), "start_s": start_s}
+    detector = make_person_detector(persons.boxes, **options)
+    every = frames is None or kind in NEEDS_ALL_FRAMES
+    reader = VideoReader(path, fps=recipe.fps)
+    size = json.loads(str(entry.attributes["source"]))
+    scale = np.tile((entry.width / size["width"], entry.height / size["height"]), 2)
+    pictures = (
+        (frame.index, frame.rgb) for frame in reader if every or frame.index in (frames or ())
+    )
+    for index, boxes, scores in detector.find(pictures):
+        if frames is None or index in frames:
+            yield index, boxes * scale, scores
+
+
+def _rate_of(entry: Any) -> float:
+    times_s = entry.pts_s
+    return float((len(times_s) - 1) / (times_s[-1] - times_s[0])) if len(times_s) > 1 else 1.0
+
+
+def detections_of(
+    scored: Iterable[tuple[Example, Floats]],
+    classes: Sequence[str],
+    person_scores: Mapping[tuple[str, int], Floats],
+) -> Boxes:
+    """Return one row for each box and class, boxes in px of the cached frame."""
+    rows, scores = [], []
+    for example, probabilities_NK in scored:
+        weights = person_scores.get((example.video, example.frame))
+        for row, (box, values) in enumerate(zip(example.boxes, probabilities_NK, strict=True)):
+            weight = 1.0 if weights is None else float(weights[row])
+            for name, value in zip(classes, values.tolist(), strict=True):
+                rows.append((example.key, name, box))
+                scores.append(value * weight)
+    return boxes_of(rows, scores)
+
+
+def _measure(
+    detector: Detector,
+    test: Part,
+    cache: Any,
+    examples: Sequence[Example],
+    person_scores: Mapping[tuple[str, int], Floats],
+    path: Path,
+) -> dict[str, Any]:
+    classes = detector.settings.classes
+    detections = detections_of(detector.score(examples, cache), classes, person_scores)
+    write_boxes(path, detections, test.places)
+    truth_rows = [
+        (example.key, name, box)
+        for example in test.examples
+        for box, targets in zip(example.boxes, example.targets, strict=True)
+        for name, has in zip(classes, targets.tolist(), strict=True)
+        if has
+    ]
+    truth = boxes_of(truth_rows, empty=[example.key for example in test.examples])
+    if not truth_rows:
+        return {}
+    result = box_precision(truth, detections, classes, cap=None)
+    return {
+        "mAP": result.mean_ap,
+        "AP": {name: None if np.isnan(ap) else ap for name, ap in result.ap.items()},
+        "errors": {kind.name: kind.count for kind in result.errors},
+    }
+
+
+def write_boxes(path: Path, detections: Boxes, places: KeyFrames) -> None:
+    """Write rows in the plain form, in the unit and px of the annotations."""
+    assert detections.scores is not None
+    time = "frame" if places.unit == "frame" else "time_s"
+    with write_aside(path, "w") as file:
+        file.write(f"video,{time},x1,y1,x2,y2,label,score\n")
+        for key, label, box, score in zip(
+            detections.frames, detections.labels, detections.boxes, detections.scores, strict=True
+        ):
+            corners = ",".join(f"{v:.6g}" for v in (box / places.scale(key[0])).tolist())
+            file.write(f"{_quoted(key[0])},{key[1] / 1e6:g},{corners},{_quoted(label)},{score:.6g}\n")
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
+
+
+class _Named:
+    """A cache of which only some videos count."""
+
+    def __init__(self, cache: Any, files: Mapping[str, Video]) -> None:
+        self._cache, self._names = cache, sorted(video.id for video in files.values())
+
+    def names(self) -> list[str]:
+        here = set(self._cache.names())
+        return [name for name in self._names if name in here]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._cache[name]
+
+
+def _files_of(annotated: Sequence[str], folder: Path) -> dict[str, Video]:
+    paths = {path.relative_to(folder).as_posix(): path for path in find_videos(folder)}
+    names = names_in(sorted(paths), annotated)
+    if not names:
+        raise AnnotationError(
+            f"no video of {folder} has a name that the boxes have, such as {annotated[0]}"
+        )
+    return {name: Video(file, paths[file]) for name, file in names.items()}
+
+
+def _flow_of(
+    videos: Sequence[Video],
+    cache: Path,
+    recipe: FlowRecipe,
+    workers: int | None,
+    say: Say,
+    on_progress: Told | None,
+) -> Any:
+    done = extract(list(videos), cache, recipe, workers=workers, on_progress=on_progress)
+    for failure in done.failures:
+        say(f"note: {failure.name}: {failure.reason}")
+    return open_cache(cache, recipe=recipe.id)
+
+
