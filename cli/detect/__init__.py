@@ -3,6 +3,8 @@
 import click
 
 from .eval import evaluate
+from .predict import predict
+from .train import train
 
 
 @click.group()
@@ -10,4 +12,6 @@ def detect() -> None:
     """Say who does what, where, and how well."""
 
 
+detect.add_command(train)
+detect.add_command(predict)
 detect.add_command(evaluate, "eval")

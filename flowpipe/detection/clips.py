@@ -59,7 +59,7 @@ class DetectStream:
     parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     weights_origin: str | None = None
-    frames: int = 12
+    frames: int = 16
     stride: int = 2
     fps: float | None = None
     short_side: int | None = None
@@ -101,9 +101,7 @@ class DetectStream:
         clip_CTHW = self.clip_input("stream", self.size_of(*size)).clip_CTHW
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return build_network(
-                self.model, clip_CTHW, num_classes=num_classes, **self.parameters
-            )
+            return build_network(self.model, clip_CTHW, num_classes=num_classes, **self.parameters)
 
     def load(self, network: Network, num_classes: int, size: tuple[int, int]) -> str:
         """Load the stream's weights into a fresh network; return what became of them."""
@@ -118,7 +116,10 @@ class DetectStream:
         classifier = whole.get_submodule(str(whole.classifier_name))
         state = network.trunk.state_dict()
         network.trunk.load_state_dict({n: v for n, v in whole.state_dict().items() if n in state})
-        if isinstance(classifier, torch.nn.Linear) and classifier.weight.shape == network.fc.weight.shape:
+        if (
+            isinstance(classifier, torch.nn.Linear)
+            and classifier.weight.shape == network.fc.weight.shape
+        ):
             # Of a network that was trained under this very head.
             network.fc.load_state_dict(classifier.state_dict())
         return str(report)
@@ -163,10 +164,10 @@ def see(
     scale = np.array([whole[1] / width, whole[0] / height]) * look.scale
     size = (max(1, round(view.height * scale[1])), max(1, round(view.width * scale[0])))
     exact = np.array([size[1] / view.width, size[0] / view.height])
-    clip = read_clip(stream.clip_input("clip", size), entry, frame, replace(view, flip=look.flip))
+    clip = read_clip(stream.clip_input("seen", size), entry, frame, replace(view, flip=look.flip))
     seen = to_network_input(
-        {"clip": torch.from_numpy(clip).to(device)},
-        stream.clip_input("clip", size),
+        {"seen": torch.from_numpy(clip).to(device)},
+        stream.clip_input("seen", size),
         entry.quantiser,
     )
     moved = (boxes_N4 - np.tile((view.left, view.top), 2)) * np.tile(exact, 2)
@@ -212,8 +213,10 @@ def _around(boxes_N4: Floats, context: float, height: int, width: int) -> View:
     # Two px more: what is read between two of them needs both.
     left, top = np.floor((middle - half).min(axis=0)).astype(int) - 2
     right, bottom = np.ceil((middle + half).max(axis=0)).astype(int) + 2
-    left, top = max(int(left), 0), max(int(top), 0)
-    return View(top, left, min(int(bottom), height) - top, min(int(right), width) - left)
+    left, top = (min(max(int(v), 0), end - 1) for v, end in ((left, width), (top, height)))
+    return View(
+        top, left, max(min(int(bottom), height) - top, 1), max(min(int(right), width) - left, 1)
+    )
 
 
 def jittered(boxes_N4: Floats, amount: float, rng: np.random.Generator) -> Floats:

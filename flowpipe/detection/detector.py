@@ -154,11 +154,13 @@ class Detector:
                 total = total + weight / sum(weights.values()) * self._say(name, shown, cache)
             probabilities_RK = total.softmax(1) if self.settings.softmax else total.sigmoid()
             total = probabilities_RK[:, : len(self.settings.classes)].cpu().numpy()
+        else:
+            total = np.zeros((0, len(self.settings.classes)))
         start = 0
         for example in batch:
-            count = len(example.boxes)
-            yield example, total[start : start + count] if count else np.zeros((0, len(self.settings.classes)))
-            start += count
+            stop = start + len(example.boxes)
+            yield example, total[start:stop]
+            start = stop
 
     def _say(self, name: str, shown: Sequence[Example], cache: Any) -> torch.Tensor:
         """Return logits of one stream, or logarithms of probabilities, over both mirror images."""

@@ -1,4 +1,4 @@
-"""From boxes in a file and videos to key frames that a network learns from, with a count of both."""
+"""From boxes in a file and videos to key frames that a network learns from, counted."""
 
 import json
 import re
@@ -100,7 +100,9 @@ class Use:
             ("used", str(self.boxes), str(self.key_frames)),
             ("  of these without persons", "", str(self.negative_key_frames)),
         ]
-        lines += [(f"  label {name}", str(count), "") for name, count in sorted(self.labels.items())]
+        lines += [
+            (f"  label {name}", str(count), "") for name, count in sorted(self.labels.items())
+        ]
         reasons = dict.fromkeys([*self.dropped, *self.dropped_key_frames])
         lines += [
             (f"dropped: {r}", str(self.dropped[r]), str(self.dropped_key_frames[r] or ""))
@@ -243,7 +245,7 @@ class KeyFrames:
             If it is empty, or reaches out of the frame by more than a px.
         """
         video = key[0]
-        _, size, file, _ = self._of(video)
+        file = self._of(video)[2]
         limit = np.tile((1.0, 1.0) if self.normalised else file, 2)
         slack = SHARE_SLACK if self.normalised else 1.0
         if (box < -slack).any() or (box > limit + slack).any() or (box[2:] <= box[:2]).any():
@@ -279,7 +281,8 @@ def make_examples(
         cache, videos, unit=truth.unit, normalised=truth.normalised, offset_s=offset_s
     )
     numbers = {name: number for number, name in enumerate(classes)}
-    grouped: dict[KeyFrame, list[int]] = {key: [] for key in sorted(boxes.empty_frames)}
+    empty = sorted(boxes.empty_frames)  # type: ignore[type-var]
+    grouped: dict[Any, list[int]] = {key: [] for key in empty}
     for row, key in enumerate(boxes.frames):
         grouped.setdefault(key, []).append(row)
     use, examples = Use(), []
@@ -386,5 +389,3 @@ def _first_line(path: Path) -> list[str]:
             return [name.strip() for name in file.readline().split(",")]
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path} cannot be read: {error}") from error
-
-

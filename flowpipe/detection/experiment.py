@@ -1,6 +1,5 @@
 """A detection experiment: from a configuration to a trained and measured run, and to new videos."""
 
-import contextlib
 import fnmatch
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from flowpipe.cache import FlowRecipe, open_cache
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.datasets import Video, videos_of
-from flowpipe.detection.annotations import KeyFrame
+from flowpipe.detection.annotations import read_person_boxes
 from flowpipe.detection.clips import DetectStream
 from flowpipe.detection.detector import Detector, DetectorSettings, load_detector
 from flowpipe.detection.examples import (
@@ -41,7 +40,6 @@ from flowpipe.extraction import extract
 from flowpipe.localisation.annotations import names_in
 from flowpipe.metrics.boxes import Boxes, box_precision
 from flowpipe.runs import Progress
-from flowpipe.training.devices import choose_device
 from flowpipe.video import VideoReader, find_videos
 
 RESULTS = "results.json"
@@ -204,9 +202,7 @@ def load_settings(source: Path, overrides: Sequence[str] = ()) -> DetectSettings
     if spec is not None and ":" in spec:
         kind, _, file = spec.partition(":")
         persons = replace(persons, boxes=f"{kind}:{base / file}")
-    return replace(
-        settings, data=replace(settings.data, **paths), streams=streams, persons=persons
-    )
+    return replace(settings, data=replace(settings.data, **paths), streams=streams, persons=persons)
 
 
 def train(
@@ -306,13 +302,12 @@ def train(
     if test is not None:
         use["test"] = test.use
         record["test_boxes"] = test.use.boxes
-        record["true_boxes"] = _measure(detector, test, memory, test.examples, {}, out / TRUE_DETECTIONS)
+        record["true_boxes"] = _measure(
+            detector, test, memory, test.examples, {}, out / TRUE_DETECTIONS
+        )
         if settings.persons.boxes is not None:
             found = find_persons(settings.persons, test, files, cache, data)
-            seen = [
-                replace(e, boxes=found[e.video, e.frame][0], targets=np.zeros((len(found[e.video, e.frame][0]), len(classes)), bool))
-                for e in test.examples
-            ]
+            seen = [_with_boxes(e, found[e.video, e.frame][0]) for e in test.examples]
             scores = {key: value for key, (_, value) in found.items()}
             record["found_boxes"] = {
                 "boxes": settings.persons.boxes,
@@ -328,6 +323,11 @@ def train(
     with write_aside(out / RESULTS, "w") as file:
         json.dump(record, file, indent=1)
     return DetectResult(record, use)
+
+
+def _with_boxes(example: Example, boxes: Floats) -> Example:
+    targets = np.zeros((len(boxes), example.targets.shape[1]), bool)
+    return replace(example, boxes=boxes, targets=targets)
 
 
 def divided(truth: Truth, patterns: Sequence[str]) -> tuple[Truth, Truth]:
@@ -406,11 +406,13 @@ def persons_in(
         options |= {"video": name, "fps": _rate_of(entry), "start_s": start_s}
     detector = make_person_detector(persons.boxes, **options)
     every = frames is None or kind in NEEDS_ALL_FRAMES
-    reader = VideoReader(path, fps=recipe.fps)
+    reader = VideoReader(path, fps=recipe.fps, rgb=True)
     size = json.loads(str(entry.attributes["source"]))
     scale = np.tile((entry.width / size["width"], entry.height / size["height"]), 2)
     pictures = (
-        (frame.index, frame.rgb) for frame in reader if every or frame.index in (frames or ())
+        (frame.index, frame.rgb_HWC)
+        for frame in reader
+        if frame.rgb_HWC is not None and (every or frame.index in (frames or ()))
     )
     for index, boxes, scores in detector.find(pictures):
         if frames is None or index in frames:
@@ -420,6 +422,145 @@ def persons_in(
 def _rate_of(entry: Any) -> float:
     times_s = entry.pts_s
     return float((len(times_s) - 1) / (times_s[-1] - times_s[0])) if len(times_s) > 1 else 1.0
+
+
+@dataclass(frozen=True)
+class SeenFrame:
+    """The persons on one frame of a new video.
+
+    Attributes
+    ----------
+    video : str
+    frame : int
+    time_s : float
+        As the video counts, from its first frame on.
+    boxes : array of N×4
+        x1, y1, x2, y2 in px of the video.
+    ids : array of N int
+        Numbers of their tracks.
+    person_scores : array of N
+    probabilities : array of N×K
+    """
+
+    video: str
+    frame: int
+    time_s: float
+    boxes: Floats
+    ids: npt.NDArray[np.int64]
+    person_scores: Floats
+    probabilities: Floats
+
+
+def predict(
+    run: Path,
+    videos: Sequence[Path],
+    persons: PersonSettings,
+    *,
+    every_s: float = 0.2,
+    cache: Path | None = None,
+    workers: int | None = None,
+    say: Say = lambda text: None,
+    on_progress: Told | None = None,
+) -> tuple[tuple[str, ...], dict[str, Path], Iterator[SeenFrame]]:
+    """Find persons in new videos, number them, and say what each does.
+
+    Parameters
+    ----------
+    run : Path
+        A trained detector.
+    videos : sequence of Path
+        Videos, folders or lists.
+    persons : PersonSettings
+        Where person boxes come from.
+    every_s : float
+        From one frame that is looked at to the next; of csv:FILE the frames of the file are.
+    cache : Path, optional
+        The flow cache. [default: RUN/cache]
+
+    Returns
+    -------
+    classes : tuple of str
+    paths : dict
+        The file of each video.
+    iterator of SeenFrame
+        Memory does not grow with the length of a video.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is no video, or none has flow.
+    """
+    if not every_s > 0:
+        raise InvalidArgument(f"every_s {every_s} must be > 0; 0.2 is usual", parameter="every_s")
+    detector = load_detector(run)
+    found, _ = videos_of([str(path) for path in videos])
+    if not found:
+        raise InvalidArgument("there is no video at the paths given", parameter="videos")
+    recipe = FlowRecipe.from_json(json.dumps(detector.settings.flow))
+    flows = _flow_of(found, cache or run / "cache", recipe, workers, say, on_progress)
+    here = set(flows.names())
+    known = [video for video in found if video.id in here]
+    if not known:
+        raise InvalidArgument("no video has flow", parameter="videos")
+
+    def frames() -> Iterator[SeenFrame]:
+        for video in known:
+            yield from _look(detector, video, flows, persons, every_s)
+
+    return detector.settings.classes, {video.id: video.path for video in known}, frames()
+
+
+def _look(
+    detector: Detector, video: Video, cache: Any, persons: PersonSettings, every_s: float
+) -> Iterator[SeenFrame]:
+    entry = cache[video.id]
+    times_s = entry.pts_s - entry.pts_s[0]
+    wanted, name = _frames_to_see(video.id, entry, persons, every_s)
+    source = json.loads(str(entry.attributes["source"]))
+    scale = np.tile((entry.width / source["width"], entry.height / source["height"]), 2)
+    classes = len(detector.settings.classes)
+    scores: dict[int, Floats] = {}
+
+    def examples() -> Iterator[Example]:
+        for index, boxes, confidence in persons_in(persons, video.path, name, entry, 0.0, wanted):
+            if index < entry.num_frames:
+                scores[index] = confidence
+                targets = np.zeros((len(boxes), classes), bool)
+                yield Example((video.id, index), video.id, index, boxes, targets)
+
+    tracker = Tracker(max_missed=round(every_s * _rate_of(entry)) * 3)
+    for example, probabilities_NK in detector.score(examples(), cache):
+        confidence = scores.pop(example.frame)
+        weight = confidence[:, None] if persons.weigh else 1.0
+        yield SeenFrame(
+            video.id,
+            example.frame,
+            float(times_s[example.frame]),
+            example.boxes / scale,
+            tracker.update(example.frame, example.boxes, confidence),
+            confidence,
+            probabilities_NK * weight,
+        )
+
+
+def _frames_to_see(
+    video: str, entry: Any, persons: PersonSettings, every_s: float
+) -> tuple[set[int], str]:
+    """Return which frames of a video are looked at, and what the boxes' file calls it."""
+    assert persons.boxes is not None
+    kind, _, file = persons.boxes.partition(":")
+    times_s = entry.pts_s - entry.pts_s[0]
+    if kind != "csv":
+        moments_s = np.arange(0, times_s[-1] + 1e-9, every_s)
+        nearest = np.searchsorted((times_s[1:] + times_s[:-1]) / 2, moments_s)
+        return set(nearest.tolist()), video
+    boxes = read_person_boxes(file)
+    called = {theirs: ours for ours, theirs in names_in([video], sorted(set(boxes.videos))).items()}
+    if video not in called:
+        raise InvalidArgument(f"{file} has no box of {video}", parameter="boxes")
+    moments = boxes.moments[boxes.videos == called[video]]
+    frames = moments if boxes.in_frames else moments * _rate_of(entry)
+    return set(np.rint(frames).astype(int).tolist()), called[video]
 
 
 def detections_of(
@@ -478,7 +619,9 @@ def write_boxes(path: Path, detections: Boxes, places: KeyFrames) -> None:
             detections.frames, detections.labels, detections.boxes, detections.scores, strict=True
         ):
             corners = ",".join(f"{v:.6g}" for v in (box / places.scale(key[0])).tolist())
-            file.write(f"{_quoted(key[0])},{key[1] / 1e6:g},{corners},{_quoted(label)},{score:.6g}\n")
+            file.write(
+                f"{_quoted(key[0])},{key[1] / 1e6:g},{corners},{_quoted(label)},{score:.6g}\n"
+            )
 
 
 def _quoted(text: str) -> str:
@@ -521,5 +664,3 @@ def _flow_of(
     for failure in done.failures:
         say(f"note: {failure.name}: {failure.reason}")
     return open_cache(cache, recipe=recipe.id)
-
-

@@ -27,7 +27,7 @@ from flowpipe.training.devices import choose_device
 from flowpipe.training.loop import make_optimiser, rate_factor
 from flowpipe.training.options import NOT_LEARNT, TRAIN_RULES, Rule, check_rules, is_count
 
-USUAL_PERSONS, FEWEST_EPOCHS, MOST_EPOCHS = 16_000, 3, 100
+USUAL_PERSONS, FEWEST_EPOCHS, MOST_EPOCHS = 8_000, 3, 100
 SAVE_EVERY_S = 10.0
 
 
@@ -38,7 +38,7 @@ class DetectTrain:
     Attributes
     ----------
     epochs : int, optional
-        Passes over the key frames. [default: about 16,000 persons seen, 3 to 100 passes]
+        Passes over the key frames. [default: about 8,000 persons seen, 3 to 100 passes]
     batch_size : int
         Persons of an update; key frames are taken until there are as many.
     optimiser : "adamw" or "sgd"
@@ -209,15 +209,15 @@ def train_network(
                 )
                 for group in update.param_groups:
                     group["lr"] = rate
+                shown = [examples[place] for place in batch]
                 parts = []
-                for place in batch:
-                    example = examples[place]
-                    look = Look(flip and bool(rng.random() < 0.5), float(rng.choice(options.scales)))
+                for example in shown:
+                    scale = float(rng.choice(options.scales))
+                    look = Look(flip and bool(rng.random() < 0.5), scale)
                     boxes = jittered(example.boxes, options.jitter, rng)
-                    parts.append(
-                        see(stream, cache[example.video], example.frame, boxes, network, device, look)
-                    )
-                targets = np.concatenate([examples[place].targets for place in batch])
+                    entry = cache[example.video]
+                    parts.append(see(stream, entry, example.frame, boxes, network, device, look))
+                targets = np.concatenate([example.targets for example in shown])
                 logits_RK = network(*joined(parts))
                 loss, correct = criterion(logits_RK, torch.from_numpy(targets).to(device), softmax)
                 if not torch.isfinite(loss):
@@ -254,9 +254,7 @@ def train_network(
     return history
 
 
-def criterion(
-    logits_RK: Tensor, targets_RK: Tensor, softmax: bool
-) -> tuple[Tensor, int]:
+def criterion(logits_RK: Tensor, targets_RK: Tensor, softmax: bool) -> tuple[Tensor, int]:
     """Return the loss of a batch, and of how many persons the best class is right.
 
     Of `softmax` an output beyond the classes is that of persons who do nothing of them; without
@@ -286,7 +284,9 @@ def class_chances(examples: Sequence[Example]) -> npt.NDArray[np.float64]:
             for e in examples
         ]
     ).astype(np.float64)
-    share_K = np.divide(1, counts_NK.sum(0), out=np.zeros(counts_NK.shape[1]), where=counts_NK.any(0))
+    share_K = np.divide(
+        1, counts_NK.sum(0), out=np.zeros(counts_NK.shape[1]), where=counts_NK.any(0)
+    )
     # A frame of many persons is no more likely than one of few: all are seen each time.
     chances = (counts_NK @ share_K) / counts_NK.sum(1)
     return np.asarray(chances / chances.sum())
@@ -310,7 +310,8 @@ def draw_batches(
         batches[-1].append(place)
         room -= len(examples[place].boxes)
     if len(batches) > 1 and sum(len(examples[place].boxes) for place in batches[-1]) < 2:
-        batches[-2] += batches.pop()
+        last = batches.pop()
+        batches[-1] += last
     return batches
 
 
@@ -334,5 +335,3 @@ def probabilities(logits_RK: Tensor, classes: int, softmax: bool) -> npt.NDArray
     values = logits_RK.double()
     values = values.softmax(1) if softmax else values.sigmoid()
     return values[:, :classes].cpu().numpy()
-
-

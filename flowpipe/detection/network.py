@@ -171,15 +171,15 @@ class PersonNetwork(nn.Module):
         num_classes: int,
         channels: int,
         frames: int,
-        width: int = 24,
+        width: int = 16,
         context: float = 2.0,
-        size: int = 48,
+        size: int = 32,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
         if not context >= 1 or size < 16:
             raise InvalidArgument(
-                f"context {context} must be ≥ 1 (2 is usual), size {size} ≥ 16 (48 is usual)"
+                f"context {context} must be ≥ 1 (2 is usual), size {size} ≥ 16 (32 is usual)"
             )
         self.context, self.size, self.channels = context, size, channels
         self.features = nn.Sequential(
@@ -208,10 +208,18 @@ class PersonNetwork(nn.Module):
         squares_N4 = torch.cat([middle_N2 - half_N1, middle_N2 + half_N1], 1)
         items_N = torch.zeros(len(boxes_N4), dtype=torch.long, device=clip_CTHW.device)
         size = (self.size, self.size)
-        read = roi_align(clip_CTHW.flatten(0, 1)[None], squares_N4, items_N, size=size, samples=None)
-        seen = read.unflatten(1, (channels, frames))
+        whole_1CHW = clip_CTHW.flatten(0, 1)[None]
+        # RoIAlign reads four points of a cell: where the largest cell is of many px, their means.
+        shrink = max(1, int(float(half_N1.max()) / self.size))
+        if shrink > 1:
+            whole_1CHW = functional.avg_pool2d(whole_1CHW, shrink, ceil_mode=True)
+        read = roi_align(whole_1CHW, squares_N4, items_N, size=size, scale=1 / shrink)
+        seen = read.reshape(len(read), channels, frames, *size)
         if channels != 3:
-            flow = seen[:, -2:] * (USUAL_HEIGHT_PX / sides_N2[:, 1].clamp(min=1))[:, None, None, None, None]
+            flow = (
+                seen[:, -2:]
+                * (USUAL_HEIGHT_PX / sides_N2[:, 1].clamp(min=1))[:, None, None, None, None]
+            )
             seen = torch.cat([seen[:, :-2], flow], 1)
         place = (torch.arange(self.size, device=seen.device) + 0.5) / self.size * 2 - 1
         within = place.abs() * half_N1 <= sides_N2[..., None].transpose(0, 1) / 2  # 2×N×size
@@ -269,7 +277,7 @@ def _dilate(trunk: nn.Module) -> None:
                 layer.stride = (*time, 1, 1)
                 if layer.kernel_size[-1] == 3:
                     layer.dilation = (*layer.dilation[:-2], 2, 2)
-                    layer.padding = (*layer.padding[:-2], 2, 2)  # type: ignore[arg-type]
+                    layer.padding = (*layer.padding[:-2], 2, 2)
 
 
 class _MapsComplete(Exception):
@@ -315,9 +323,7 @@ def _find_maps(
     Those are the outputs of res5 of each pathway, else what enters the last pooling before the
     classifier, else the last output of several positions before it.
     """
-    stages = tuple(
-        name for name, _ in trunk.named_modules() if name.rsplit(".", 1)[-1] == "layer4"
-    )
+    stages = tuple(name for name, _ in trunk.named_modules() if name.rsplit(".", 1)[-1] == "layer4")
     classifier = str(trunk.classifier_name)
     shapes: dict[str, torch.Size] = {}
     reached: list[str] = []
@@ -364,5 +370,6 @@ def _find_maps(
 
 
 def _is_map(value: object) -> bool:
-    is_map = isinstance(value, Tensor) and value.ndim in (4, 5)
-    return is_map and value.shape[-1] * value.shape[-2] > 1  # type: ignore[attr-defined]
+    if not isinstance(value, Tensor) or value.ndim not in (4, 5):
+        return False
+    return value.shape[-1] * value.shape[-2] > 1

@@ -16,7 +16,6 @@ from flowpipe.errors import InvalidArgument
 
 # Numbers that are read at a time, at most (4 bytes each); more boxes are done in pieces.
 PIECE = 16_000_000
-MOST_SAMPLES = 8
 
 
 def roi_align(
@@ -26,7 +25,7 @@ def roi_align(
     *,
     size: tuple[int, int] = (7, 7),
     scale: float = 1.0,
-    samples: int | None = 2,
+    samples: int = 2,
     aligned: bool = True,
 ) -> Tensor:
     """Return what maps show within boxes, R×C×h×w.
@@ -42,9 +41,8 @@ def roi_align(
         (height, width) of the result.
     scale : float
         Cells of the map per pixel: 1/16 where the network's stride is 16.
-    samples : int or None
-        n, points of a bin along each axis. None: as many as the largest box has cells per bin,
-        8 at most; then no cell of it is passed over.
+    samples : int
+        n, points of a bin along each axis.
     aligned : bool
         False: the older form, without the half cell, sides at least 1.
 
@@ -58,7 +56,7 @@ def roi_align(
             f"maps of shape {tuple(maps_BCHW.shape)}, boxes {tuple(boxes_R4.shape)} and "
             f"{len(items_R)} items: there must be B×C×H×W, R×4 and R"
         )
-    channels, height, width = maps_BCHW.shape[1:]
+    channels = maps_BCHW.shape[1]
     corners = boxes_R4.to(maps_BCHW.dtype) * scale - (0.5 if aligned else 0.0)
     sides = corners[:, 2:] - corners[:, :2]
     if not aligned:
@@ -66,13 +64,10 @@ def roi_align(
     out = maps_BCHW.new_empty(len(items_R), channels, *size)
     if not len(items_R):
         return out
-    if samples is None:
-        largest = float((sides / sides.new_tensor([size[1], size[0]])).max().ceil())
-        samples = int(min(max(largest, 1), MOST_SAMPLES))
     step = max(1, PIECE // (channels * size[0] * size[1] * samples**2))
     pieces: list[Tensor] = []
     rows: list[Tensor] = []
-    for item in items_R.unique().tolist():
+    for item in sorted(set(items_R.tolist())):
         mine = (items_R == item).nonzero()[:, 0]
         for part in mine.split(step):
             points = [
@@ -80,8 +75,7 @@ def roi_align(
                 for axis in (0, 1)
             ]
             read = _read(maps_BCHW[item : item + 1], *points)
-            bins = read.unflatten(-1, (size[1], samples)).unflatten(-3, (size[0], samples))
-            pieces.append(bins.mean((-1, -3)))
+            pieces.append(functional.avg_pool2d(read, samples))
             rows.append(part)
     return out.index_copy(0, torch.cat(rows), torch.cat(pieces))
 

@@ -1,0 +1,99 @@
+"""`flowpipe detect predict`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..options import workers_option
+from ..output import print_table, progress_line, say
+
+if TYPE_CHECKING:
+    from flowpipe.detection.experiment import SeenFrame
+
+SHOWN = 20
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--boxes",
+    "spec",
+    metavar="SPEC",
+    default="background",
+    show_default=True,
+    help="Where persons are: csv:FILE, onnx:FILE, background (static camera) or hog.",
+)
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(path_type=Path),
+    help="Write video,time_s,x1,y1,x2,y2,label,person,score.",
+)
+@click.option("--every", type=float, default=0.2, show_default=True, help="Look every S seconds.")
+@click.option("--min-score", type=float, default=0.05, show_default=True, help="Leave out below.")
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="The flow cache. [default: RUN/cache]"
+)
+@workers_option()
+def predict(
+    run: Path,
+    videos: tuple[Path, ...],
+    spec: str,
+    csv_file: Path | None,
+    every: float,
+    min_score: float,
+    cache: Path | None,
+    workers: int | None,
+) -> None:
+    """Say who does what in VIDEOS (files, folders, lists), and where, by the detector RUN.
+
+    Persons are numbered over time. Without --csv, how long each does what is listed.
+    """
+    from flowpipe.detection.experiment import PersonSettings
+    from flowpipe.detection.experiment import predict as find
+    from flowpipe.detection.rows import DetectionWriter
+
+    with progress_line("predict") as update:
+        classes, paths, frames = find(
+            run,
+            videos,
+            PersonSettings(boxes=spec),
+            every_s=every,
+            cache=cache,
+            workers=workers,
+            say=say,
+            on_progress=lambda p: update(p.share, f"flow of {p.finished}/{p.videos} videos"),
+        )
+        times: dict[tuple[str, int, str], float] = {}
+        done: list[str] = []
+        with DetectionWriter(csv_file, classes, min_score) as writer:
+            for frame in frames:
+                writer.add(frame)
+                _count(times, frame, classes, every)
+                if frame.video not in done:
+                    done.append(frame.video)
+                    update(len(done) / len(paths), f"video {len(done)}/{len(paths)}")
+    if csv_file is not None:
+        say(f"boxes: {csv_file}")
+        return
+    rows = [
+        (video, str(person), label, f"{seconds:.1f}")
+        for (video, person, label), seconds in sorted(times.items(), key=lambda item: -item[1])
+    ]
+    header = ("video", "person", "action", "seconds")
+    print_table("", header, rows[:SHOWN], text_columns=3)
+    if len(rows) > SHOWN:
+        say(f"and {len(rows) - SHOWN} more; --csv writes all")
+
+
+def _count(
+    times: dict[tuple[str, int, str], float],
+    frame: "SeenFrame",
+    classes: tuple[str, ...],
+    every: float,
+) -> None:
+    for person, values in zip(frame.ids.tolist(), frame.probabilities, strict=True):
+        key = (frame.video, person, classes[int(values.argmax())])
+        times[key] = times.get(key, 0.0) + every
