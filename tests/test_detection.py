@@ -10,8 +10,16 @@ import torch
 from support import run_cli, texture
 
 from flowpipe.cache import open_cache
+from flowpipe.clips.transforms import View
 from flowpipe.detection import roi_align as roi_module
-from flowpipe.detection.clips import DetectStream, Look, read_clip, see
+from flowpipe.detection.clips import (
+    DetectStream,
+    Look,
+    follow,
+    indices_around,
+    read_clip,
+    see,
+)
 from flowpipe.detection.examples import (
     KeyFrames,
     Truth,
@@ -100,13 +108,20 @@ class TestRoiAlign:
         assert roi_align(maps, BOXES[:0], ITEMS[:0]).shape == (0, 3, 7, 7)
 
     def test_gradient(self, maps):
+        small = maps[:, :1, :4, :5].clone().requires_grad_()
+        boxes, items = BOXES[:3] / 3, ITEMS[:3]
         assert torch.autograd.gradcheck(
-            lambda x: roi_align(x, BOXES, ITEMS, size=(2, 2), scale=1 / 16), maps.requires_grad_()
+            lambda x: roi_align(x, boxes, items, size=(2, 2), scale=1 / 16), small
         )
 
     def test_refuses_other_shapes(self, maps):
         with pytest.raises(InvalidArgument, match="R×4"):
             roi_align(maps, BOXES[:, :3], ITEMS)
+
+
+def still(boxes, frames):
+    """Return boxes that stay where they are, N×T×4."""
+    return torch.tensor(boxes, dtype=torch.float32)[:, None].expand(-1, frames, -1)
 
 
 def test_slowfast_with_avas_head_has_the_published_parameters():
@@ -135,7 +150,7 @@ def test_slowfast_with_avas_head_has_the_published_parameters():
 def test_any_row_classifies_boxes(row, clip, stride):
     network = build_network(row, clip, num_classes=5, context=1.5)
     assert network.stride == stride
-    boxes = [torch.tensor([[2.0, 3, 30, 30], [20, 20, 60, 60]]), torch.tensor([[2.0, 3, 30, 30]])]
+    boxes = [still([[2, 3, 30, 30], [20, 20, 60, 60]], clip[1]), still([[2, 3, 30, 30]], clip[1])]
     clips = [torch.randn(clip), torch.randn(clip)]
     logits = network(clips, boxes)
     assert logits.shape == (3, 5)
@@ -155,10 +170,10 @@ def test_frame_by_frame_networks_are_refused():
 class TestPersonNetwork:
     def test_near_and_far_look_alike(self):
         torch.manual_seed(0)
-        network = PersonNetwork(num_classes=3, channels=2, frames=4).eval()
+        network = PersonNetwork(num_classes=3, channels=2, frames=4, size=32).eval()
         far = torch.nn.functional.avg_pool2d(torch.randn(2, 4, 64, 64), 5, 1, 2)
         near = torch.nn.functional.interpolate(far, scale_factor=2, mode="bilinear") * 2
-        box = torch.tensor([[20.0, 18, 36, 44]])
+        box = still([[20, 18, 36, 44]], 4)
         with torch.no_grad():
             apart = network([far, near], [box, box * 2])
             other = network([far], [box + 12])
@@ -166,16 +181,27 @@ class TestPersonNetwork:
         assert float(same) < 0.3 * float(different)
 
     def test_the_mask_is_the_box(self):
-        network = PersonNetwork(num_classes=3, channels=2, frames=4)
-        cut = network.cut(torch.zeros(2, 4, 64, 64), torch.tensor([[20.0, 16, 28, 48]]))
+        network = PersonNetwork(num_classes=3, channels=2, frames=4, context=2.0, size=32)
+        cut = network.cut(torch.zeros(2, 4, 64, 64), still([[20, 16, 28, 48]], 4))
         assert cut.shape == (1, 3, 4, 32, 32)
         mask = cut[0, -1, 0]
         # The square is twice the longer side: the box is half as high, an eighth as wide.
         assert (int(mask.any(1).sum()), int(mask.any(0).sum())) == (16, 4)
 
+    def test_each_time_is_cut_where_the_person_is(self):
+        network = PersonNetwork(num_classes=3, channels=2, frames=3)
+        clip = torch.zeros(2, 3, 64, 96)
+        boxes = still([[10, 20, 20, 40]], 3).clone()
+        for time in range(3):
+            boxes[:, time, [0, 2]] += 20 * time
+            clip[:, time, 30, 15 + 20 * time] = 1.0
+        cut = network.cut(clip, boxes)
+        assert torch.allclose(cut[:, :, 0], cut[:, :, 2], atol=1e-5)
+        assert float(cut[0, 0, 0].max()) > 0
+
     def test_every_parameter_learns(self):
         network = PersonNetwork(num_classes=3, channels=5, frames=4)
-        logits = network([torch.randn(5, 4, 40, 40)] * 2, [torch.tensor([[5.0, 5, 20, 30]])] * 2)
+        logits = network([torch.randn(5, 4, 40, 40)] * 2, [still([[5, 5, 20, 30]], 4)] * 2)
         logits[:, 0].sum().backward()
         assert all(p.grad is not None for p in network.parameters())
 
@@ -408,13 +434,11 @@ class TestKeyFrames:
     def test_clips_at_the_ends_and_in_the_mirror(self, cache):
         entry = cache["v0.mp4"]
         stream = DetectStream(frames=4, stride=1)
-        view_stream = stream.clip_input("seen", (HEIGHT, WIDTH))
-        from flowpipe.clips.transforms import View
-
-        whole = View(0, 0, HEIGHT, WIDTH)
-        start = read_clip(view_stream, entry, 0, whole)
-        assert np.array_equal(start[:, 0], start[:, 2])
-        assert not np.array_equal(start[:, 2], start[:, 3])
+        clip = stream.clip_input("seen", (HEIGHT, WIDTH))
+        assert indices_around(clip, entry, 0, 2).tolist() == [0, 0, 0, 1]
+        assert indices_around(clip, entry, 38, 2).tolist() == [36, 37, 38, 38]
+        timed = DetectStream(frames=4, fps=12.5).clip_input("seen", (HEIGHT, WIDTH))
+        assert indices_around(timed, entry, 10, 2).tolist() == [6, 8, 10, 12]
         network = RoiNetwork("small-cnn", (2, 4, HEIGHT, WIDTH), num_classes=2)
         boxes = np.array([[10.0, 20, 30, 60]])
         device = torch.device("cpu")
@@ -422,8 +446,21 @@ class TestKeyFrames:
         turned, there = see(stream, entry, 10, boxes, network, device, Look(flip=True))
         assert torch.allclose(turned[0], -plain[0].flip(-1))
         assert torch.allclose(turned[1], plain[1].flip(-1))
-        assert at.tolist() == boxes.tolist()
-        assert there.tolist() == [[WIDTH - 30, 20, WIDTH - 10, 60]]
+        assert at[:, 2].tolist() == boxes.tolist()
+        assert there[:, 2].tolist() == [[WIDTH - 30, 20, WIDTH - 10, 60]]
+
+    def test_boxes_go_with_the_person(self, cache, scene):
+        entry = cache["v0.mp4"]
+        _, boxes = two_movers(PAIRS[0], 0)
+        stream = DetectStream(frames=8, stride=1)
+        clip = stream.clip_input("seen", (HEIGHT, WIDTH))
+        indices = indices_around(clip, entry, 20, 4)
+        codes = read_clip(clip, entry, indices, View(0, 0, HEIGHT, WIDTH))
+        followed = follow(codes, entry.quantiser.decode, indices, 4, boxes[20])
+        assert np.array_equal(followed[:, 4], boxes[20])
+        error = np.abs(followed - boxes[indices].transpose(1, 0, 2)).mean()
+        still_error = np.abs(boxes[20][:, None] - boxes[indices].transpose(1, 0, 2)).mean()
+        assert error < 0.6 * still_error
 
 
 def test_forms_of_truth(tmp_path):

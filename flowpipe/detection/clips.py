@@ -1,7 +1,7 @@
 """What a network sees of a key frame: a clip around it, and its boxes on that clip."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from flowpipe.models.weights import load_weights
 
 Network = RoiNetwork | PersonNetwork
 Floats = npt.NDArray[np.float64]
+# The middle of a person's box, as shares of its sides, and how much of that the body fills.
+TORSO_X, TORSO_Y, TORSO_SHARE = (0.25, 0.75), (0.1, 0.7), 0.8
 
 
 @dataclass(frozen=True)
@@ -135,10 +137,13 @@ class Look:
         In the mirror.
     scale : float
         Of the frames; of `short_side` where the stream has it.
+    shift : int
+        So many items of the clip more lie before the key frame, and fewer behind it.
     """
 
     flip: bool = False
     scale: float = 1.0
+    shift: int = 0
 
 
 def see(
@@ -156,45 +161,89 @@ def see(
     """
     look = look or Look()
     height, width = entry.height, entry.width
+    rows, columns = stream.size_of(height, width)
+    size = (max(1, round(rows * look.scale)), max(1, round(columns * look.scale)))
+    middle = stream.frames // 2 + look.shift
+    indices = indices_around(stream.clip_input("seen", size), entry, frame, middle)
+    view = View(0, 0, height, width, look.flip)
+    codes_CTHW = read_clip(stream.clip_input("seen", size), entry, indices, view)
+    seen_N4 = boxes_N4 * np.tile((size[1] / width, size[0] / height), 2)
+    if look.flip:
+        seen_N4 = seen_N4[:, [2, 1, 0, 3]]
+        seen_N4[:, [0, 2]] = size[1] - seen_N4[:, [0, 2]]
+    seen_NT4 = np.repeat(seen_N4[:, None], stream.frames, 1)
     if isinstance(network, PersonNetwork):
-        view = _around(boxes_N4, network.context, height, width)
-    else:
-        view = View(0, 0, height, width)
-    whole = stream.size_of(height, width)
-    scale = np.array([whole[1] / width, whole[0] / height]) * look.scale
-    size = (max(1, round(view.height * scale[1])), max(1, round(view.width * scale[0])))
-    exact = np.array([size[1] / view.width, size[0] / view.height])
-    clip = read_clip(stream.clip_input("seen", size), entry, frame, replace(view, flip=look.flip))
+        if network.follow and stream.input in ("flow", "rgb+flow"):
+            decode = entry.quantiser.decode
+            seen_NT4 = follow(codes_CTHW[-2:], decode, indices, middle, seen_N4)
+        left, top, right, bottom = _around(seen_NT4.reshape(-1, 4), network.context, size)
+        codes_CTHW = np.ascontiguousarray(codes_CTHW[..., top:bottom, left:right])
+        seen_NT4 = seen_NT4 - np.tile((left, top), 2)
+        size = (bottom - top, right - left)
     seen = to_network_input(
-        {"seen": torch.from_numpy(clip).to(device)},
+        {"seen": torch.from_numpy(codes_CTHW).to(device)},
         stream.clip_input("seen", size),
         entry.quantiser,
     )
-    moved = (boxes_N4 - np.tile((view.left, view.top), 2)) * np.tile(exact, 2)
-    if look.flip:
-        moved = moved[:, [2, 1, 0, 3]]
-        moved[:, [0, 2]] = size[1] - moved[:, [0, 2]]
-    return seen, torch.from_numpy(moved.astype(np.float32)).to(device)
+    return seen, torch.from_numpy(seen_NT4.astype(np.float32)).to(device)
 
 
-def read_clip(stream: StreamInput, entry: Any, frame: int, view: View) -> npt.NDArray[Any]:
-    """Return the codes of the clip around a frame, C×T×H×W.
+def follow(
+    codes_2THW: npt.NDArray[Any],
+    decode: Any,
+    indices: npt.NDArray[np.int64],
+    middle: int,
+    boxes_N4: Floats,
+) -> Floats:
+    """Return where the boxes of the middle are at each time of a clip, N×T×4.
+
+    A box moves by the mean flow of its torso; the legs and arms go to and fro.
+    """
+    count, (height, width) = codes_2THW.shape[1], codes_2THW.shape[-2:]
+    boxes_NT4 = np.repeat(boxes_N4[:, None], count, 1)
+    for track_T4 in boxes_NT4:
+        for step in (1, -1):
+            box = track_T4[middle].copy()
+            now = middle
+            while 0 <= now + step < count:
+                # The field at `now` goes on to the next; back in time, that of the earlier one.
+                field = now if step == 1 else now - 1
+                gap = abs(int(indices[now + step] - indices[now]))
+                sides = box[2:] - box[:2]
+                x1, x2 = box[0] + np.array(TORSO_X) * sides[0]
+                y1, y2 = box[1] + np.array(TORSO_Y) * sides[1]
+                rows = slice(int(np.clip(y1, 0, height - 1)), int(np.clip(y2, 1, height)) + 1)
+                columns = slice(int(np.clip(x1, 0, width - 1)), int(np.clip(x2, 1, width)) + 1)
+                torso = decode(codes_2THW[:, field, rows, columns])
+                box = box + step * gap * np.tile(torso.reshape(2, -1).mean(1), 2) / TORSO_SHARE
+                now += step
+                track_T4[now] = box
+    return boxes_NT4
+
+
+def indices_around(
+    stream: StreamInput, entry: Any, frame: int, middle: int
+) -> npt.NDArray[np.int64]:
+    """Return the items of the clip whose item number `middle` is the frame.
 
     Beyond the ends of the video its first and last items stand, so that every frame has a clip::
 
-        6 items, frames 4, step 1, frame 0     0 0 0 1
+        6 items, frames 4, step 1, frame 0, middle 2     0 0 0 1
     """
+    length = min(part.length(entry) for part in stream.parts)
+    if stream.fps is None:
+        offsets = (np.arange(stream.frames) - middle) * stream.frame_step
+        return np.clip(frame + offsets, 0, length - 1)
+    start_s = float(entry.pts_s[frame]) - middle / stream.fps
+    return sampling.low_rate_indices(entry.pts_s[:length], start_s, stream.frames, stream.fps)
+
+
+def read_clip(
+    stream: StreamInput, entry: Any, indices: npt.NDArray[np.int64], view: View
+) -> npt.NDArray[Any]:
+    """Return the codes of items, C×T×H×W."""
     parts = []
     for part in stream.parts:
-        length = part.length(entry)
-        if part.fps is None:
-            offsets = (np.arange(part.frames) - part.frames // 2) * part.frame_step
-            indices = np.clip(frame + offsets, 0, length - 1)
-        else:
-            start_s = float(entry.pts_s[frame]) - (part.frames // 2) / part.fps
-            indices = sampling.low_rate_indices(
-                entry.pts_s[:length], start_s, part.frames, part.fps
-            )
         codes_TCHW = part.items(entry, indices)
         parts.append(
             transforms.to_layout(
@@ -206,17 +255,17 @@ def read_clip(stream: StreamInput, entry: Any, frame: int, view: View) -> npt.ND
     return parts[0] if len(parts) == 1 else np.concatenate([p.astype(np.float32) for p in parts])
 
 
-def _around(boxes_N4: Floats, context: float, height: int, width: int) -> View:
-    """Return the part of the frame that holds the squares around all boxes."""
+def _around(boxes_N4: Floats, context: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom of the part of a frame that holds squares around boxes."""
+    height, width = size
     half = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(axis=1, keepdims=True) * context / 2
     middle = (boxes_N4[:, 2:] + boxes_N4[:, :2]) / 2
     # Two px more: what is read between two of them needs both.
-    left, top = np.floor((middle - half).min(axis=0)).astype(int) - 2
-    right, bottom = np.ceil((middle + half).max(axis=0)).astype(int) + 2
-    left, top = (min(max(int(v), 0), end - 1) for v, end in ((left, width), (top, height)))
-    return View(
-        top, left, max(min(int(bottom), height) - top, 1), max(min(int(right), width) - left, 1)
-    )
+    low = np.floor((middle - half).min(axis=0)).astype(int) - 2
+    high = np.ceil((middle + half).max(axis=0)).astype(int) + 2
+    left, top = min(max(int(low[0]), 0), width - 1), min(max(int(low[1]), 0), height - 1)
+    right, bottom = min(max(int(high[0]), left + 1), width), min(max(int(high[1]), top + 1), height)
+    return left, top, right, bottom
 
 
 def jittered(boxes_N4: Floats, amount: float, rng: np.random.Generator) -> Floats:

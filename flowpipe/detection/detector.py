@@ -23,6 +23,8 @@ SETTINGS = "detector.json"
 Floats = npt.NDArray[np.float64]
 # The smallest probability whose logarithm is taken.
 FLOOR = 1e-9
+# Key frames at a time, where there is nobody on them.
+MOST_FRAMES = 256
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class Detector:
         batch: list[Example] = []
         for example in examples:
             batch.append(example)
-            if sum(len(each.boxes) for each in batch) >= self.settings.train.batch_size:
+            persons = sum(len(each.boxes) for each in batch)
+            if persons >= self.settings.train.batch_size or len(batch) >= MOST_FRAMES:
                 yield from self._score(batch, cache)
                 batch = []
         yield from self._score(batch, cache)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from flowpipe.detection.clips import DetectStream, Look, Network, jittered, joined, see
 from flowpipe.detection.examples import Example
+from flowpipe.detection.network import PersonNetwork
 from flowpipe.errors import InvalidArgument
 from flowpipe.training import TrainOptions
 from flowpipe.training.checkpoint import (
@@ -62,6 +63,8 @@ class DetectTrain:
         Draw key frames so that classes come equally often.
     jitter : float
         Deviation of a training box's size and, halved, place, as a share of its sides.
+    shift : float
+        By how much of its length, at most, a clip of the network person is moved in time.
     scales : tuple of float
         Training frames are scaled by one of these.
     flip : "auto", "yes" or "no"
@@ -77,7 +80,7 @@ class DetectTrain:
     """
 
     epochs: int | None = None
-    batch_size: int = 32
+    batch_size: int = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 2e-3
     momentum: float = 0.9
@@ -89,6 +92,7 @@ class DetectTrain:
     loss: Literal["auto", "softmax", "sigmoid"] = "auto"
     balanced: bool = True
     jitter: float = 0.1
+    shift: float = 0.125
     scales: tuple[float, ...] = (1.0,)
     flip: Literal["auto", "yes", "no"] = "auto"
     found_iou: float = 0.9
@@ -120,6 +124,7 @@ RULES: dict[str, Rule] = {name: TRAIN_RULES[name] for name in _SHARED} | {
     "warmup_share": ("be in [0, 1)", lambda v: 0 <= v < 1),
     "loss": ("be auto, softmax or sigmoid", ("auto", "softmax", "sigmoid").__contains__),
     "jitter": ("be in [0, 1); 0.1 is usual", lambda v: 0 <= v < 1),
+    "shift": ("be in [0, 0.5]; 0.125 is usual", lambda v: 0 <= v <= 0.5),
     "scales": ("be > 0, such as 1 and 1.25", lambda v: len(v) > 0 and min(v) > 0),
     "flip": ("be auto, yes or no", ("auto", "yes", "no").__contains__),
     "found_iou": ("be in (0.3, 1]; 0.9 is usual", lambda v: 0.3 < v <= 1),
@@ -190,6 +195,8 @@ def train_network(
     chances = class_chances(examples) if options.balanced else None
     saved = time.monotonic()
     epochs = options.epochs_for(persons)
+    # One box serves a whole clip where it does not follow: there it is in the middle.
+    most = round(stream.frames * options.shift) if isinstance(network, PersonNetwork) else 0
     for epoch in range(len(history), epochs):
         started = time.perf_counter()
         rng = np.random.default_rng((options.seed, epoch))
@@ -213,7 +220,9 @@ def train_network(
                 parts = []
                 for example in shown:
                     scale = float(rng.choice(options.scales))
-                    look = Look(flip and bool(rng.random() < 0.5), scale)
+                    mirror = flip and bool(rng.random() < 0.5)
+                    shift = int(rng.integers(-most, most + 1))
+                    look = Look(mirror, scale, shift)
                     boxes = jittered(example.boxes, options.jitter, rng)
                     entry = cache[example.video]
                     parts.append(see(stream, entry, example.frame, boxes, network, device, look))

@@ -22,7 +22,7 @@ from torch.nn import functional
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build_for_clip
-from flowpipe.models.layers import dropout_layer, init_he
+from flowpipe.models.layers import dropout_layer
 
 PERSON = "person"
 # A person this high, in px, moves in the units of `PersonNetwork`.
@@ -118,11 +118,11 @@ class RoiNetwork(nn.Module):
         Parameters
         ----------
         clips : sequence of C×T×H×W tensor
-        boxes : sequence of N×4 tensor
-            Of each clip, in its px.
+        boxes : sequence of N×T×4 tensor
+            Of each clip, at each of its times, in its px; those of the middle count.
         """
         maps = _maps(self.trunk, self.taps, _stacked(clips, self.layout))
-        boxes_R4, items_R = _joined(boxes)
+        boxes_R4, items_R = _joined([each[:, each.shape[1] // 2] for each in boxes])
         pooled = []
         for map_BCHW in maps:
             for scale in self.scales:
@@ -173,7 +173,8 @@ class PersonNetwork(nn.Module):
         frames: int,
         width: int = 16,
         context: float = 2.0,
-        size: int = 32,
+        size: int = 40,
+        follow: bool = True,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -181,7 +182,7 @@ class PersonNetwork(nn.Module):
             raise InvalidArgument(
                 f"context {context} must be ≥ 1 (2 is usual), size {size} ≥ 16 (32 is usual)"
             )
-        self.context, self.size, self.channels = context, size, channels
+        self.context, self.size, self.follow, self.channels = context, size, follow, channels
         self.features = nn.Sequential(
             *_conv(channels + 1, width, (3, 5, 5), (1, 2, 2)),
             *_conv(width, 2 * width, (3, 3, 3), (1, 2, 2)),
@@ -190,7 +191,6 @@ class PersonNetwork(nn.Module):
         )
         self.dropout = dropout_layer(dropout)
         self.fc = nn.Linear(2 * 4 * width, num_classes)
-        init_he(self)
 
     def forward(self, clips: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         """Return logits R×K of all boxes, one clip after the other; arguments as `RoiNetwork`."""
@@ -199,33 +199,32 @@ class PersonNetwork(nn.Module):
         pooled = torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], 1)
         return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]
 
-    def cut(self, clip_CTHW: Tensor, boxes_N4: Tensor) -> Tensor:
+    def cut(self, clip_CTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
         """Return what the network sees of each box, N × C+1 × T × size × size."""
         channels, frames = clip_CTHW.shape[:2]
-        sides_N2 = boxes_N4[:, 2:] - boxes_N4[:, :2]
-        middle_N2 = (boxes_N4[:, 2:] + boxes_N4[:, :2]) / 2
-        half_N1 = sides_N2.amax(1, keepdim=True) * self.context / 2
-        squares_N4 = torch.cat([middle_N2 - half_N1, middle_N2 + half_N1], 1)
-        items_N = torch.zeros(len(boxes_N4), dtype=torch.long, device=clip_CTHW.device)
-        size = (self.size, self.size)
-        whole_1CHW = clip_CTHW.flatten(0, 1)[None]
+        count = len(boxes_NT4)
+        boxes_M4 = boxes_NT4.flatten(0, 1)
+        sides_M2 = boxes_M4[:, 2:] - boxes_M4[:, :2]
+        middle_M2 = (boxes_M4[:, 2:] + boxes_M4[:, :2]) / 2
+        half_M1 = sides_M2.amax(1, keepdim=True) * self.context / 2
+        squares_M4 = torch.cat([middle_M2 - half_M1, middle_M2 + half_M1], 1)
+        times_M = torch.arange(frames, device=clip_CTHW.device).repeat(count)
+        frames_TCHW = clip_CTHW.transpose(0, 1)
         # RoIAlign reads four points of a cell: where the largest cell is of many px, their means.
-        shrink = max(1, int(float(half_N1.max()) / self.size))
+        shrink = max(1, int(float(half_M1.max()) / self.size))
         if shrink > 1:
-            whole_1CHW = functional.avg_pool2d(whole_1CHW, shrink, ceil_mode=True)
-        read = roi_align(whole_1CHW, squares_N4, items_N, size=size, scale=1 / shrink)
-        seen = read.reshape(len(read), channels, frames, *size)
+            frames_TCHW = functional.avg_pool2d(frames_TCHW, shrink, ceil_mode=True)
+        read = roi_align(
+            frames_TCHW, squares_M4, times_M, size=(self.size, self.size), scale=1 / shrink
+        )
         if channels != 3:
-            flow = (
-                seen[:, -2:]
-                * (USUAL_HEIGHT_PX / sides_N2[:, 1].clamp(min=1))[:, None, None, None, None]
-            )
-            seen = torch.cat([seen[:, :-2], flow], 1)
-        place = (torch.arange(self.size, device=seen.device) + 0.5) / self.size * 2 - 1
-        within = place.abs() * half_N1 <= sides_N2[..., None].transpose(0, 1) / 2  # 2×N×size
-        mask = (within[1][:, :, None] & within[0][:, None, :]).to(seen.dtype)
-        mask = mask[:, None, None].expand(-1, 1, frames, -1, -1)
-        return torch.cat([seen, mask], 1)
+            unit_M = USUAL_HEIGHT_PX / sides_M2[:, 1].clamp(min=1)
+            read = torch.cat([read[:, :-2], read[:, -2:] * unit_M.view(-1, 1, 1, 1)], 1)
+        place = (torch.arange(self.size, device=read.device) + 0.5) / self.size * 2 - 1
+        x_MS, y_MS = (place.abs() * half_M1 <= sides_M2[:, axis, None] / 2 for axis in (0, 1))
+        mask = (y_MS[:, None, :, None] & x_MS[:, None, None, :]).to(read.dtype)
+        seen = torch.cat([read, mask], 1).reshape(count, frames, channels + 1, *mask.shape[2:])
+        return seen.transpose(1, 2)
 
 
 def _conv(

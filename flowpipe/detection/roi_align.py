@@ -64,19 +64,31 @@ def roi_align(
     out = maps_BCHW.new_empty(len(items_R), channels, *size)
     if not len(items_R):
         return out
-    step = max(1, PIECE // (channels * size[0] * size[1] * samples**2))
     pieces: list[Tensor] = []
     rows: list[Tensor] = []
-    for item in sorted(set(items_R.tolist())):
-        mine = (items_R == item).nonzero()[:, 0]
-        for part in mine.split(step):
-            points = [
-                _points(corners[part, axis], sides[part, axis], size[1 - axis], samples)
-                for axis in (0, 1)
-            ]
-            read = _read(maps_BCHW[item : item + 1], *points)
-            pieces.append(functional.avg_pool2d(read, samples))
-            rows.append(part)
+    batch = len(maps_BCHW)
+    counts = torch.bincount(items_R, minlength=batch)
+    order = items_R.argsort(stable=True)
+    # Of each box its number among those of its map.
+    number_R = torch.empty_like(items_R)
+    number_R[order] = (
+        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[items_R[order]]
+    )
+    step = max(1, PIECE // (batch * channels * size[0] * size[1] * samples**2))
+    for first in range(0, int(counts.max()), step):
+        rows_R = ((number_R >= first) & (number_R < first + step)).nonzero()[:, 0]
+        items, places = items_R[rows_R], number_R[rows_R] - first
+        shape = (batch, int(places.max()) + 1)
+        points = []
+        for axis in (0, 1):
+            points_RM = _points(corners[rows_R, axis], sides[rows_R, axis], size[1 - axis], samples)
+            padded = points_RM.new_zeros(*shape, points_RM.shape[1])
+            points.append(padded.index_put((items, places), points_RM))
+        read_BCSNM = _read(maps_BCHW, *points)
+        bins = functional.avg_pool2d(read_BCSNM.flatten(1, 2), samples)
+        bins_BSChw = bins.reshape(batch, channels, shape[1], *size).transpose(1, 2)
+        pieces.append(bins_BSChw[items, places])
+        rows.append(rows_R)
     return out.index_copy(0, torch.cat(rows), torch.cat(pieces))
 
 
@@ -86,24 +98,24 @@ def _points(start_R: Tensor, side_R: Tensor, count: int, samples: int) -> Tensor
     return start_R[:, None] + (numbers + 0.5) / (count * samples) * side_R[:, None]
 
 
-def _read(map_1CHW: Tensor, x_RM: Tensor, y_RN: Tensor) -> Tensor:
-    """Read a map bilinearly on the grids of boxes, R×C×N×M."""
-    channels, height, width = map_1CHW.shape[1:]
-    inside_x = (x_RM >= -1) & (x_RM <= width)
-    inside_y = (y_RN >= -1) & (y_RN <= height)
+def _read(maps_BCHW: Tensor, x_BSM: Tensor, y_BSN: Tensor) -> Tensor:
+    """Read each map bilinearly on the grids of its S boxes, B×C×S×N×M."""
+    batch, channels, height, width = maps_BCHW.shape
+    inside_x = (x_BSM >= -1) & (x_BSM <= width)
+    inside_y = (y_BSN >= -1) & (y_BSN <= height)
     # grid_sample has −1 and 1 at the middles of the first and the last cell.
-    x = x_RM.clamp(0, width - 1) * (2 / max(width - 1, 1)) - 1
-    y = y_RN.clamp(0, height - 1) * (2 / max(height - 1, 1)) - 1
-    boxes, rows, columns = len(x), y.shape[1], x.shape[1]
+    x = x_BSM.clamp(0, width - 1) * (2 / max(width - 1, 1)) - 1
+    y = y_BSN.clamp(0, height - 1) * (2 / max(height - 1, 1)) - 1
+    boxes, rows, columns = x.shape[1], y.shape[2], x.shape[2]
     grid = torch.stack(
-        [x[:, None, :].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], -1
+        [x[:, :, None, :].expand(-1, -1, rows, -1), y[..., None].expand(-1, -1, -1, columns)], -1
     )
-    # All boxes one below the other on one map: it is not copied for each.
+    # The boxes of a map one below the other: it is not copied for each.
     read = functional.grid_sample(
-        map_1CHW,
-        grid.reshape(1, boxes * rows, columns, 2),
+        maps_BCHW,
+        grid.reshape(batch, boxes * rows, columns, 2),
         padding_mode="border",
         align_corners=True,
     )
-    read = read.reshape(channels, boxes, rows, columns).transpose(0, 1)
-    return read * (inside_y[:, None, :, None] & inside_x[:, None, None, :])
+    read = read.reshape(batch, channels, boxes, rows, columns)
+    return read * (inside_y[:, None, :, :, None] & inside_x[:, None, :, None, :])
