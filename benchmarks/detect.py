@@ -24,6 +24,7 @@ from common import arguments, deliver, show
 
 from flowpipe.config import from_table
 from flowpipe.detection import experiment
+from flowpipe.detection.clips import DetectStream
 from flowpipe.detection.detector import load_detector
 from flowpipe.detection.experiment import DetectSettings
 
@@ -66,26 +67,34 @@ def settings_of(part: str, shared: Path, work: Path, changes: dict[str, Any]) ->
     return from_table(DetectSettings, table, where=part)
 
 
-def measure_whole_frame(settings: DetectSettings, work: Path) -> float:
-    """Train and test with the whole frame as the box of every person."""
-    plain = experiment.make_examples
+class WholeFrame:
+    """A detector that says the same of every person of a frame: what the frame shows."""
 
-    def whole(*given: Any, **named: Any) -> Any:
-        examples, use, places = plain(*given, **named)
-        cache = given[2]
-        grown = []
+    def __init__(self, run: Path) -> None:
+        self.detector = load_detector(run)
+        self.settings = self.detector.settings
+
+    def score(self, examples: Any, cache: Any) -> Any:
         for example in examples:
             entry = cache[example.video]
-            frame = np.array([0.0, 0, entry.width, entry.height])
-            grown.append(replace(example, boxes=np.tile(frame, (len(example.boxes), 1))))
-        return grown, use, places
+            frame = np.array([[0.0, 0, entry.width, entry.height]])
+            whole = replace(example, boxes=frame, targets=example.targets[:1])
+            ((_, probabilities),) = self.detector.score([whole], cache)
+            yield example, probabilities.repeat(len(example.boxes), 0)
 
-    experiment.make_examples = whole
-    try:
-        record = experiment.train(settings, work).record
-    finally:
-        experiment.make_examples = plain
-    return float(record["true_boxes"]["mAP"])
+
+def measure_whole_frame(settings: DetectSettings, work: Path) -> float:
+    """Train and test scenes with the whole frame in place of the box of every person."""
+    boxes = work / "whole_frames.csv"
+    with settings.data.boxes.open() as file, boxes.open("w") as out:
+        for video, second, *_, action, person in csv.reader(file):
+            out.write(f"{video},{second},0,0,1,1,{action},{person}\n")
+    wide = {"flow": DetectStream(parameters={"context": 1.0, "size": 64})}
+    data = replace(settings.data, boxes=boxes, test_boxes=None)
+    run = work / "scenes.whole"
+    experiment.train(replace(settings, data=data, streams=wide), run, on_epoch=progress)
+    tested = experiment.load_data(settings, run)
+    return float(experiment.measure(settings, tested, WholeFrame(run), run)["true_boxes"]["mAP"])
 
 
 def main() -> None:
@@ -110,10 +119,10 @@ def main() -> None:
         record = experiment.train(settings, run, on_epoch=progress).record
         rows.append({"data": part, "boxes": "true", "mAP": record["true_boxes"]["mAP"]})
         for spec in given.boxes:
-            # The run is trained: this measures only.
-            persons = experiment.PersonSettings(boxes=spec)
-            found = experiment.train(replace(settings, persons=persons), run).record
-            rows.append({"data": part, "boxes": spec, "mAP": found["found_boxes"]["mAP"]})
+            found = replace(settings, persons=experiment.PersonSettings(boxes=spec))
+            data = experiment.load_data(found, run)
+            result = experiment.measure(found, data, load_detector(run), run)["found_boxes"]
+            rows.append({"data": part, "boxes": Path(spec).name, "mAP": result["mAP"]})
         if given.rgb:
             rgb = {"streams": {"rgb": {"input": "rgb"}, "flow": {}}} | changes
             both = experiment.train(
@@ -123,8 +132,8 @@ def main() -> None:
                 {"data": part, "boxes": "true", "what": "flow and RGB"}
                 | {"mAP": both.record["true_boxes"]["mAP"]}
             )
-        if given.whole_frame:
-            mean_ap = measure_whole_frame(settings, given.work / f"{part}.whole")
+        if given.whole_frame and part == "scenes":
+            mean_ap = measure_whole_frame(settings, given.work)
             rows.append({"data": part, "boxes": "true", "what": "whole frame", "mAP": mean_ap})
         print(json.dumps({"parameters": load_detector(run).num_parameters}), file=sys.stderr)
     show("Frame mAP at IoU .5", rows)

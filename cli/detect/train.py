@@ -86,7 +86,7 @@ def _print(record: dict[str, Any]) -> None:
         "true boxes": record.get("true_boxes"),
         record.get("found_boxes", {}).get("boxes", ""): record.get("found_boxes"),
     }
-    columns = {name: result for name, result in measured.items() if result}
+    columns = {name: result for name, result in measured.items() if result and "mAP" in result}
     if not columns:
         say("no test videos, so that nothing was measured; [data] test or test_boxes names them")
         return

@@ -1,5 +1,6 @@
 """A trained detector of actions: a network of each stream, and what they say of boxes."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -43,7 +44,7 @@ class DetectorSettings:
     size : tuple of int
         (height, width) of the training frames; others may have another.
     weights : dict of str to float
-        Of the streams where they are fused; equal where absent.
+        Of the streams where they are fused; 1 where absent.
     flow : dict
         The recipe of the flow, as JSON has it.
     labels : dict of str to str
@@ -69,7 +70,7 @@ class DetectorSettings:
                     f'weight {weight} of "{name}" must be ≥ 0 and of a stream: '
                     f"{', '.join(self.streams)}"
                 )
-        if self.weights and not sum(self.weights.values()) > 0:
+        if not any(self.weights.get(name, 1.0) > 0 for name in self.streams):
             raise InvalidArgument("one weight of a stream must be > 0")
 
     @property
@@ -151,7 +152,7 @@ class Detector:
     def _score(self, batch: Sequence[Example], cache: Any) -> Iterator[tuple[Example, Floats]]:
         shown = [example for example in batch if len(example.boxes)]
         total: Any = 0.0
-        weights = self.settings.weights or dict.fromkeys(self.networks, 1.0)
+        weights = {name: self.settings.weights.get(name, 1.0) for name in self.networks}
         if shown:
             for name, weight in weights.items():
                 total = total + weight / sum(weights.values()) * self._say(name, shown, cache)
@@ -166,14 +167,17 @@ class Detector:
             start = stop
 
     def _say(self, name: str, shown: Sequence[Example], cache: Any) -> torch.Tensor:
-        """Return logits of one stream, or logarithms of probabilities, over both mirror images."""
+        """Return logits of one stream (softmax: logarithms), over mirror images and shifts."""
         stream, network = self.settings.streams[name], self.networks[name]
         device = next(network.parameters()).device
+        most = round(stream.frames * self.settings.train.shift) if network.moves else 0
+        flips = (False, True) if self.settings.flip else (False,)
         outputs = []
         with torch.no_grad():
-            for flip in (False, True) if self.settings.flip else (False,):
+            for flip, shift in itertools.product(flips, sorted({-most, 0, most})):
+                look = Look(flip, shift=shift)
                 parts = [
-                    see(stream, cache[e.video], e.frame, e.boxes, network, device, Look(flip))
+                    see(stream, cache[e.video], e.frame, e.boxes, network, device, look)
                     for e in shown
                 ]
                 outputs.append(network(*joined(parts)).double())

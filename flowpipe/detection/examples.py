@@ -29,7 +29,7 @@ NEAR_S = 0.5
 # Shares beyond 1 by rounding; AVA has none.
 SHARE_SLACK = 1e-3
 MICRO = 1e6
-_MIRRORED = re.compile(r"(?<![a-z])(left|right)(?![a-z])")
+_MIRRORED = re.compile(r"(?<![a-z])(left|right|(counter|anti)?clockwise|c?cw)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def boxes_of(
 
 
 def mirrored(classes: Iterable[str]) -> bool:
-    """Return whether a class says left or right, so that its mirror image is another action."""
+    """Return whether a class says left, right or clockwise: its mirror image is another action."""
     return any(_MIRRORED.search(name.lower()) for name in classes)
 
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,8 @@ class DetectData:
         Shorter side of cached frames in px.
     fps : float, optional
         Frames per second of the cache.
+    storage : "i16", "u8" or "f16"
+        Form of the stored flow.
     """
 
     videos: Path
@@ -95,10 +97,13 @@ class DetectData:
     flow: str = "dis"
     short_side: int | None = None
     fps: float | None = None
+    storage: Literal["i16", "u8", "f16"] = "i16"
 
     def recipe(self) -> FlowRecipe:
         """Return how flow is computed."""
-        return FlowRecipe.make(self.flow, short_side=self.short_side, fps=self.fps, storage="i16")
+        return FlowRecipe.make(
+            self.flow, short_side=self.short_side, fps=self.fps, storage=self.storage
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class DetectSettings:
     streams : dict of str to DetectStream
         Fused per box. [default: flow, by the network person]
     weights : dict of str to float
-        Of the streams; equal where absent.
+        Of the streams; 1 where absent.
     train : DetectTrain
     persons : PersonSettings
     expected : dict
@@ -164,6 +169,33 @@ class Part:
 
 
 @dataclass(frozen=True)
+class DetectionData:
+    """What a detector learns from and is tested on.
+
+    Attributes
+    ----------
+    training, test : Part
+        `test` may be None.
+    classes : tuple of str
+    names : dict of str to str, optional
+        The label map.
+    cache : MemoryCache
+    entries : Cache
+        The same, without memory.
+    paths : dict of str to Path
+        The file of each video, by its name in the cache.
+    """
+
+    training: Part
+    test: Part | None
+    classes: tuple[str, ...]
+    names: dict[str, str] | None
+    cache: MemoryCache
+    entries: Any
+    paths: dict[str, Path]
+
+
+@dataclass(frozen=True)
 class DetectResult:
     """What a run of detection came to.
 
@@ -171,12 +203,9 @@ class DetectResult:
     ----------
     record : dict
         As in results.json.
-    use : dict of str to Use
-        What became of the rows of boxes, of "training" and "test".
     """
 
     record: dict[str, Any]
-    use: dict[str, Use]
 
 
 def load_settings(source: Path, overrides: Sequence[str] = ()) -> DetectSettings:
@@ -229,6 +258,70 @@ def train(
     on_progress, on_epoch : callable, optional
         Called while flow is computed, and with each stream's name and epoch's record.
     """
+    data = load_data(
+        settings, out, workers=workers, say=say, on_use=on_use, on_progress=on_progress
+    )
+    examples = data.training.examples
+    if settings.persons.teach:
+        found = find_persons(settings, data, data.training)
+        boxes = {key: boxes for key, (boxes, _) in found.items()}
+        examples = with_found(examples, boxes, same=settings.train.found_iou)
+    several = several_in(examples)
+    softmax = settings.train.loss == "softmax" or (settings.train.loss == "auto" and not several)
+    if softmax and several:
+        raise ConfigError(
+            "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
+        )
+    first = data.cache[examples[0].video]
+    detector = Detector(
+        DetectorSettings(
+            streams=settings.streams,
+            train=settings.train,
+            classes=data.classes,
+            softmax=softmax,
+            nothing=negatives_in(examples),
+            size=(first.height, first.width),
+            weights=settings.weights,
+            flow=json.loads(settings.data.recipe().to_json()),
+            labels=data.names or {},
+        )
+    )
+    detector.save(out)
+    for line in detector.train(examples, data.cache, out, on_epoch):
+        say(line)
+    record: dict[str, Any] = {
+        "title": settings.title,
+        "streams": {name: stream.model for name, stream in settings.streams.items()},
+        "parameters": detector.num_parameters,
+        "classes": list(data.classes),
+        "loss": "softmax" if softmax else "sigmoid",
+        "flip": detector.settings.flip,
+        "training_boxes": data.training.use.boxes,
+        "training_key_frames": data.training.use.key_frames,
+        "expected": settings.expected,
+        **measure(settings, data, detector, out),
+    }
+    with write_aside(out / RESULTS, "w") as file:
+        json.dump(record, file, indent=1)
+    return DetectResult(record)
+
+
+def load_data(
+    settings: DetectSettings,
+    out: Path,
+    *,
+    workers: int | None = None,
+    say: Say = lambda text: None,
+    on_use: Callable[[str, Use], None] = lambda part, use: None,
+    on_progress: Told | None = None,
+) -> DetectionData:
+    """Read boxes, compute flow that is missing, and find the frames of all key frames.
+
+    Raises
+    ------
+    AnnotationError
+        If a file cannot be read, a box lies outside of its frame, or no box can be used.
+    """
     data = settings.data
     names = labels_of(data.labels)
     truth = read_truth(data.boxes, names, data.normalised)
@@ -248,81 +341,45 @@ def train(
     excluded = excluded_of(data.exclude)
 
     def part(name: str, rows: Truth) -> Part:
-        made = Part(
-            *make_examples(
-                rows, classes, _Named(cache, files), offset_s=data.offset_s, excluded=excluded
-            )
-        )
+        named = _Named(cache, files)
+        made = Part(*make_examples(rows, classes, named, offset_s=data.offset_s, excluded=excluded))
         on_use(name, made.use)
         return made
 
-    training = part("training", truth)
-    test = None if test_truth is None else part("test", test_truth)
-    examples = training.examples
-    if settings.persons.teach:
-        found = find_persons(settings.persons, training, files, cache, data)
-        boxes = {key: boxes for key, (boxes, _) in found.items()}
-        examples = with_found(examples, boxes, same=settings.train.found_iou)
-    several = several_in(examples)
-    softmax = settings.train.loss == "softmax" or (settings.train.loss == "auto" and not several)
-    if softmax and several:
-        raise ConfigError(
-            "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
-        )
-    first = cache[examples[0].video]
-    detector = Detector(
-        DetectorSettings(
-            streams=settings.streams,
-            train=settings.train,
-            classes=classes,
-            softmax=softmax,
-            nothing=negatives_in(examples),
-            size=(first.height, first.width),
-            weights=settings.weights,
-            flow=json.loads(data.recipe().to_json()),
-            labels=names or {},
-        )
+    return DetectionData(
+        part("training", truth),
+        None if test_truth is None else part("test", test_truth),
+        classes,
+        names,
+        MemoryCache(cache, settings.train.memory_mb),
+        cache,
+        {video.id: video.path for video in files.values()},
     )
-    detector.save(out)
-    memory = MemoryCache(cache, settings.train.memory_mb)
-    for line in detector.train(examples, memory, out, on_epoch):
-        say(line)
-    record: dict[str, Any] = {
-        "title": settings.title,
-        "streams": {name: stream.model for name, stream in settings.streams.items()},
-        "parameters": detector.num_parameters,
-        "classes": list(classes),
-        "loss": "softmax" if softmax else "sigmoid",
-        "flip": detector.settings.flip,
-        "training_boxes": training.use.boxes,
-        "training_key_frames": training.use.key_frames,
-        "expected": settings.expected,
-    }
-    use = {"training": training.use}
-    if test is not None:
-        use["test"] = test.use
-        record["test_boxes"] = test.use.boxes
-        record["true_boxes"] = _measure(
-            detector, test, memory, test.examples, {}, out / TRUE_DETECTIONS
-        )
-        if settings.persons.boxes is not None:
-            found = find_persons(settings.persons, test, files, cache, data)
-            seen = [_with_boxes(e, found[e.video, e.frame][0]) for e in test.examples]
-            scores = {key: value for key, (_, value) in found.items()}
-            record["found_boxes"] = {
-                "boxes": settings.persons.boxes,
-                **_measure(
-                    detector,
-                    test,
-                    memory,
-                    seen,
-                    scores if settings.persons.weigh else {},
-                    out / FOUND_DETECTIONS,
-                ),
-            }
-    with write_aside(out / RESULTS, "w") as file:
-        json.dump(record, file, indent=1)
-    return DetectResult(record, use)
+
+
+def measure(
+    settings: DetectSettings, data: DetectionData, detector: Detector, out: Path
+) -> dict[str, Any]:
+    """Return frame mAP on the test videos, with true boxes and with found ones; write detections.
+
+    Returns
+    -------
+    dict
+        test_boxes, true_boxes and found_boxes, each with mAP, AP and errors; {} without tests.
+    """
+    test = data.test
+    if test is None:
+        return {}
+    true = _precision(detector, data, test, test.examples, {}, out / TRUE_DETECTIONS)
+    record: dict[str, Any] = {"test_boxes": test.use.boxes, "true_boxes": true}
+    if settings.persons.boxes is not None:
+        found = find_persons(settings, data, test)
+        nobody = (np.zeros((0, 4)), np.zeros(0))
+        seen = [_with_boxes(e, found.get((e.video, e.frame), nobody)[0]) for e in test.examples]
+        weights = {key: value for key, (_, value) in found.items() if settings.persons.weigh}
+        precision = _precision(detector, data, test, seen, weights, out / FOUND_DETECTIONS)
+        record["found_boxes"] = {"boxes": settings.persons.boxes, **precision}
+    return record
 
 
 def _with_boxes(example: Example, boxes: Floats) -> Example:
@@ -366,28 +423,26 @@ def videos_in(truth: Truth) -> set[str]:
 
 
 def find_persons(
-    persons: PersonSettings,
-    part: Part,
-    files: Mapping[str, Video],
-    cache: Any,
-    data: DetectData,
+    settings: DetectSettings, data: DetectionData, part: Part
 ) -> dict[tuple[str, int], tuple[Floats, Floats]]:
     """Return person boxes in px of the cached frame, and scores, of each key frame of a part."""
-    assert persons.boxes is not None
     wanted: dict[str, set[int]] = {}
     called = {}
     for example in part.examples:
         wanted.setdefault(example.video, set()).add(example.frame)
         called[example.video] = example.key[0]
-    paths = {video.id: video.path for video in files.values()}
-    found = {}
-    for name, frames in wanted.items():
-        entry = cache[name]
+    return {
+        (name, index): (boxes, scores)
+        for name, frames in wanted.items()
         for index, boxes, scores in persons_in(
-            persons, paths[name], called[name], entry, data.offset_s, frames
-        ):
-            found[name, index] = (boxes, scores)
-    return found
+            settings.persons,
+            data.paths[name],
+            called[name],
+            data.entries[name],
+            settings.data.offset_s,
+            frames,
+        )
+    }
 
 
 def persons_in(
@@ -580,16 +635,17 @@ def detections_of(
     return boxes_of(rows, scores)
 
 
-def _measure(
+def _precision(
     detector: Detector,
+    data: DetectionData,
     test: Part,
-    cache: Any,
     examples: Sequence[Example],
     person_scores: Mapping[tuple[str, int], Floats],
     path: Path,
 ) -> dict[str, Any]:
-    classes = detector.settings.classes
-    detections = detections_of(detector.score(examples, cache), classes, person_scores)
+    classes = data.classes
+    scored = detector.score(examples, data.cache)
+    detections = detections_of(scored, classes, person_scores)
     write_boxes(path, detections, test.places)
     truth_rows = [
         (example.key, name, box)

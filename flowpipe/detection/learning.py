@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from flowpipe.detection.clips import DetectStream, Look, Network, jittered, joined, see
 from flowpipe.detection.examples import Example
-from flowpipe.detection.network import PersonNetwork
 from flowpipe.errors import InvalidArgument
 from flowpipe.training import TrainOptions
 from flowpipe.training.checkpoint import (
@@ -28,7 +27,7 @@ from flowpipe.training.devices import choose_device
 from flowpipe.training.loop import make_optimiser, rate_factor
 from flowpipe.training.options import NOT_LEARNT, TRAIN_RULES, Rule, check_rules, is_count
 
-USUAL_PERSONS, FEWEST_EPOCHS, MOST_EPOCHS = 8_000, 3, 100
+USUAL_PERSONS, FEWEST_EPOCHS, MOST_EPOCHS = 10_000, 3, 100
 SAVE_EVERY_S = 10.0
 
 
@@ -39,7 +38,7 @@ class DetectTrain:
     Attributes
     ----------
     epochs : int, optional
-        Passes over the key frames. [default: about 8,000 persons seen, 3 to 100 passes]
+        Passes over the key frames. [default: about 10,000 persons seen, 3 to 100 passes]
     batch_size : int
         Persons of an update; key frames are taken until there are as many.
     optimiser : "adamw" or "sgd"
@@ -82,7 +81,7 @@ class DetectTrain:
     epochs: int | None = None
     batch_size: int = 16
     optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     momentum: float = 0.9
     weight_decay: float = 0.05
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -195,8 +194,7 @@ def train_network(
     chances = class_chances(examples) if options.balanced else None
     saved = time.monotonic()
     epochs = options.epochs_for(persons)
-    # One box serves a whole clip where it does not follow: there it is in the middle.
-    most = round(stream.frames * options.shift) if isinstance(network, PersonNetwork) else 0
+    most = round(stream.frames * options.shift) if network.moves else 0
     for epoch in range(len(history), epochs):
         started = time.perf_counter()
         rng = np.random.default_rng((options.seed, epoch))

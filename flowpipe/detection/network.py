@@ -79,6 +79,9 @@ class RoiNetwork(nn.Module):
         Of the row.
     """
 
+    # One box serves the whole clip: it is in the middle.
+    moves = False
+
     def __init__(
         self,
         model: str,
@@ -164,6 +167,8 @@ class PersonNetwork(nn.Module):
     """
 
     layout = "CTHW"
+    # A clip may begin earlier or later: boxes are known at each of its times.
+    moves = True
 
     def __init__(
         self,
