@@ -1,12 +1,16 @@
 """Boxes of persons: from files, from what moves, from OpenCV's detector."""
 
+import csv
+
 import numpy as np
 import pytest
 
 from flowpipe.detection.persons import DETECTORS, make_person_detector
 from flowpipe.detection.persons.boxes import clean, overlaps
-from flowpipe.errors import AnnotationError, InvalidArgument, UnknownName
+from flowpipe.detection.persons.onnx_file import FORMS
+from flowpipe.errors import AnnotationError, InvalidArgument, UnknownName, WeightsError
 from flowpipe.registry import resolve
+from flowpipe.video import VideoReader
 
 HEIGHT, WIDTH = 120, 160
 
@@ -106,36 +110,68 @@ class TestCsv:
             make_person_detector(f"csv:{path}", video="walking", **options)
 
 
-def scene(count, *, seed=0, stays=False):
-    """Two bright persons before a still, noisy wall; the second may stay and wave."""
-    rng = np.random.default_rng(seed)
-    wall = rng.integers(60, 110, (HEIGHT, WIDTH, 3))
+def wall(seed=0):
+    return np.random.default_rng(seed).integers(90, 120, (HEIGHT, WIDTH, 3)).astype(float)
+
+
+def noisy(frame, rng):
+    return np.clip(frame + rng.normal(0, 2, frame.shape), 0, 255).astype(np.uint8)
+
+
+def walker(count):
+    """A red person who goes to the right before a noisy wall: frames, and the box on each."""
+    rng, frames, truth = np.random.default_rng(1), [], []
     for index in range(count):
-        frame = wall + rng.normal(0, 2, wall.shape)
-        left = 10 + 2 * index
-        truth = [(left, 30, left + 14, 80)]
+        frame, left = wall(), 10 + 2 * index
         frame[30:80, left : left + 14] = (200, 60, 40)
-        yield index, np.clip(frame, 0, 255).astype(np.uint8), truth
+        frames.append((index, noisy(frame, rng)))
+        truth.append((left, 30, left + 14, 80))
+    return frames, np.array(truth, float)
+
+
+def waver(count):
+    """A person who stays, of whom an arm moves up and down."""
+    rng, frames = np.random.default_rng(1), []
+    for index in range(count):
+        frame, hand = wall(), 30 + 3 * (index % 12)
+        frame[30:95, 70:86] = (30, 30, 60)
+        frame[hand : hand + 6, 56:70] = (30, 30, 60)
+        frames.append((index, noisy(frame, rng)))
+    return frames, np.tile(np.array([56.0, 30, 86, 95]), (count, 1))
 
 
 class TestBackground:
     def test_who_walks_is_found_on_every_frame(self):
-        frames = list(scene(50))
-        detector = make_person_detector("background")
-        found = found_in(detector, ((index, frame) for index, frame, _ in frames))
-        for index, _, truth in frames:
-            boxes, scores = found[index]
+        frames, truth = walker(50)
+        found = found_in(make_person_detector("background"), frames)
+        for index, (boxes, scores) in found.items():
             assert len(boxes) == 1
-            assert overlaps(boxes, np.array(truth, float))[0, 0] > 0.75
+            assert overlaps(boxes, truth[index : index + 1])[0, 0] > 0.75
             assert 0 < scores[0] <= 1
+
+    def test_who_stays_is_cut_out_of_the_background(self):
+        frames, truth = waver(48)
+        found = found_in(make_person_detector("background"), frames)
+        shared = [overlaps(boxes, truth[k : k + 1]).max() for k, (boxes, _) in found.items()]
+        assert min(shared) > 0.7
+        # Without that, the arm is all that is found.
+        moving = found_in(make_person_detector("background", staying=False), frames)
+        assert all(overlaps(b, truth[:1]).max(initial=0) < 0.4 for b, _ in moving.values())
+
+    def test_boxes_are_in_px_of_the_frame(self):
+        frames, truth = walker(50)
+        large = [(k, frame.repeat(3, 0).repeat(3, 1)) for k, frame in frames]
+        found = found_in(make_person_detector("background"), large)
+        assert overlaps(found[20][0], 3 * truth[20:21])[0, 0] > 0.75
+
+    def test_the_same_frames_give_the_same_boxes(self):
+        frames, _ = waver(24)
+        once, again = (found_in(make_person_detector("background"), frames) for _ in range(2))
+        assert all(np.array_equal(once[k][0], again[k][0]) for k in once)
 
     def test_an_empty_room_has_nobody(self):
         rng = np.random.default_rng(0)
-        wall = rng.integers(60, 110, (HEIGHT, WIDTH, 3))
-        frames = (
-            (k, np.clip(wall + rng.normal(0, 2, wall.shape), 0, 255).astype(np.uint8))
-            for k in range(30)
-        )
+        frames = ((k, noisy(wall(), rng)) for k in range(30))
         detector = make_person_detector("background")
         assert all(not len(boxes) for boxes, _ in found_in(detector, frames).values())
 
@@ -143,7 +179,7 @@ class TestBackground:
         read = []
 
         def frames():
-            for index, frame, _ in scene(60):
+            for index, frame in walker(60)[0]:
                 read.append(index)
                 yield index, frame
 
@@ -156,3 +192,123 @@ def test_hog_answers_each_frame_and_finds_nobody_on_a_wall():
     found = found_in(make_person_detector("hog"), blank(2))
     assert list(found) == [0, 1]
     assert all(boxes.shape == (0, 4) for boxes, _ in found.values())
+
+
+def form_like(name, boxes, person, size=416):
+    """Write boxes (center, sides in px of the input) as the network of a form says them."""
+    output = np.zeros((len(boxes), 5 + 3))
+    output[:, 4], output[:, 5 + person] = 1.0, [0.9 - 0.1 * k for k in range(len(boxes))]
+    output[:, :4] = boxes
+    if name == "yolov8":
+        return np.delete(output, 4, axis=1).T
+    return output
+
+
+class TestOnnxForms:
+    """What a network gives, written by hand, becomes the boxes that it means."""
+
+    BOXES = np.array([[100.0, 120, 40, 80], [300, 200, 60, 100]])
+    CORNERS = ((80, 80, 120, 160), (270, 150, 330, 250))
+
+    @pytest.mark.parametrize("name", ["yolov5", "yolov8"])
+    def test_centers_in_px(self, name):
+        boxes, scores = FORMS[name].decode(form_like(name, self.BOXES, 1), (416, 416), 1)
+        assert [tuple(box) for box in boxes.tolist()] == list(self.CORNERS)
+        assert scores.tolist() == pytest.approx([0.9, 0.8])
+
+    def test_corners(self):
+        output = np.array([[80.0, 80, 120, 160, 0.9, 1], [0, 0, 9, 9, 0.9, 0]])
+        boxes, scores = FORMS["corners"].decode(output, (416, 416), 1)
+        assert boxes.tolist() == [[80, 80, 120, 160]]
+        assert scores.tolist() == [0.9]
+
+    def test_yolox_strides(self):
+        output = np.full((3549, 7), -20.0)
+        output[:, 4:] = 0.0
+        # Cell x 6, y 7 of stride 16, which comes behind the 52 × 52 cells of stride 8.
+        row = 52 * 52 + 7 * 26 + 6
+        output[row] = [0.25, 0.5, np.log(40 / 16), np.log(80 / 16), 0.8, 0.0, 0.5]
+        boxes, scores = FORMS["yolox"].decode(output, (416, 416), 1)
+        assert boxes[row] == pytest.approx([80, 80, 120, 160])
+        assert scores[row] == pytest.approx(0.4)
+        with pytest.raises(WeightsError, match="3549 boxes, and strides"):
+            FORMS["yolox"].decode(output, (640, 640), 1)
+
+    def test_fastestdet_cells(self):
+        output = np.zeros((7, 22, 22))
+        # Cell x 6, y 7 of 22 on 352 px: 16 px each.
+        output[:, 7, 6] = [0.8, np.arctanh(0.25), np.arctanh(0.5), 0, np.log(3), 0.1, 0.5]
+        boxes, scores = FORMS["fastestdet"].decode(output, (352, 352), 1)
+        row = 7 * 22 + 6
+        assert boxes[row] == pytest.approx([100 - 88, 120 - 132, 100 + 88, 120 + 132])
+        assert scores[row] == pytest.approx(0.4)
+
+    @pytest.mark.parametrize(
+        ("name", "options", "error", "message"),
+        [
+            ("net.onnx", {}, UnknownName, "cannot be told from its name"),
+            ("net.onnx", {"form": "yolo5"}, UnknownName, 'did you mean "yolov5"'),
+            ("yolox_s.onnx", {}, WeightsError, "no network at"),
+            ("yolox_s.onnx", {"size": 0}, InvalidArgument, "must be > 0"),
+            ("yolox_s.onnx", {"person_class": -1}, InvalidArgument, "must be >= 0"),
+        ],
+    )
+    def test_wrong_options(self, tmp_path, name, options, error, message):
+        with pytest.raises(error, match=message):
+            make_person_detector(f"onnx:{tmp_path / name}", **options)
+
+    def test_a_file_that_is_no_network(self, tmp_path):
+        path = written(tmp_path, "no network", "yolox.onnx")
+        with pytest.raises(WeightsError, match="cannot be run"):
+            make_person_detector(f"onnx:{path}")
+
+
+@pytest.fixture(scope="module")
+def weizmann(shared_data):
+    """Clips with, for each frame, the true boxes."""
+    truth = {}
+    text = (shared_data / "ava" / "weizmann_boxes.csv").read_text("utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        box = [float(row[key]) for key in ("x1", "y1", "x2", "y2")]
+        truth.setdefault(row["clip"], {}).setdefault(int(row["frame"]), []).append(box)
+    return {shared_data / "weizmann" / clip: boxes for clip, boxes in truth.items()}
+
+
+def recall(clips, spec, every=1, **options):
+    """Return the share of true boxes that a box overlaps by a half, and the inverse."""
+    hits, right = [], []
+    for path, truth in clips:
+        reader = VideoReader(path, rgb=True)
+        frames = ((f.index, f.rgb_HWC) for f in reader if f.index % every == 0)
+        for index, boxes, _ in make_person_detector(spec, **options).find(frames):
+            if index in truth:
+                shared = overlaps(np.array(truth[index]), boxes)
+                hits += (shared.max(axis=1, initial=0) >= 0.5).tolist()
+                right += (shared.max(axis=0, initial=0) >= 0.5).tolist()
+    return np.mean(hits), np.mean(right)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+class TestWeizmann:
+    def test_background(self, weizmann):
+        clips = list(weizmann.items())
+        assert min(recall(clips, "background")) > 0.95
+        assert recall(clips[::4], "background", staying=False)[0] < 0.7
+
+    @pytest.mark.parametrize(
+        ("name", "least", "precision"), [("yolox_nano", 0.99, 0.98), ("FastestDet", 0.9, 0.55)]
+    )
+    def test_networks(self, weizmann, shared_data, name, least, precision):
+        spec = f"onnx:{shared_data / 'weights' / name}.onnx"
+        found, right = recall(list(weizmann.items())[::6], spec, every=10)
+        assert found >= least
+        assert right >= precision
+
+    def test_a_network_refuses_another_size(self, weizmann, shared_data):
+        spec = f"onnx:{shared_data / 'weights' / 'yolox_nano.onnx'}"
+        with pytest.raises(WeightsError, match="yolox_nano"):
+            recall(list(weizmann.items())[:1], spec, size=300)
+
+    def test_hog(self, weizmann):
+        assert recall(list(weizmann.items())[::8], "hog", every=12)[0] > 0.6

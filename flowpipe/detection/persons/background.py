@@ -28,10 +28,13 @@ MOST_SAMPLES = 50
 USUAL_DIFFERENCE = 22.0
 # Where this share of frames differs, something moved.
 MOVED_SHARE = 0.06
-# Who moves in a region of which this share is covered at a time stays in the place.
+# Who moves in a region of which they cover this share at a time stays in the place.
 STAYING_SHARE = 0.35
-STRONG=1.5
-GX=1
+# Within this share of the picture's height, parts are joined.
+GAP_SHARE = 0.06
+# How many times the usual difference from what the surroundings let expect is likely, and is at
+# least needed, for a person in the background.
+LIKELY, CERTAIN = 1.2, 1.5
 
 
 class BackgroundDetector:
@@ -40,7 +43,8 @@ class BackgroundDetector:
     Parameters
     ----------
     window : int
-        Frames that are read ahead and share a background; memory grows with it.
+        Frames that are read ahead and share a background; memory grows with it. Fewer where light
+        or scenery changes; many more than a person needs to cross the picture.
     short_side : int
         Frames are looked at in this size at most.
     min_height : float
@@ -71,12 +75,13 @@ class BackgroundDetector:
     def find(self, frames: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> Iterator[Found]:
         """Return the boxes of each frame, a window of frames at a time."""
         rest = iter(frames)
-        while chunk := list(itertools.islice(rest, self.window)):
-            small_THWC = np.stack([self._small(frame) for _, frame in chunk])
-            background_HWC = self._background(small_THWC)
-            for (index, frame), small_HWC in zip(chunk, small_THWC, strict=True):
+        while chunk := [
+            (index, frame.shape[:2], self._small(frame))
+            for index, frame in itertools.islice(rest, self.window)
+        ]:
+            background_HWC = self._background(np.stack([small for _, _, small in chunk]))
+            for index, size, small_HWC in chunk:
                 boxes_N4, scores_N = self._boxes(self._difference(small_HWC, background_HWC))
-                size = frame.shape[:2]
                 scale = (size[1] / small_HWC.shape[1], size[0] / small_HWC.shape[0])
                 yield index, *clean(boxes_N4 * np.tile(scale, 2), scores_N, size)
 
@@ -107,8 +112,7 @@ class BackgroundDetector:
 
     def _boxes(self, difference_HW: Picture) -> tuple[Boxes, npt.NDArray[np.float64]]:
         height = difference_HW.shape[0]
-        mask = (difference_HW > self.threshold).astype(np.uint8)
-        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+        mask = _without_specks(difference_HW > self.threshold)
         boxes, scores = [], []
         for x, y, w, h in _components(mask):
             if h < self.min_height * height:
@@ -133,46 +137,66 @@ def who_stays(median_HWC: Picture, differs_THW: npt.NDArray[np.bool_]) -> Pictur
         1 on persons.
     """
     height, width = median_HWC.shape[:2]
-    moved_HW = (differs_THW.mean(axis=0) > MOVED_SHARE).astype(np.uint8)
-    moved_HW = np.asarray(cv2.morphologyEx(moved_HW, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+    moved_HW = _without_specks(np.asarray(differs_THW.mean(axis=0) > MOVED_SHARE))
     persons_HW = np.zeros((height, width), np.uint8)
-    for x, y, w, h in _components(moved_HW, GX):
-        if h < 0.06 * height:
-            continue
-        here = differs_THW[:, y : y + h, x : x + w].any(axis=1)
-        spans = [np.ptp(np.flatnonzero(row)) + 1 for row in here if row.any()]
-        if np.median(spans) < STAYING_SHARE * w:
+    for x, y, w, h in _components(moved_HW, upright=False):
+        here_TW = np.asarray(differs_THW[:, y : y + h, x : x + w].any(axis=1))
+        spans = [np.ptp(np.flatnonzero(here_W)) + 1 for here_W in here_TW if here_W.any()]
+        if h < GAP_SHARE * height or not spans or np.median(spans) < STAYING_SHARE * w:
             continue
         # An arm may be all that moved: the rest is below, or beside.
         side = max(w, h)
-        x0, x1 = max(0, round(x - 0.25 * w - 0.1 * side)), round(x + 1.25 * w + 0.1 * side)
+        x0, x1 = max(0, round(x - 0.25 * w - 0.3 * side)), round(x + 1.25 * w + 0.3 * side)
         y0, y1 = max(0, round(y - 0.5 * h)), round(y + h + 1.8 * side)
         # Its surroundings, and not the whole picture, say what is background.
         x_from, x_to = max(0, round(x0 - 0.8 * (x1 - x0))), round(x1 + 0.8 * (x1 - x0))
         around = (slice(max(0, y0 - 5), y1 + 5), slice(x_from, x_to))
-        mask = np.full((height, width), cv2.GC_BGD, np.uint8)
-        mask[y0:y1, x0:x1] = cv2.GC_PR_FGD
-        labels = np.ascontiguousarray(mask[around])
-        if (labels == cv2.GC_BGD).sum() < 100:
-            continue
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        picture = np.ascontiguousarray(median_HWC[around])
-        hole = (labels == cv2.GC_PR_FGD).astype(np.uint8)
-        filled = cv2.inpaint(picture, hole, 3, cv2.INPAINT_TELEA)
-        distance = np.asarray(cv2.absdiff(picture, filled)).max(axis=2) * hole
-        plain = distance < 1.2 * USUAL_DIFFERENCE
-        labels[(hole > 0) & plain & (moved_HW[around]==0)] = cv2.GC_PR_BGD
-        cv2.grabCut(picture, labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)
-        _, parts = cv2.connectedComponents(((labels == cv2.GC_PR_FGD)|(distance > STRONG * USUAL_DIFFERENCE)).astype(np.uint8))
-        touched = np.unique(parts[np.asarray(cv2.dilate(moved_HW[around], np.ones((3, 3)))) > 0])
-        persons_HW[around] |= np.isin(parts, touched[touched > 0]).astype(np.uint8)
+        within_HW = np.zeros((height, width), np.uint8)
+        within_HW[y0:y1, x0:x1] = 1
+        persons_HW[around] |= _cut(
+            np.ascontiguousarray(median_HWC[around]), within_HW[around], moved_HW[around]
+        )
     return persons_HW
 
 
-def _components(mask_HW: npt.NDArray[np.uint8],gx=.5) -> list[tuple[int, int, int, int]]:
-    """Return x, y, width and height of what is joined over small gaps."""
-    gap = max(3, round(mask_HW.shape[0] * 0.06))
-    kernel = np.ones((gap, max(3, int(gap*gx))), np.uint8)
+def _cut(picture_HWC: Picture, within_HW: Picture, moved_HW: Picture) -> Picture:
+    """Return 1 where a picture shows a person that touches what moved."""
+    within_HW = np.ascontiguousarray(within_HW)
+    if within_HW.mean() > 0.95:  # nothing is left that were surely background
+        return np.zeros_like(within_HW)
+    expected = cv2.inpaint(picture_HWC, within_HW, 3, cv2.INPAINT_TELEA)
+    distance_HW = np.asarray(cv2.absdiff(picture_HWC, expected)).max(axis=2) * within_HW
+    labels = np.full(within_HW.shape, cv2.GC_BGD, np.uint8)
+    labels[within_HW > 0] = cv2.GC_PR_BGD
+    likely_HW = (distance_HW >= LIKELY * USUAL_DIFFERENCE) | (moved_HW > 0)
+    labels[(within_HW > 0) & likely_HW] = cv2.GC_PR_FGD
+    # The first clusters of colors are drawn at random: the same ones each time.
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(picture_HWC, labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    # Otsu's threshold rises where the wall itself is uneven.
+    uneven, _ = cv2.threshold(distance_HW[within_HW > 0], 0, 255, cv2.THRESH_OTSU)
+    certain_HW = distance_HW > max(uneven, CERTAIN * USUAL_DIFFERENCE)
+    person_HW = (labels == cv2.GC_PR_FGD) | certain_HW
+    _, parts = cv2.connectedComponents(person_HW.astype(np.uint8))
+    near = cv2.dilate(np.ascontiguousarray(moved_HW), np.ones((3, 3)))
+    touched = np.unique(parts[np.asarray(near) > 0])
+    return np.asarray(np.isin(parts, touched[touched > 0]), np.uint8)
+
+
+def _without_specks(mask_HW: npt.NDArray[np.bool_]) -> Picture:
+    opened = cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    return np.asarray(opened, np.uint8)
+
+
+def _components(
+    mask_HW: npt.NDArray[np.uint8], *, upright: bool = True
+) -> list[tuple[int, int, int, int]]:
+    """Return x, y, width and height of what is joined over gaps; narrower ones beside each other
+    than above each other if `upright`.
+    """
+    gap = max(3, round(mask_HW.shape[0] * GAP_SHARE))
+    kernel = np.ones((gap, max(3, gap // 2) if upright else gap), np.uint8)
     joined = cv2.morphologyEx(mask_HW, cv2.MORPH_CLOSE, kernel)
     _, _, stats, _ = cv2.connectedComponentsWithStats(joined)
     return [(x, y, w, h) for x, y, w, h, _ in stats[1:].tolist()]

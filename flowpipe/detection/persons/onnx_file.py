@@ -259,28 +259,52 @@ def _runner(path: Path) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.fl
     try:
         network = cv2.dnn.readNetFromONNX(str(path))
     except cv2.error as error:
-        try:
-            runtime = importlib.import_module("onnxruntime")
-        except ModuleNotFoundError:
-            raise WeightsError(
-                f"{path} cannot be run by OpenCV ({error.err}); pip install onnxruntime may"
-            ) from error
-        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return lambda values: np.asarray(session.run(None, {name: values})[0])
+        return _onnxruntime(path, error)
 
     def forward(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         network.setInput(values)
         try:
-            return np.asarray(network.forward())
+            return np.asarray(network.forward(), np.float32)
         except cv2.error as error:
-            raise WeightsError(
-                f"{path} cannot be run on an input of {values.shape[2]} × {values.shape[3]} px: "
-                f"{error.err}; is that the size it was exported for?",
-                parameter="size",
-            ) from error
+            raise _wrong_size(path, values, error) from error
 
     return forward
+
+
+def _onnxruntime(
+    path: Path, refused: cv2.error
+) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ModuleNotFoundError:
+        raise WeightsError(
+            f"{path} cannot be run by OpenCV ({refused}); with onnxruntime installed it may"
+        ) from refused
+    # The errors of onnxruntime have no parent but Exception.
+    try:
+        session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise WeightsError(
+            f"{path} cannot be run, neither by OpenCV nor by onnxruntime: {error}"
+        ) from error
+    name = session.get_inputs()[0].name
+
+    def forward(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        try:
+            return np.asarray(session.run(None, {name: values})[0], np.float32)
+        except Exception as error:
+            raise _wrong_size(path, values, error) from error
+
+    return forward
+
+
+def _wrong_size(path: Path, values: npt.NDArray[np.float32], error: Exception) -> WeightsError:
+    height, width = values.shape[2:]
+    return WeightsError(
+        f"{path} cannot be run on an input of {height} × {width} px ({error}); give the size that "
+        "it was exported for",
+        parameter="size",
+    )
 
 
 def _corners(center_N2: Output, sides_N2: Output) -> Boxes:
