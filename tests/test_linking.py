@@ -42,6 +42,14 @@ def test_motion_bridges_frames_without_a_box():
     assert follow(Tracker(max_missed=9), frames)[-1] == [1]
 
 
+def test_who_runs_leaves_their_box_between_two_looks():
+    frames = [(5 * k, [box(24 * k, 0)]) for k in range(8)]
+    assert follow(Tracker(), frames) == [[0]] * 8
+    assert follow(Tracker(max_distance=0), frames)[1] == [1]
+    # A child beside a grown-up is somebody else.
+    assert follow(Tracker(), [(0, [box(0, 0)]), (5, [box(22, 0, 10, 25)])]) == [[0], [1]]
+
+
 def test_frames_may_be_left_out_and_must_ascend():
     assert follow(Tracker(), [(0, [box(0, 0)]), (5, [box(5, 0)]), (10, [box(10, 0)])]) == [[0]] * 3
     tracker = Tracker()
@@ -61,7 +69,9 @@ def test_no_boxes_at_all():
     assert follow(Tracker(), [(0, []), (1, [])]) == [[], []]
 
 
-@pytest.mark.parametrize("options", [{"min_overlap": 1.5}, {"max_missed": -1}, {"min_score": -0.1}])
+@pytest.mark.parametrize(
+    "options", [{"min_overlap": 1.5}, {"max_missed": -1}, {"max_distance": -1}, {"min_score": -0.1}]
+)
 def test_the_tracker_refuses_values_outside_their_rule(options):
     with pytest.raises(InvalidArgument, match="must"):
         Tracker(**options)

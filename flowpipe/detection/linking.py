@@ -22,6 +22,8 @@ from flowpipe.metrics.tubes import Tube
 
 # How fast the estimate of a person's speed follows, of 1.
 SPEED_GAIN = 0.4
+# Boxes that do not overlap are one person up to this ratio of their heights.
+LIKE_HEIGHTS = 1.3
 
 
 @dataclass
@@ -39,12 +41,15 @@ class _Track:
 class Tracker:
     """Numbers persons over frames: who overlaps where a track would be by now continues it.
 
-    Pairs are taken greedily, the largest IoU first; a track moves on at its speed while unseen.
+    Pairs are taken greedily, the largest IoU first, then the nearest of about the same height: who
+    runs leaves their box between two looks. A track moves on at its speed while unseen.
 
     Parameters
     ----------
     min_overlap : float
         IoU of a box with where its track is expected.
+    max_distance : float
+        Between their centers, of the box's height, where they do not overlap; 0: they must.
     max_missed : int
         Frames that a track may be unseen; after more it ends and its number is not used again.
     min_score : float
@@ -52,13 +57,23 @@ class Tracker:
     """
 
     def __init__(
-        self, *, min_overlap: float = 0.3, max_missed: int = 12, min_score: float = 0.0
+        self,
+        *,
+        min_overlap: float = 0.3,
+        max_distance: float = 0.5,
+        max_missed: int = 12,
+        min_score: float = 0.0,
     ) -> None:
         check_share("min_overlap", min_overlap)
+        if not max_distance >= 0:
+            raise InvalidArgument(
+                f"max_distance {max_distance} must be >= 0", parameter="max_distance"
+            )
         check_share("min_score", min_score)
         if max_missed < 0:
             raise InvalidArgument(f"max_missed {max_missed} must be >= 0", parameter="max_missed")
-        self.min_overlap, self.max_missed, self.min_score = min_overlap, max_missed, min_score
+        self.min_overlap, self.max_distance = min_overlap, max_distance
+        self.max_missed, self.min_score = max_missed, min_score
         self._tracks: list[_Track] = []
         self._next = 0
         self._index: int | None = None
@@ -88,11 +103,11 @@ class Tracker:
         self._index = index
         self._tracks = [t for t in self._tracks if index - t.seen <= self.max_missed + 1]
         expected = np.array([track.expected(index) for track in self._tracks]).reshape(-1, 4)
-        shared = overlaps(boxes_N4, expected)
+        likeness_NM = self._likeness(boxes_N4, expected)
         ids = np.full(len(boxes_N4), -1, np.int64)
-        for flat in np.argsort(-shared, axis=None, kind="stable").tolist():
+        for flat in np.argsort(-likeness_NM, axis=None, kind="stable").tolist():
             row, place = divmod(flat, len(self._tracks))
-            if shared[row, place] < max(self.min_overlap, 1e-9):
+            if likeness_NM[row, place] == -np.inf:
                 break
             track = self._tracks[place]
             if ids[row] >= 0 or track.seen == index:
@@ -106,6 +121,17 @@ class Tracker:
             ids[row] = self._next
             self._next += 1
         return ids
+
+    def _likeness(self, boxes_N4: Boxes, expected_M4: Boxes) -> npt.NDArray[np.float64]:
+        """Return IoU, or less than 0 the farther the centers are; -inf for strangers."""
+        ours, theirs = boxes_N4[:, None], expected_M4[None]
+        apart = (ours[..., :2] + ours[..., 2:] - theirs[..., :2] - theirs[..., 2:]) / 2
+        heights = ours[..., 3] - ours[..., 1], theirs[..., 3] - theirs[..., 1]
+        distance = np.hypot(apart[..., 0], apart[..., 1]) / np.maximum(heights[0], 1e-9)
+        alike = np.maximum(*heights) <= LIKE_HEIGHTS * np.minimum(*heights)
+        near = np.where(alike & (distance < self.max_distance), -distance, -np.inf)
+        shared = overlaps(boxes_N4, expected_M4)
+        return np.where(shared >= max(self.min_overlap, 1e-9), shared, near)
 
 
 @dataclass(frozen=True, kw_only=True)

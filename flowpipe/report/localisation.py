@@ -16,7 +16,9 @@ import numpy as np
 from flowpipe.errors import FlowpipeError
 from flowpipe.localisation.annotations import Annotations
 from flowpipe.metrics.temporal import Segments
+from flowpipe.report.annotated import encode, even
 from flowpipe.report.page import write_page
+from flowpipe.video import VideoReader, probe
 
 MOST_VIDEOS = 40
 MOST_ROWS = 60
@@ -106,7 +108,7 @@ def write_localisation_page(
                 "rows": _rows(found, true, length_s, colors),
                 "table": _table(found, length_s),
                 "video": video,
-                "ticks": _ticks(length_s),
+                "ticks": ticks(length_s),
             }
         )
     record = record or {}
@@ -144,25 +146,12 @@ def write_localisation_page(
 
 def small_video(path: Path) -> str:
     """Return a video as a data URI of H.264, at most 240 px high; "" where it cannot be read."""
-    import av
-
     target = io.BytesIO()
     try:
-        with av.open(str(path)) as source, av.open(target, "w", format="mp4") as out:
-            stream = source.streams.video[0]
-            rate = stream.average_rate or 25
-            scale = min(1.0, VIDEO_SHORT_SIDE / min(stream.width, stream.height))
-            width, height = (
-                2 * max(1, round(side * scale / 2)) for side in (stream.width, stream.height)
-            )
-            encoder = out.add_stream("libx264", rate=rate)
-            encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
-            encoder.options = {"crf": "28", "preset": "veryfast"}
-            for frame in source.decode(stream):
-                small = frame.reformat(width=width, height=height, format="yuv420p")
-                small.pts = None
-                out.mux(encoder.encode(small))
-            out.mux(encoder.encode())
+        info = probe(path)
+        short_side = min(VIDEO_SHORT_SIDE, info.width, info.height)
+        frames = VideoReader(path, short_side=short_side, rgb=True)
+        encode(target, ((f.pts_s, even(f.rgb_HWC)) for f in frames if f.rgb_HWC is not None), 28)
     except (OSError, ValueError, FlowpipeError):
         return ""
     return "data:video/mp4;base64," + base64.b64encode(target.getvalue()).decode()
@@ -210,7 +199,7 @@ def _table(found: Segments, length_s: float) -> list[Stretch]:
     return sorted(shown, key=lambda s: s.start_s)
 
 
-def _ticks(length_s: float) -> list[tuple[float, str]]:
+def ticks(length_s: float) -> list[tuple[float, str]]:
     """Return (per mille, text) of round times, about eight."""
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)
     step = next((s for s in steps if length_s / s <= 9), steps[-1])
