@@ -51,6 +51,11 @@ def parse_shard(
 @click.option("--rgb/--no-rgb", default=True, show_default=True, help="Keep the frames too.")
 @click.option("--backward", is_flag=True, help="Compute the backward flow too.")
 @click.option(
+    "--cuts",
+    is_flag=True,
+    help="Look for cuts between shots: flow over one is zero, and no clip leads over it.",
+)
+@click.option(
     "--storage",
     type=click.Choice(["u8", "i16", "f16"]),
     default="u8",

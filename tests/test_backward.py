@@ -137,6 +137,7 @@ class LabelledCache:
             pts_s=np.arange(self.frames) / 25,
             flow=SimpleNamespace(codes=codes),
             quantiser=SimpleNamespace(storage="f16"),
+            cuts=np.empty(0, int),
         )
 
 

@@ -34,6 +34,7 @@ class CountingCache:
 
         flow = SimpleNamespace(codes=lambda rows: cache._read("flow", name, rows, (2, 3, 4)))
         return SimpleNamespace(
+            cuts=np.empty(0, int),
             num_frames=9,
             num_flows=8,
             height=3,

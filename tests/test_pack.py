@@ -231,7 +231,7 @@ def change(path: Path, name: str, **attributes) -> None:
 @pytest.mark.parametrize(
     ("name", "attributes", "match"),
     [
-        ("", {"format_version": 99}, "has pack format 99; this flowpipe reads up to 2"),
+        ("", {"format_version": 99}, "has pack format 99; this flowpipe reads up to 3"),
         ("", {"format": "x"}, "but no packed cache"),
         ("gone", {}, 'table "rows" is missing'),
         ("soft", {}, 'table "rows" is missing'),

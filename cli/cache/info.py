@@ -75,6 +75,7 @@ def _full_record(opened: "Cache", row: "ManifestRow") -> dict[str, Any]:
     }
     if isinstance(entry.recipe, FlowRecipe):
         table |= {"num_flows": entry.num_flows, "rgb": entry.has_rgb}
+        table |= {"cuts": entry.cuts.tolist()} if entry.recipe.cuts else {}
     first = [key for key in FIRST if key in table]
     ordered = {key: table[key] for key in (*first, *(key for key in table if key not in FIRST))}
     return {
@@ -110,6 +111,7 @@ def _command(entry: "Entry", source: str) -> str:
         words += ["--fps", repr(recipe.fps)]
     words += ["--rgb" if recipe.rgb else "--no-rgb", "--storage", recipe.storage]
     words += ["--backward"] if recipe.backward else []
+    words += ["--cuts"] if recipe.cuts else []
     words += ["--codec", str(entry.attributes["codec"])]
     if recipe.bound_px is not None:
         words += ["--bound", repr(recipe.bound_px)]

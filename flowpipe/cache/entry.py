@@ -136,6 +136,11 @@ class Entry(FileReader):
         return self.small["pts_s"] if "pts_s" in self.small else self.small["centre_s"]
 
     @property
+    def cuts(self) -> NDArray[np.int64]:
+        """The fields that lead over a cut, and are zero; none where cuts were not sought."""
+        return np.flatnonzero(self.small.get("cuts", ()))
+
+    @property
     def centre_s(self) -> NDArray[np.float64]:
         """Middle of each snippet of features in seconds."""
         return self._snippet_times("centre_s")

@@ -108,8 +108,9 @@ def read_datasets(file: Any, path: Path, layout: schema.Layout) -> dict[str, Any
             raise EntryCorrupt(f'{path}: "{name}" of {data.shape} is larger than the file')
         if name in layout.small and data.dtype != np.dtype(layout.small[name]):
             raise EntryCorrupt(f'{path}: "{name}" is of {data.dtype}, not {layout.small[name]}')
-    rgb = [name for name in layout.datasets if name.startswith("rgb_")]
-    wanted = {*layout.datasets} - ({*rgb} if not any(name in datasets for name in rgb) else set())
+    wanted = {*layout.datasets} - {"cuts"}  # its recipe says whether it must be there
+    rgb = {name for name in wanted if name.startswith("rgb_")}
+    wanted -= rgb if not any(name in datasets for name in rgb) else set()
     if missing := wanted - set(datasets):
         raise EntryCorrupt(f"{path}: {', '.join(sorted(missing))} missing; {DAMAGED}")
     return datasets

@@ -148,9 +148,12 @@ def checked_header(
             )
     try:
         record = FeatureRecipe if layout is schema.FEATURES else FlowRecipe
-        return _read_recipe(record, str(attributes["recipe"]))
+        recipe = _read_recipe(record, str(attributes["recipe"]))
     except FlowpipeError as error:
         raise EntryCorrupt(f"{where}: {error}") from error
+    if isinstance(recipe, FlowRecipe) and recipe.cuts != ("cuts" in small):
+        raise EntryCorrupt(f"{where}: its cuts do not go with its recipe; {DAMAGED}")
+    return recipe
 
 
 def flow_shape(attributes: Mapping[str, Any], quantiser: Quantiser) -> TrackShape:
@@ -260,6 +263,7 @@ def _flow_shapes(attributes: Mapping[str, Any], where: str) -> dict[str, tuple[i
         "pts_s": (frames,),
         "rgb_offsets": (frames + 1,),
         "rgb_crc32": (frames,),
+        "cuts": (frames - 1,),
     }
 
 

@@ -31,7 +31,7 @@ from flowpipe.cache.hdf import (
 from flowpipe.cache.header import TrackShape
 from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, ManifestWriter, read_manifest
 from flowpipe.cache.part import PartFile, remove_abandoned, write_errors
-from flowpipe.cache.recipe import FeatureRecipe
+from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.cache.store import NETWORKS_FILE, entry_path, write_recipe
 from flowpipe.cache.tracks import ChunkedTrack, FeatureRows
 from flowpipe.cache.write import EntryWriter, FeatureWriter, StoredField
@@ -100,7 +100,7 @@ def pack(
         )
     rows, files, missing = _entries_of(cache)
     flows = snippets = 0
-    with _PackWriter(path, _with_features(cache, rows)) as writer:
+    with _PackWriter(path, _version_of(cache, rows)) as writer:
         for number, row in enumerate(files.values()):
             if on_progress is not None:
                 on_progress(0.9 * number / len(files), row.name)
@@ -186,8 +186,13 @@ def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, ManifestRow
     return rows, files, missing
 
 
-def _with_features(cache: Cache, rows: Sequence[ManifestRow]) -> bool:
-    return any(isinstance(cache.recipes[row.recipe], FeatureRecipe) for row in rows)
+def _version_of(cache: Cache, rows: Sequence[ManifestRow]) -> int:
+    recipes = [cache.recipes[recipe] for recipe in {row.recipe for row in rows}]
+    if any(isinstance(recipe, FlowRecipe) and recipe.cuts for recipe in recipes):
+        return schema.PACK_MARKS_VERSION
+    if any(isinstance(recipe, FeatureRecipe) for recipe in recipes):
+        return schema.PACK_FEATURES_VERSION
+    return schema.PACK_VERSION
 
 
 def _write_entry(file: Path, entry: Entry) -> None:
@@ -202,9 +207,11 @@ def _write_entry(file: Path, entry: Entry) -> None:
         height=entry.height,
         width=entry.width,
         rgb_quality=entry.flow_recipe.rgb_quality,
+        cuts=entry.flow_recipe.cuts,
     ) as writer:
-        for chunk, mask in entry.flow.stored():
-            writer.add_stored(StoredField(chunk, mask))
+        cuts = set(entry.cuts.tolist())
+        for row, (chunk, mask) in enumerate(entry.flow.stored()):
+            writer.add_stored(StoredField(chunk, mask, cut=row in cuts))
         for row in range(entry.num_frames if entry.has_rgb else 0):
             writer.add_jpeg(entry.rgb.jpeg(row))
         writer.finish(entry.pts_s, entry.attributes)
@@ -320,8 +327,9 @@ class _Kind:
 class _PackWriter:
     """Write a pack aside; left without `finish`, it leaves nothing behind."""
 
-    def __init__(self, path: Path, with_features: bool) -> None:
-        self._path, self._with_features = path, with_features
+    def __init__(self, path: Path, version: int) -> None:
+        self._path, self._version = path, version
+        self._with_features = version >= schema.PACK_FEATURES_VERSION
         self._with_frames: list[Path] = []
         self._numbers: dict[Path, int] = {}
         self._frame_bytes = 0
@@ -338,10 +346,10 @@ class _PackWriter:
                 group = self._hdf.create_group("flow")
                 self._columns = {
                     name: self._stack.enter_context(_Column(path.parent, dtype))
-                    for name, (dtype, _) in schema.pack_tables(with_features).items()
+                    for name, (dtype, _) in schema.pack_tables(version).items()
                 }
                 self._flow = _Kind(group, self._columns, "")
-                if with_features:
+                if self._with_features:
                     group = self._hdf.create_group("features")
                     self._features = _Kind(group, self._columns, "feature_")
         except BaseException:
@@ -373,6 +381,8 @@ class _PackWriter:
             "rgb_offset_start": NO_PLACE,
             "rgb_start": NO_PLACE,
         }
+        if self._version >= schema.PACK_MARKS_VERSION:
+            columns["cuts"].add(entry.small.get("cuts", np.zeros(entry.num_flows)))
         if entry.has_rgb:
             offsets = entry.small["rgb_offsets"]
             place["rgb_offset_start"] = columns["rgb_offsets"].add(offsets)
@@ -428,10 +438,8 @@ class _PackWriter:
                 if name != "rgb_jpeg":
                     data = self._hdf.create_dataset(name, (column.length,), column.dtype)
                     _fill(data, column.blocks())
-            version = schema.PACK_VERSION
-            if self._with_features:
-                version = schema.PACK_FEATURES_VERSION
-            write_attributes(self._hdf, {"format": schema.PACK_FORMAT, "format_version": version})
+            attributes = {"format": schema.PACK_FORMAT, "format_version": self._version}
+            write_attributes(self._hdf, attributes)
             self._hdf.close()
             append_trailer(self._part)
             self._part.move_in()

@@ -43,6 +43,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "device": str,
     "version": int,
 }
+LATER_KEYS = ("backward", "cuts")
+"""True, or absent."""
 
 
 def recipe_id(text: str) -> str:
@@ -70,6 +72,8 @@ class FlowRecipe:
     device : "cpu" or "cuda"
     backward
         Whether field i goes from frame i + 1 back to frame i, on the grid of frame i + 1.
+    cuts
+        Whether cuts were sought, see `flowpipe.flow.cuts`: a field over one is zero, and marked.
     """
 
     flow: str
@@ -90,6 +94,7 @@ class FlowRecipe:
     device: str = "cpu"
     version: int = field(default=RECIPE_VERSION)
     backward: bool = False
+    cuts: bool = False
 
     @classmethod
     def make(
@@ -106,6 +111,7 @@ class FlowRecipe:
         bound_px: float | None = None,
         tolerance_px: float = 0.0,
         device: str = "cpu",
+        cuts: bool = False,
     ) -> "FlowRecipe":
         """Make the recipe of what is wanted, with the versions of this machine.
 
@@ -125,6 +131,8 @@ class FlowRecipe:
             Who computes flow. On a GPU pairs are computed in batches; values are the CPU's within
             rounding, but entries of their own. `flowpipe.flow.BATCHED` has the methods that can;
             "auto" takes the GPU where there is one and the method can.
+        cuts
+            Whether to look for cuts: a field over one is zero, and no clip leads over it.
 
         Raises
         ------
@@ -172,6 +180,7 @@ class FlowRecipe:
             resize_rule=RESIZE_RULE,
             fps_rule=fps_rule(fps),
             device=device,
+            cuts=cuts,
         )
 
     @property
@@ -186,8 +195,9 @@ class FlowRecipe:
     def to_json(self) -> str:
         """Return the canonical JSON text: sorted keys, no spaces, floats by repr."""
         table = {**dataclasses.asdict(self), "size": list(self.size) if self.size else None}
-        if not self.backward:
-            del table["backward"]  # the ids of caches made before there was backward flow
+        for later in LATER_KEYS:
+            if not table[later]:
+                del table[later]  # the ids of caches made before there was such a thing
         return json.dumps(table, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @cached_property
@@ -213,8 +223,9 @@ class FlowRecipe:
             for key, kinds in _KINDS.items():
                 if not isinstance(table.get(key), kinds):
                     raise TypeError(f'its "{key}" is {table.get(key)!r:.60}')
-            if table.get("backward", True) is not True:
-                raise TypeError('its "backward" must be true, or absent')
+            for key in LATER_KEYS:
+                if table.get(key, True) is not True:
+                    raise TypeError(f'its "{key}" must be true, or absent')
             if table["size"] is not None:
                 height, width = table["size"]
                 table["size"] = int(height), int(width)
@@ -247,6 +258,8 @@ class FlowRecipe:
         parts = [flow, geometry, f"{self.fps:g} fps" if self.fps else "every frame", form]
         if self.rgb:
             parts.append(f"RGB q{self.rgb_quality}")
+        if self.cuts:
+            parts.append("cuts marked")
         return ", ".join(parts)
 
 

@@ -30,6 +30,10 @@ DATASETS = {
     "rgb_jpeg": ("(bytes,) u1", "the N frames as JPEG, one after the other; absent without RGB"),
     "rgb_offsets": ("(N + 1,) u8", "frame i is rgb_jpeg[rgb_offsets[i]:rgb_offsets[i + 1]]"),
     "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
+    "cuts": (
+        "(F,) u1",
+        "1 where a field leads over a cut, and is zero; absent where none was sought",
+    ),
 }
 
 ATTRIBUTES = {
@@ -56,13 +60,15 @@ ATTRIBUTES = {
     "content_sha256": (
         "text",
         "SHA-256 of all other attributes (canonical JSON) and of the bytes of flow_crc32, pts_s, "
-        "rgb_offsets and rgb_crc32",
+        "rgb_offsets, rgb_crc32 and cuts",
     ),
 }
 
 PACK_FORMAT = "flowpipe-pack"
 PACK_VERSION = 1  # of flow alone; a pack with features has 2, and the tables of PACK_FEATURES too
 PACK_FEATURES_VERSION = 2
+PACK_MARKS_VERSION = 3  # with marks of the fields, PACK_MARKS; the tables of features are there too
+PACK_VERSIONS = (PACK_VERSION, PACK_FEATURES_VERSION, PACK_MARKS_VERSION)
 PACK_SUFFIX = ".h5"
 
 # One-dimensional data sets of a pack: (type, meaning).
@@ -130,9 +136,20 @@ PACK_FEATURES: dict[str, tuple[Any, str]] = {
 }
 
 
-def pack_tables(with_features: bool) -> dict[str, tuple[Any, str]]:
+# One value for each of `flow_crc32`; zeros for an entry without marks.
+PACK_MARKS: dict[str, tuple[Any, str]] = {
+    "cuts": ("u1", "as in an entry, one after the other"),
+}
+
+
+def pack_tables(version: int) -> dict[str, tuple[Any, str]]:
     """Return the one-dimensional data sets of a pack."""
-    return PACK_TABLES | PACK_FEATURES if with_features else PACK_TABLES
+    tables = dict(PACK_TABLES)
+    if version >= PACK_FEATURES_VERSION:
+        tables |= PACK_FEATURES
+    if version >= PACK_MARKS_VERSION:
+        tables |= PACK_MARKS
+    return tables
 
 
 FEATURES_FORMAT = "flowpipe-features"
@@ -194,7 +211,13 @@ FLOW = Layout(
     FORMAT_VERSION,
     "flow",
     DATASETS,
-    {"flow_crc32": "<u4", "pts_s": "<f8", "rgb_offsets": "<u8", "rgb_crc32": "<u4"},
+    {
+        "flow_crc32": "<u4",
+        "pts_s": "<f8",
+        "rgb_offsets": "<u8",
+        "rgb_crc32": "<u4",
+        "cuts": "u1",
+    },
     ATTRIBUTES,
 )
 FEATURES = Layout(

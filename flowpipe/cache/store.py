@@ -297,10 +297,11 @@ class PackStore:
             self.rows(None)[row.name]
         number = self._numbers[row.recipe, row.digest]
         try:
-            if isinstance(self.recipes[row.recipe], FeatureRecipe):
+            recipe = self.recipes[row.recipe]
+            if isinstance(recipe, FeatureRecipe):
                 index = self._feature_index(number)
             else:
-                index = self._flow_index(number)
+                index = self._flow_index(number, recipe)
         except (LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, EntryCorrupt):
                 raise
@@ -352,18 +353,18 @@ class PackStore:
         if file.attrs.get("format") != schema.PACK_FORMAT.encode():
             raise EntryCorrupt(f"{self.path} is an HDF5 file, but no packed cache")
         version = file.attrs.get("format_version")
-        if version is not None and version > schema.PACK_FEATURES_VERSION:
+        if version is not None and version > max(schema.PACK_VERSIONS):
             raise NewerFormat(
                 f"{self.path} has pack format {version}; this flowpipe reads up to "
-                f"{schema.PACK_FEATURES_VERSION}: update flowpipe"
+                f"{max(schema.PACK_VERSIONS)}: update flowpipe"
             )
-        if version not in (schema.PACK_VERSION, schema.PACK_FEATURES_VERSION):
+        if version not in schema.PACK_VERSIONS:
             raise EntryCorrupt(
                 f"{self.path} has pack format {version}; this flowpipe reads "
-                f"{schema.PACK_VERSION} and {schema.PACK_FEATURES_VERSION}"
+                f"{', '.join(map(str, schema.PACK_VERSIONS))}"
             )
         places = {}
-        for name, (kind, _) in schema.pack_tables(version == schema.PACK_FEATURES_VERSION).items():
+        for name, (kind, _) in schema.pack_tables(int(version)).items():
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
                 raise EntryCorrupt(f'{self.path}: the table "{name}" is missing; {PACK_DAMAGED}')
             data = file[name]
@@ -395,13 +396,15 @@ class PackStore:
         attributes = json.loads(text.tobytes())
         return place, attributes, f"{self.path} ({attributes['source_name']})"
 
-    def _flow_index(self, number: int) -> Index:
+    def _flow_index(self, number: int, expected: FlowRecipe) -> Index:
         place, attributes, where = self._record("entries", number)
         num_frames = place["num_frames"]
         small = {
             "flow_crc32": self._cut("flow_crc32", place["field_start"], num_frames - 1),
             "pts_s": self._cut("pts_s", place["frame_start"], num_frames),
         }
+        if expected.cuts:
+            small["cuts"] = self._cut("cuts", place["field_start"], num_frames - 1)
         start = place["rgb_offset_start"]
         if start >= 0:  # as many checksums as offsets, one more than frames: the last is unused
             small["rgb_offsets"] = self._cut("rgb_offsets", start, num_frames + 1)

@@ -39,13 +39,17 @@ CHUNK_BYTES = 2**16
 
 @dataclass(frozen=True)
 class StoredField:
-    """A flow field as it stands in the file, and what is counted of it before it is coded."""
+    """A flow field as it stands in the file, and what is counted of it before it is coded.
+
+    `cut`: it leads over a cut, and is zero.
+    """
 
     chunk: bytes
     filter_mask: int
     clipped: int = 0
     zero: int = 0
     magnitude_px: float = 0.0
+    cut: bool = False
 
 
 class FieldCoder:
@@ -56,7 +60,10 @@ class FieldCoder:
         self._quantiser, self._codec, self._level = quantiser, codec, level
         self._code_of_zero = quantiser.encode(0.0)
 
-    def __call__(self, uv_HWC: NDArray[np.float32]) -> StoredField:
+    def __call__(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> StoredField:
+        """Code a field, or zeros of its size where it leads over a cut."""
+        if cut:
+            uv_HWC = np.zeros_like(uv_HWC)
         components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
         _, height, width = components.shape
         codes = self._quantiser.encode(components)
@@ -72,6 +79,7 @@ class FieldCoder:
             clipped=self._quantiser.clipped(components),
             zero=int(np.count_nonzero((codes == self._code_of_zero).all(axis=0))),
             magnitude_px=cv2.mean(cv2.magnitude(*components))[0],
+            cut=cut,
         )
 
 
@@ -189,6 +197,8 @@ class EntryWriter(TrackWriter):
         Of the fields, in px.
     rgb_quality : int
         JPEG quality 1–100; 0 keeps no RGB.
+    cuts : bool
+        Whether the file says which fields lead over cuts.
     level : int
         Of zstd.
 
@@ -209,8 +219,10 @@ class EntryWriter(TrackWriter):
         height: int,
         width: int,
         rgb_quality: int = 0,
+        cuts: bool = False,
         level: int = ZSTD_LEVEL,
     ) -> None:
+        self._cuts: list[bool] | None = [] if cuts else None
         self._coder = FieldCoder(quantiser, codec, level)
         self._quantiser, self._codec = quantiser, codec
         self._height, self._width = height, width
@@ -234,9 +246,9 @@ class EntryWriter(TrackWriter):
     def num_flows(self) -> int:
         return self.length
 
-    def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
-        """Append one field in px."""
-        self.add_stored(self._coder(uv_HWC))
+    def add_flow(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> None:
+        """Append one field in px; zeros for one over a cut."""
+        self.add_stored(self._coder(uv_HWC, cut=cut))
 
     def add_stored(self, field: StoredField) -> None:
         """Append one field that is coded already, in this writer's form."""
@@ -244,6 +256,8 @@ class EntryWriter(TrackWriter):
         self._clipped += field.clipped
         self._zero += field.zero
         self._magnitude += field.magnitude_px
+        if self._cuts is not None:
+            self._cuts.append(field.cut)
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
         """Append one frame as JPEG."""
@@ -282,6 +296,8 @@ class EntryWriter(TrackWriter):
             "flow_crc32": np.array(self._crcs, np.uint32),
             "pts_s": np.ascontiguousarray(pts_s, np.float64),
         }
+        if self._cuts is not None:
+            small["cuts"] = np.array(self._cuts, np.uint8)
         with self._writing():
             if self._rgb_quality:
                 small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)

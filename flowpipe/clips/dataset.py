@@ -21,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from flowpipe.clips import transforms
 from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.order import EpochSampler, check_seed, class_balanced_weights
+from flowpipe.clips.parts import FramesPart, shot_around
 from flowpipe.clips.sampling import ShortRule, segment_starts, test_starts
 from flowpipe.clips.streams import (
     AnyInput,
@@ -111,14 +112,24 @@ class _Clips(TorchDataset[Sample]):
         return first, max(stop, first + 1)
 
     def _sample(self, position: int, entry: Any, centre: int, views: Sequence[Any]) -> Sample:
-        """Return the clips of all streams, V × clip each, with label and index."""
+        """Return the clips of all streams, V × clip each, with label and index.
+
+        In a video with cuts they are of one shot: that of the centre, moved as little as needed.
+        """
         record = self.records[position]
+        cuts = getattr(entry, "cuts", ())  # features have none
+        shot = shot_around(centre, entry.num_frames, cuts) if len(cuts) else None
+
+        def backward() -> Any:
+            turned = self.cache.backward(record.id)
+            return turned if shot is None else FramesPart(turned, *shot)
+
+        if shot is not None:
+            entry = FramesPart(entry, *shot)
+            first, stop = self._centres(entry)
+            centre = min(max(centre - shot[0], first), stop - 1)
         clips: Sample = {
-            stream.name: torch.from_numpy(
-                stream.clips(
-                    entry, centre, views, self.short, lambda: self.cache.backward(record.id)
-                )
-            )
+            stream.name: torch.from_numpy(stream.clips(entry, centre, views, self.short, backward))
             for stream in self.streams
         }
         return clips | {"label": int(self.record_labels[position]), "index": position}

@@ -75,6 +75,7 @@ class _KeptEntry:
         self.width: int = entry.width
         self.pts_s: NDArray[np.float64] = entry.pts_s
         self.quantiser: QuantiserLike = entry.quantiser
+        self.cuts: NDArray[np.int64] = entry.cuts
         self.flow = _KeptItems(lambda rows: opened(name).flow.codes(rows), room)
         self.rgb = _KeptItems(lambda rows: opened(name).rgb[rows], room)
 

@@ -7,6 +7,7 @@
                       └──────┘ fields 2, 3, 4
 """
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import replace
@@ -55,7 +56,21 @@ class PartCache:
         return entry if video.span is None else EntryPart(entry, video)
 
 
-class EntryPart:
+class FramesPart:
+    """The frames [first, stop) of an entry, with the fields of flow between them."""
+
+    def __init__(self, entry: Any, first: int, stop: int) -> None:
+        self.num_frames, self.num_flows = stop - first, stop - first - 1
+        self.pts_s: NDArray[np.float64] = entry.pts_s[first:stop]
+        self.height, self.width = entry.height, entry.width
+        self.quantiser = entry.quantiser
+        cuts = np.asarray(entry.cuts) - first
+        self.cuts: NDArray[np.int64] = cuts[(cuts >= 0) & (cuts < self.num_flows)]
+        self.flow = TrackPart(entry, "flow", first, self.num_flows)
+        self.rgb = TrackPart(entry, "rgb", first, self.num_frames)
+
+
+class EntryPart(FramesPart):
     """The frames of an entry within a video's span, with the fields of flow between them.
 
     Raises
@@ -65,25 +80,37 @@ class EntryPart:
     """
 
     def __init__(self, entry: Entry, video: Video) -> None:
-        self.entry = entry
+        self.entry, self.has_rgb = entry, entry.has_rgb
         first, stop = _frames_of(entry, video)
         if stop - first < 2:
             raise AnnotationError(
                 f'"{video.id}" holds {max(0, stop - first)} of the {entry.num_frames} frames; two '
                 f"at least are needed, and the video ends at {entry.pts_s[-1]:.3f} s"
             )
-        self.num_frames, self.num_flows = stop - first, stop - first - 1
-        self.pts_s: NDArray[np.float64] = entry.pts_s[first:stop]
-        self.height, self.width, self.has_rgb = entry.height, entry.width, entry.has_rgb
-        self.quantiser = entry.quantiser
-        self.flow = TrackPart(entry, "flow", first, self.num_flows)
-        self.rgb = TrackPart(entry, "rgb", first, self.num_frames)
+        super().__init__(entry, first, stop)
+
+
+def shot_around(centre: int, num_frames: int, cuts: Iterable[int]) -> tuple[int, int]:
+    """Return the frames [first, stop) of the shot that clips centred on a frame are cut from.
+
+    It is the shot of that frame, or, where this has one frame only and so no flow, the nearest one
+    that has more; the earlier of two as near. Without any, it is the whole video::
+
+        frames   0 1 2|3 4 5 6|7|8 9      cuts 2, 6, 7
+        centre 4                [3, 7)
+        centre 7                [3, 7)
+    """
+    borders = [0, *(int(cut) + 1 for cut in cuts), num_frames]
+    shots = [(a, b) for a, b in itertools.pairwise(borders) if b - a > 1]
+    if not shots:
+        return 0, num_frames
+    return min(shots, key=lambda shot: max(shot[0] - centre, centre - shot[1] + 1, 0))
 
 
 class TrackPart:
     """Items [first, first + length) of a track, indexed from 0."""
 
-    def __init__(self, entry: Entry, name: str, first: int, length: int) -> None:
+    def __init__(self, entry: Any, name: str, first: int, length: int) -> None:
         self._entry, self._name = entry, name
         self._rows = np.arange(first, first + length)
 
@@ -97,7 +124,8 @@ class TrackPart:
         return items
 
     def codes(self, indices: Iterable[int]) -> NDArray[Any]:
-        return self._entry.flow.codes(self._rows[list(indices)].tolist())
+        codes: NDArray[Any] = self._entry.flow.codes(self._rows[list(indices)].tolist())
+        return codes
 
 
 def _frames_of(entry: Entry, video: Video) -> tuple[int, int]:

@@ -19,6 +19,14 @@ An index past the end is replaced by the last one (`short="repeat-last"`) or sta
 (`short="loop"`)::
 
     4 items of a video of 2     repeat-last: 0 1 1 1     loop: 0 1 0 1
+
+Where the cuts of a video are known, a clip is cut from one shot as if that were the video: the shot
+of the centre that was drawn, which moves as little as needed. A shot shorter than the clip is a
+short video; one of a single frame has no flow, and the nearest longer one takes its place::
+
+    shots 0–2, 3–9; 4 frames, centre 5     ...ffff...
+    the same, centre 3                     ...ffff...      moved: item 2 is frame 5
+    the same, centre 1                     fff             repeat-last 0 1 2 2
 """
 
 from typing import Literal

@@ -427,6 +427,8 @@ class Experiment:
             return {}
         extract = asdict(self.settings.extract)
         del extract["workers"], extract["codec"]
+        if not extract["cuts"]:
+            del extract["cuts"]  # checkpoints of before there was such a thing
         return {"extract": extract, "flow_version": self.settings.extract.recipe().flow_version}
 
     def _check_checkpoints(self, folds: Sequence[Fold], *, contents: bool = True) -> None:

@@ -152,6 +152,8 @@ class ExtractSettings:
         JPEG quality of the stored frames, 1 to 100.
     workers : int, optional
         Processes; by default one per core.
+    cuts : bool
+        Look for cuts between shots: flow over one is zero, and no clip leads over it.
     """
 
     flow: str = "tvl1"
@@ -165,6 +167,7 @@ class ExtractSettings:
     tolerance_px: float = 0.0
     rgb_quality: int = 95
     workers: int | None = None
+    cuts: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `extract`."""

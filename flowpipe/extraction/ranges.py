@@ -40,7 +40,7 @@ LEAST_FRAMES = 100
 
 # Kind, number of bytes, and of a field: filter mask, clipped, zero, mean magnitude.
 RECORD = struct.Struct("<cQIQQd")
-FIELD, FRAME, TIMES = b"F", b"J", b"T"
+FIELD, CUT, FRAME, TIMES = b"F", b"C", b"J", b"T"
 
 
 class SplitVideo:
@@ -200,11 +200,11 @@ class RangeWriter:
     ) -> None:
         self._file.close()
 
-    def add_flow(self, uv_HWC: NDArray[np.float32]) -> None:
-        """Append one field in px."""
-        field = self._coder(uv_HWC)
+    def add_flow(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> None:
+        """Append one field in px; zeros for one over a cut."""
+        field = self._coder(uv_HWC, cut=cut)
         counts = (field.filter_mask, field.clipped, field.zero, field.magnitude_px)
-        self._append(FIELD, field.chunk, counts)
+        self._append(CUT if cut else FIELD, field.chunk, counts)
         self.num_flows += 1
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
@@ -243,8 +243,8 @@ def join(ranges: Sequence[FrameRange], writer: EntryWriter) -> NDArray[np.float6
     times = np.empty(0)
     for frames in ranges:
         for kind, data, counts in _records(frames.file):
-            if kind == FIELD:
-                writer.add_stored(StoredField(data, *counts))
+            if kind in (FIELD, CUT):
+                writer.add_stored(replace(StoredField(data, *counts), cut=kind == CUT))
             elif kind == FRAME:
                 writer.add_jpeg(data)
             elif data and len(times) != frames.start:

@@ -36,6 +36,7 @@ from flowpipe.errors import (
 from flowpipe.extraction.ranges import RangeWriter, join
 from flowpipe.extraction.tasks import FrameRange, Job, Joining, Outcome, Probing, Task
 from flowpipe.flow import FlowMethod, create, create_batched
+from flowpipe.flow.cuts import LOOK, find_cuts
 from flowpipe.flow.method import input_of, takes
 from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
 
@@ -164,10 +165,11 @@ def _fill(
     expected = (stop or expected_frames(reader.info, job.recipe.fps)) - start
     seconds = {"decode": 0.0, "flow": 0.0, "compress": 0.0}
     pts_s: list[float] = []
-    for frame, uv_HWC in _flows(job, reader.frames(max(0, start - 1), stop), seconds):
+    cuts: set[int] = set()
+    for frame, uv_HWC in _flows(job, _frames(job, reader, start, stop, cuts), seconds):
         clock = time.perf_counter()
         if uv_HWC is not None:
-            writer.add_flow(uv_HWC)
+            writer.add_flow(uv_HWC, cut=frame.index in cuts)
         if frame.index >= start:
             pts_s.append(frame.pts_s)
             if frame.rgb_HWC is not None and job.recipe.rgb:
@@ -175,6 +177,18 @@ def _fill(
         on_step(writer.num_flows, min(1.0, len(pts_s) / expected) if expected > 0 else 0.0)
         seconds["compress"] += time.perf_counter() - clock
     return np.array(pts_s), seconds
+
+
+def _frames(
+    job: Job, reader: VideoReader, start: int, stop: int | None, cuts: set[int]
+) -> Iterator[Frame]:
+    """Yield the frame before a range and those of it; note in `cuts` which begin a shot."""
+    first = max(0, start - 1)
+    if not job.recipe.cuts:
+        return reader.frames(first, stop)
+    around = reader.frames(max(0, first - LOOK), None if stop is None else stop + LOOK)
+    inside = (frame for frame in find_cuts(around, cuts) if frame.index >= first)
+    return itertools.takewhile(lambda frame: stop is None or frame.index < stop, inside)
 
 
 def _flows(
@@ -252,6 +266,7 @@ def _writer(job: Job, digest: str, reader: VideoReader) -> EntryWriter:
         height=height,
         width=width,
         rgb_quality=job.recipe.rgb_quality,
+        cuts=job.recipe.cuts,
     )
 
 
