@@ -56,6 +56,11 @@ def parse_shard(
     help="Look for cuts between shots: flow over one is zero, and no clip leads over it.",
 )
 @click.option(
+    "--confidence",
+    is_flag=True,
+    help="Keep beside the flow how far to trust it (computed both ways: twice the time).",
+)
+@click.option(
     "--storage",
     type=click.Choice(["u8", "i16", "f16"]),
     default="u8",

@@ -60,6 +60,11 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
     type=click.Path(path_type=Path),
     help="Write the video with its labels (MP4); several videos: a folder.",
 )
+@click.option(
+    "--other-flow",
+    is_flag=True,
+    help="Go on where the flow computed here is not that the networks were trained on.",
+)
 @json_option
 def predict(
     run: Path,
@@ -73,6 +78,7 @@ def predict(
     segments_file: Path | None,
     page: Path | None,
     annotated: Path | None,
+    other_flow: bool,
     as_json: bool,
 ) -> None:
     """Predict the classes of new videos with a trained RUN, or an exported MODEL (.flowpipe).
@@ -106,6 +112,7 @@ def predict(
                 raise click.UsageError(f"{name} is for scores over time: give --every too")
         with progress_line("predict") as update:
             experiment = open_run(run, on_progress=lambda stage, share, text: update(share, text))
+            experiment.use_flow(None, {}, other_flow=other_flow)
             result = experiment.predict(videos, fold)
         for failure in result.failures:
             say(f"{failure.name}: {failure.reason}")
@@ -118,7 +125,9 @@ def predict(
         click.get_current_context().exit(1 if result.failures else 0)
     from flowpipe.experiment.timeline import TimelineReader
 
-    reader = TimelineReader(open_run(run), every_s=every, window_s=window, fold=fold)
+    experiment = open_run(run)
+    experiment.use_flow(None, {}, other_flow=other_flow)
+    reader = TimelineReader(experiment, every_s=every, window_s=window, fold=fold)
     timelines, paths, failed = _timelines(reader, videos, quiet=as_json)
     if timelines:
         _write_files(

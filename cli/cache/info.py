@@ -112,6 +112,7 @@ def _command(entry: "Entry", source: str) -> str:
     words += ["--rgb" if recipe.rgb else "--no-rgb", "--storage", recipe.storage]
     words += ["--backward"] if recipe.backward else []
     words += ["--cuts"] if recipe.cuts else []
+    words += ["--confidence"] if recipe.confidence else []
     words += ["--codec", str(entry.attributes["codec"])]
     if recipe.bound_px is not None:
         words += ["--bound", repr(recipe.bound_px)]

@@ -29,11 +29,12 @@ from flowpipe.cache.header import (
     check_track,
     checked_chunks,
     checked_header,
+    confidence_shape,
     layout_of,
     shape_of,
 )
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
-from flowpipe.cache.tracks import FeatureRows, FlowFields, RgbFrames, Track
+from flowpipe.cache.tracks import Confidence, FeatureRows, FlowFields, RgbFrames, Track
 from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, FlowpipeError
 from flowpipe.flow.color import flow_to_color
 from flowpipe.flow.quantise import Quantiser
@@ -60,7 +61,8 @@ class Entry(FileReader):
     small : mapping of arrays
         The small data sets: checksums, times; see cache/FORMAT.md.
     tracks : dict of Track
-        "flow" and perhaps "rgb", or "features"; each also by its name as an attribute.
+        "flow" and perhaps "rgb" and "confidence", or "features"; each also by its name as an
+        attribute.
     height, width, num_frames, num_flows : int
         Of flow and frames, in px; 0 of an entry of features.
 
@@ -99,6 +101,9 @@ class Entry(FileReader):
         if isinstance(self.recipe, FlowRecipe):
             self.quantiser: Quantiser = self.recipe.quantiser
             self.tracks["flow"] = FlowFields(self, index, self.quantiser)
+            if index.confidence is not None:
+                crc32 = index.small["confidence_crc32"]
+                self.tracks["confidence"] = Confidence(self, *index.confidence, crc32)
         else:
             self.tracks["features"] = FeatureRows(self, index)
         if index.rgb_start is not None:
@@ -113,6 +118,11 @@ class Entry(FileReader):
     def rgb(self) -> RgbFrames:
         """N×H×W×3 uint8; EntryNotFound where the cache was made without frames."""
         return self._track("rgb")  # type: ignore[return-value]
+
+    @property
+    def confidence(self) -> Confidence:
+        """F×H×W uint8, 0 to 15; EntryNotFound where the cache was made without."""
+        return self._track("confidence")  # type: ignore[return-value]
 
     @property
     def features(self) -> FeatureRows:
@@ -189,7 +199,8 @@ class Entry(FileReader):
 
     def _track(self, name: str) -> Track:
         if name not in self.tracks:
-            way_out = "; extract again with frames into this cache" if name == "rgb" else ""
+            more = {"rgb": "frames", "confidence": "confidence"}
+            way_out = f"; extract again with {more[name]} into this cache" if name in more else ""
             what = "RGB frames" if name == "rgb" else name
             raise EntryNotFound(
                 f'"{self.name}" holds no {what}, only {" and ".join(self.tracks)}{way_out}'
@@ -244,8 +255,15 @@ def _index_of(file: Any, path: Path) -> Index:
     shape = shape_of(attributes, recipe, tuple(map(int, track.shape[1:])), where)
     check_track(track, shape, where)
     chunks = checked_chunks(chunk_table(track, shape.num_chunks), shape, where)
-    if "rgb_jpeg" not in data:
-        return Index(attributes, small, recipe, shape, chunks)
-    frames = data["rgb_jpeg"]
-    check_offsets(small["rgb_offsets"], len(frames), where)
-    return Index(attributes, small, recipe, shape, chunks, int(frames.id.get_offset() or 0))
+    confidence = None
+    if "confidence" in data or "confidence_crc32" in data:
+        own = confidence_shape(shape)
+        check_track(data["confidence"], own, where)
+        places = chunk_table(data["confidence"], own.num_chunks)
+        confidence = own, checked_chunks(places, own, where)
+    rgb_start = None
+    if "rgb_jpeg" in data:
+        frames = data["rgb_jpeg"]
+        check_offsets(small["rgb_offsets"], len(frames), where)
+        rgb_start = int(frames.id.get_offset() or 0)
+    return Index(attributes, small, recipe, shape, chunks, rgb_start, confidence)

@@ -7,6 +7,7 @@ tsn         flow_x_00001.jpg, flow_y_00001.jpg, img_00001.jpg          1        
 denseflow   flow_x_00000.jpg, flow_y_00000.jpg, img_00000.jpg          0           round
 flo         flow_00000.flo (Middlebury)                                0           none
 npy         flow.npy (F×H×W×2 float32), pts_s.npy (N float64)          0           none
+            confidence.npy (F×H×W uint8, 0 to 15) where there is one
 color-png   flow_scale-3px_00000.png: frame, flow, caption             0           none
 color-mp4   flow_scale-3px.mp4: the same as video                      0           none
 ==========  =========================================================  ==========  ==========
@@ -38,6 +39,7 @@ from flowpipe.atomic import aside_name, fsync_folder
 from flowpipe.cache.entry import Entry
 from flowpipe.errors import CacheError, FlowError, InvalidArgument
 from flowpipe.flow.color import color_key, flow_to_color
+from flowpipe.flow.confidence import TRUSTED
 from flowpipe.flow.files import write_flo
 from flowpipe.flow.quantise import to_8bit
 from flowpipe.video import VIDEO_EXTENSIONS
@@ -207,6 +209,9 @@ def _write_files(
         with (folder / "flow.npy").open("xb") as file:
             _write_npy(entry, file)
         np.save(folder / "pts_s.npy", entry.pts_s, allow_pickle=False)
+        if "confidence" in entry.tracks:
+            with (folder / "confidence.npy").open("xb") as file:
+                _write_confidence(entry, file)
         return []
     scale_px = color_scale_px(entry)
     record["scale_px"] = scale_px
@@ -253,6 +258,13 @@ def _write_npy(entry: Entry, file: IO[bytes]) -> None:
         file.write(np.ascontiguousarray(uv_THWC, "<f4").tobytes())
 
 
+def _write_confidence(entry: Entry, file: IO[bytes]) -> None:
+    header = {"descr": "|u1", "fortran_order": False, "shape": entry.confidence.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for start in range(0, entry.num_flows, BLOCK_FLOWS):
+        file.write(np.ascontiguousarray(entry.confidence[start : start + BLOCK_FLOWS]).tobytes())
+
+
 def _write_mp4(entry: Entry, path: Path, scale_px: int) -> None:
     times_s = entry.pts_s - entry.pts_s[0]
     span_s = float(times_s[-1])
@@ -277,9 +289,15 @@ def _write_mp4(entry: Entry, path: Path, scale_px: int) -> None:
 
 
 def _pictures(entry: Entry, scale_px: int) -> Iterator[NDArray[np.uint8]]:
-    """Return (H + 28)×2W×3 for each flow: its frame, its colours, a caption; W wide without RGB."""
+    """Return (H + 28)×2W×3 for each flow: its frame, its colours, a caption; W wide without RGB.
+
+    Where the entry has confidence, what is not to be trusted is black, as unknown flow.
+    """
     for start, uv_THWC in _blocks(entry):
         for row, uv_HWC in enumerate(uv_THWC, start):
+            if "confidence" in entry.tracks:
+                trusted = entry.confidence[row] >= TRUSTED
+                uv_HWC = np.where(trusted[..., None], uv_HWC, np.float32(np.nan))
             picture = flow_to_color(uv_HWC, scale_px)
             if entry.has_rgb:
                 picture = np.concatenate([entry.rgb[row], picture], axis=1)

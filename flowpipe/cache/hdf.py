@@ -102,13 +102,14 @@ def read_datasets(file: Any, path: Path, layout: schema.Layout) -> dict[str, Any
         storage = plist.get_layout()
         if storage == h5py.h5d.VIRTUAL or plist.get_external_count():
             raise EntryCorrupt(f'{path}: "{name}" points into another file')
-        if name == layout.track:
+        if name == layout.track or name in layout.more_tracks:
             continue
         if storage == h5py.h5d.CHUNKED or data.nbytes > file_bytes:
             raise EntryCorrupt(f'{path}: "{name}" of {data.shape} is larger than the file')
         if name in layout.small and data.dtype != np.dtype(layout.small[name]):
             raise EntryCorrupt(f'{path}: "{name}" is of {data.dtype}, not {layout.small[name]}')
-    wanted = {*layout.datasets} - {"cuts"}  # its recipe says whether it must be there
+    # Their recipe says whether these must be there.
+    wanted = {*layout.datasets} - {"confidence", "confidence_crc32", "cuts"}
     rgb = {name for name in wanted if name.startswith("rgb_")}
     wanted -= rgb if not any(name in datasets for name in rgb) else set()
     if missing := wanted - set(datasets):

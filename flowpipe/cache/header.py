@@ -20,6 +20,7 @@ from flowpipe.cache.codec import filters_of, stored_dtype
 from flowpipe.cache.hdf import DAMAGED, filters_in
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe
 from flowpipe.errors import EntryCorrupt, FlowpipeError, NewerFormat
+from flowpipe.flow.confidence import cells
 from flowpipe.flow.quantise import Quantiser
 
 FEATURE_CODEC = "zstd"
@@ -73,6 +74,8 @@ class Index:
         Offset in the file, bytes and filter mask of each chunk.
     rgb_start : int or None
         Where the JPEGs begin in the file; None without frames.
+    confidence : (TrackShape, array of K×3 int64), optional
+        Of the confidence of flow, as `shape` and `chunks` are of the flow.
     """
 
     attributes: Mapping[str, Any]
@@ -81,6 +84,7 @@ class Index:
     shape: TrackShape
     chunks: NDArray[np.int64]
     rgb_start: int | None = None
+    confidence: tuple[TrackShape, NDArray[np.int64]] | None = None
 
 
 def layout_of(attributes: Mapping[str, Any], where: str) -> schema.Layout:
@@ -151,8 +155,10 @@ def checked_header(
         recipe = _read_recipe(record, str(attributes["recipe"]))
     except FlowpipeError as error:
         raise EntryCorrupt(f"{where}: {error}") from error
-    if isinstance(recipe, FlowRecipe) and recipe.cuts != ("cuts" in small):
-        raise EntryCorrupt(f"{where}: its cuts do not go with its recipe; {DAMAGED}")
+    if isinstance(recipe, FlowRecipe):
+        for name, wanted in (("cuts", recipe.cuts), ("confidence_crc32", recipe.confidence)):
+            if wanted != (name in small):
+                raise EntryCorrupt(f'{where}: "{name}" does not go with its recipe; {DAMAGED}')
     return recipe
 
 
@@ -165,6 +171,12 @@ def flow_shape(attributes: Mapping[str, Any], quantiser: Quantiser) -> TrackShap
         stored_dtype(quantiser),
         str(attributes["codec"]),
     )
+
+
+def confidence_shape(flow: TrackShape) -> TrackShape:
+    """Return how the confidence beside a flow is stored."""
+    double_height, width = flow.row
+    return TrackShape(flow.length, cells(double_height // 2, width), np.dtype("u1"), flow.codec)
 
 
 def shape_of(
@@ -263,6 +275,7 @@ def _flow_shapes(attributes: Mapping[str, Any], where: str) -> dict[str, tuple[i
         "pts_s": (frames,),
         "rgb_offsets": (frames + 1,),
         "rgb_crc32": (frames,),
+        "confidence_crc32": (frames - 1,),
         "cuts": (frames - 1,),
     }
 

@@ -4,6 +4,7 @@ Fields of one form (size, codec, type) share a data set of the pack, so that HDF
 however many videos there are; tables tell which fields are whose. See FORMAT.md.
 """
 
+import itertools
 import json
 import os
 import tempfile
@@ -188,7 +189,7 @@ def _entries_of(cache: Cache) -> tuple[list[ManifestRow], dict[Path, ManifestRow
 
 def _version_of(cache: Cache, rows: Sequence[ManifestRow]) -> int:
     recipes = [cache.recipes[recipe] for recipe in {row.recipe for row in rows}]
-    if any(isinstance(recipe, FlowRecipe) and recipe.cuts for recipe in recipes):
+    if any(isinstance(r, FlowRecipe) and (r.cuts or r.confidence) for r in recipes):
         return schema.PACK_MARKS_VERSION
     if any(isinstance(recipe, FeatureRecipe) for recipe in recipes):
         return schema.PACK_FEATURES_VERSION
@@ -208,10 +209,16 @@ def _write_entry(file: Path, entry: Entry) -> None:
         width=entry.width,
         rgb_quality=entry.flow_recipe.rgb_quality,
         cuts=entry.flow_recipe.cuts,
+        confidence=entry.flow_recipe.confidence,
     ) as writer:
         cuts = set(entry.cuts.tolist())
-        for row, (chunk, mask) in enumerate(entry.flow.stored()):
-            writer.add_stored(StoredField(chunk, mask, cut=row in cuts))
+        beside: Iterable[Any] = itertools.repeat(None)
+        if "confidence" in entry.tracks:
+            beside = entry.confidence.stored()
+        fields = zip(entry.flow.stored(), beside, strict=False)
+        for row, ((chunk, mask), confidence) in enumerate(fields):
+            field = StoredField(chunk, mask, cut=row in cuts, confidence=confidence)
+            writer.add_stored(field)
         for row in range(entry.num_frames if entry.has_rgb else 0):
             writer.add_jpeg(entry.rgb.jpeg(row))
         writer.finish(entry.pts_s, entry.attributes)
@@ -333,6 +340,8 @@ class _PackWriter:
         self._with_frames: list[Path] = []
         self._numbers: dict[Path, int] = {}
         self._frame_bytes = 0
+        self._confidence: dict[tuple[Any, ...], _Form] = {}
+        self._confidence_spans: list[tuple[_Form | None, int, int]] = []
         self._hdf: Any = None
         self._stack = ExitStack()
         with write_errors(path):
@@ -382,7 +391,10 @@ class _PackWriter:
             "rgb_start": NO_PLACE,
         }
         if self._version >= schema.PACK_MARKS_VERSION:
-            columns["cuts"].add(entry.small.get("cuts", np.zeros(entry.num_flows)))
+            none = np.zeros(entry.num_flows)
+            for name in ("cuts", "confidence_crc32"):
+                columns[name].add(entry.small.get(name, none))
+            self._add_confidence(entry)
         if entry.has_rgb:
             offsets = entry.small["rgb_offsets"]
             place["rgb_offset_start"] = columns["rgb_offsets"].add(offsets)
@@ -391,6 +403,31 @@ class _PackWriter:
             self._frame_bytes += int(offsets[-1])
             self._with_frames.append(entry.path)
         return self._flow.add_entry(place)
+
+    def _add_confidence(self, entry: Entry) -> None:
+        form, start = None, 0
+        if "confidence" in entry.tracks:
+            shape = entry.confidence.stored_as
+            key = shape.row, shape.codec
+            if key not in self._confidence:
+                group = self._hdf.require_group("confidence")
+                self._confidence[key] = _Form(group, len(self._confidence), shape)
+            form = self._confidence[key]
+            start = form.num_chunks
+            for chunk, mask in entry.confidence.stored():
+                form.add(chunk, mask)
+        self._confidence_spans.append((form, start, entry.num_flows))
+
+    def _finish_confidence(self) -> None:
+        """Note where the chunks of confidence lie, as many as fields."""
+        column = self._columns["confidence_chunks"]
+        places = {form.number: form.places() for form in self._confidence.values()}
+        for form, start, count in self._confidence_spans:
+            column.add(
+                np.zeros(count, column.dtype)
+                if form is None
+                else places[form.number][start : start + count]
+            )
 
     def _add_features(self, entry: Entry, features: FeatureRows) -> int:
         columns = self._columns
@@ -434,6 +471,8 @@ class _PackWriter:
             self._flow.finish()
             if self._with_features:
                 self._features.finish()
+            if self._version >= schema.PACK_MARKS_VERSION:
+                self._finish_confidence()
             for name, column in columns.items():
                 if name != "rgb_jpeg":
                     data = self._hdf.create_dataset(name, (column.length,), column.dtype)

@@ -43,7 +43,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "device": str,
     "version": int,
 }
-LATER_KEYS = ("backward", "cuts")
+LATER_KEYS = ("backward", "cuts", "confidence")
 """True, or absent."""
 
 
@@ -74,6 +74,8 @@ class FlowRecipe:
         Whether field i goes from frame i + 1 back to frame i, on the grid of frame i + 1.
     cuts
         Whether cuts were sought, see `flowpipe.flow.cuts`: a field over one is zero, and marked.
+    confidence
+        Whether each field has its confidence beside it, see `flowpipe.flow.confidence`.
     """
 
     flow: str
@@ -95,6 +97,7 @@ class FlowRecipe:
     version: int = field(default=RECIPE_VERSION)
     backward: bool = False
     cuts: bool = False
+    confidence: bool = False
 
     @classmethod
     def make(
@@ -112,6 +115,7 @@ class FlowRecipe:
         tolerance_px: float = 0.0,
         device: str = "cpu",
         cuts: bool = False,
+        confidence: bool = False,
     ) -> "FlowRecipe":
         """Make the recipe of what is wanted, with the versions of this machine.
 
@@ -133,6 +137,9 @@ class FlowRecipe:
             "auto" takes the GPU where there is one and the method can.
         cuts
             Whether to look for cuts: a field over one is zero, and no clip leads over it.
+        confidence
+            Whether to say how far the flow may be trusted: it is computed back too, which takes
+            twice the time.
 
         Raises
         ------
@@ -181,6 +188,7 @@ class FlowRecipe:
             fps_rule=fps_rule(fps),
             device=device,
             cuts=cuts,
+            confidence=confidence,
         )
 
     @property
@@ -206,8 +214,8 @@ class FlowRecipe:
         return recipe_id(self.to_json())
 
     def turned(self) -> "FlowRecipe":
-        """Give the recipe of the backward flow beside this one; frames are kept here only."""
-        return dataclasses.replace(self, backward=True, rgb=False, rgb_quality=0)
+        """Give the recipe of the backward flow; frames and confidence are kept here only."""
+        return dataclasses.replace(self, backward=True, rgb=False, rgb_quality=0, confidence=False)
 
     @classmethod
     def from_json(cls, text: str) -> "FlowRecipe":
@@ -260,6 +268,8 @@ class FlowRecipe:
             parts.append(f"RGB q{self.rgb_quality}")
         if self.cuts:
             parts.append("cuts marked")
+        if self.confidence:
+            parts.append("with confidence")
         return ", ".join(parts)
 
 

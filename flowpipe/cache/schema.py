@@ -30,6 +30,11 @@ DATASETS = {
     "rgb_jpeg": ("(bytes,) u1", "the N frames as JPEG, one after the other; absent without RGB"),
     "rgb_offsets": ("(N + 1,) u8", "frame i is rgb_jpeg[rgb_offsets[i]:rgb_offsets[i + 1]]"),
     "rgb_crc32": ("(N,) u4", "CRC-32 of each JPEG"),
+    "confidence": (
+        "(F, ⌈H/8⌉, ⌈W/8⌉) u1",
+        "how far to trust cells of 8×8 px: 0 (least) to 15; one field per chunk; absent without",
+    ),
+    "confidence_crc32": ("(F,) u4", "CRC-32 of each stored chunk of confidence"),
     "cuts": (
         "(F,) u1",
         "1 where a field leads over a cut, and is zero; absent where none was sought",
@@ -60,7 +65,7 @@ ATTRIBUTES = {
     "content_sha256": (
         "text",
         "SHA-256 of all other attributes (canonical JSON) and of the bytes of flow_crc32, pts_s, "
-        "rgb_offsets, rgb_crc32 and cuts",
+        "rgb_offsets, rgb_crc32, confidence_crc32 and cuts",
     ),
 }
 
@@ -138,6 +143,11 @@ PACK_FEATURES: dict[str, tuple[Any, str]] = {
 
 # One value for each of `flow_crc32`; zeros for an entry without marks.
 PACK_MARKS: dict[str, tuple[Any, str]] = {
+    "confidence_chunks": (
+        [("offset", "<i8"), ("bytes", "<i8"), ("filter_mask", "<i8")],
+        "place of each field's chunk of confidence in the file",
+    ),
+    "confidence_crc32": ("<u4", "as in an entry, one after the other"),
     "cuts": ("u1", "as in an entry, one after the other"),
 }
 
@@ -194,8 +204,8 @@ FEATURES_ATTRIBUTES = {
 class Layout:
     """One kind of entry: its format's name and version, data sets and attributes.
 
-    `track` is the data set in compressed chunks; `small` (name to type) are those that are read
-    whole when an entry is opened.
+    `track` is the data set in compressed chunks, beside which those of `more_tracks` may be;
+    `small` (name to type) are those that are read whole when an entry is opened.
     """
 
     format: str
@@ -204,6 +214,7 @@ class Layout:
     datasets: Mapping[str, tuple[str, str]]
     small: Mapping[str, str]
     attributes: Mapping[str, tuple[str, str]]
+    more_tracks: tuple[str, ...] = ()
 
 
 FLOW = Layout(
@@ -216,9 +227,11 @@ FLOW = Layout(
         "pts_s": "<f8",
         "rgb_offsets": "<u8",
         "rgb_crc32": "<u4",
+        "confidence_crc32": "<u4",
         "cuts": "u1",
     },
     ATTRIBUTES,
+    ("confidence",),
 )
 FEATURES = Layout(
     FEATURES_FORMAT,

@@ -23,7 +23,14 @@ from flowpipe.atomic import make_folder, write_aside
 from flowpipe.cache import schema
 from flowpipe.cache.entry import Entry, unreadable
 from flowpipe.cache.hdf import MALFORMED, PACK_DAMAGED
-from flowpipe.cache.header import Index, check_offsets, checked_chunks, checked_header, shape_of
+from flowpipe.cache.header import (
+    Index,
+    check_offsets,
+    checked_chunks,
+    checked_header,
+    confidence_shape,
+    shape_of,
+)
 from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
 from flowpipe.cache.part import write_errors
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
@@ -403,6 +410,10 @@ class PackStore:
             "flow_crc32": self._cut("flow_crc32", place["field_start"], num_frames - 1),
             "pts_s": self._cut("pts_s", place["frame_start"], num_frames),
         }
+        if expected.confidence:
+            small["confidence_crc32"] = self._cut(
+                "confidence_crc32", place["field_start"], num_frames - 1
+            )
         if expected.cuts:
             small["cuts"] = self._cut("cuts", place["field_start"], num_frames - 1)
         start = place["rgb_offset_start"]
@@ -420,7 +431,12 @@ class PackStore:
             check_offsets(small["rgb_offsets"], num_bytes, where)
             rgb_start = self._base_of_frames + place["rgb_start"]
         checked = checked_chunks(chunks, shape, where)
-        return Index(attributes, small, recipe, shape, checked, rgb_start)
+        confidence = None
+        if expected.confidence:
+            own = confidence_shape(shape)
+            places = self._chunks("confidence_chunks", place["field_start"], own.num_chunks)
+            confidence = own, checked_chunks(places, own, where)
+        return Index(attributes, small, recipe, shape, checked, rgb_start, confidence)
 
     def _feature_index(self, number: int) -> Index:
         place, attributes, where = self._record("feature_entries", number)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.cache.codec import decode_field, from_stored
-from flowpipe.cache.header import Index
+from flowpipe.cache.header import Index, TrackShape
 from flowpipe.errors import EntryCorrupt, InvalidArgument
+from flowpipe.flow.confidence import spread
 from flowpipe.flow.quantise import Quantiser
 
 if TYPE_CHECKING:
@@ -148,6 +149,32 @@ class FlowFields(ChunkedTrack):
             self._decode(row, chunk, out[position])
         _, height, width, _ = self.shape
         return from_stored(out).reshape(len(rows), 2, height, width)
+
+
+class Confidence(ChunkedTrack):
+    """How far the flow of an entry may be trusted, F×H×W uint8: 0 (least) to 15."""
+
+    unit = "confidence of flow"
+
+    def __init__(
+        self,
+        entry: "Entry",
+        shape: TrackShape,
+        chunks: NDArray[np.int64],
+        crc32: NDArray[np.uint32],
+    ) -> None:
+        self._entry, self._crc32 = entry, crc32
+        self.chunks, self.stored_as = chunks, shape
+        self.shape = (shape.length, entry.height, entry.width)
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        """Return codes of pixels, T×H×W; H×W for an integer. See `flowpipe.flow.confidence`."""
+        rows, single = resolve_index(index, len(self), self._entry.name)
+        out = np.empty((len(rows), *self.stored_as.row), np.uint8)
+        for position, (row, chunk) in enumerate(zip(rows.tolist(), self._read(rows), strict=True)):
+            self._decode(row, chunk, out[position])
+        codes_THW = spread(out, *self.shape[1:])
+        return codes_THW[0] if single else codes_THW
 
 
 class FeatureRows(ChunkedTrack):

@@ -28,6 +28,7 @@ from flowpipe.cache.hdf import fixed_text as fixed_text  # for scripts that make
 from flowpipe.cache.header import FEATURE_CODEC, STORAGES, content_sha256
 from flowpipe.cache.part import PartFile, write_errors
 from flowpipe.errors import InvalidArgument
+from flowpipe.flow.confidence import cells
 from flowpipe.flow.quantise import Quantiser
 
 GROW_FIELDS = 256
@@ -41,7 +42,7 @@ CHUNK_BYTES = 2**16
 class StoredField:
     """A flow field as it stands in the file, and what is counted of it before it is coded.
 
-    `cut`: it leads over a cut, and is zero.
+    `cut`: it leads over a cut, and is zero. `confidence`: chunk and filter mask of its codes.
     """
 
     chunk: bytes
@@ -50,6 +51,7 @@ class StoredField:
     zero: int = 0
     magnitude_px: float = 0.0
     cut: bool = False
+    confidence: tuple[bytes, int] | None = None
 
 
 class FieldCoder:
@@ -60,10 +62,17 @@ class FieldCoder:
         self._quantiser, self._codec, self._level = quantiser, codec, level
         self._code_of_zero = quantiser.encode(0.0)
 
-    def __call__(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> StoredField:
-        """Code a field, or zeros of its size where it leads over a cut."""
+    def __call__(
+        self,
+        uv_HWC: NDArray[np.float32],
+        *,
+        cut: bool = False,
+        confidence_hw: NDArray[np.uint8] | None = None,
+    ) -> StoredField:
+        """Code a field and its confidence; over a cut, zeros of their sizes."""
         if cut:
             uv_HWC = np.zeros_like(uv_HWC)
+            confidence_hw = None if confidence_hw is None else np.zeros_like(confidence_hw)
         components = np.ascontiguousarray(uv_HWC.transpose(2, 0, 1))
         _, height, width = components.shape
         codes = self._quantiser.encode(components)
@@ -80,6 +89,9 @@ class FieldCoder:
             zero=int(np.count_nonzero((codes == self._code_of_zero).all(axis=0))),
             magnitude_px=cv2.mean(cv2.magnitude(*components))[0],
             cut=cut,
+            confidence=None
+            if confidence_hw is None
+            else encode_field(confidence_hw, self._codec, near=0, level=self._level),
         )
 
 
@@ -199,6 +211,8 @@ class EntryWriter(TrackWriter):
         JPEG quality 1–100; 0 keeps no RGB.
     cuts : bool
         Whether the file says which fields lead over cuts.
+    confidence : bool
+        Whether the file has the confidence of each field.
     level : int
         Of zstd.
 
@@ -220,6 +234,7 @@ class EntryWriter(TrackWriter):
         width: int,
         rgb_quality: int = 0,
         cuts: bool = False,
+        confidence: bool = False,
         level: int = ZSTD_LEVEL,
     ) -> None:
         self._cuts: list[bool] | None = [] if cuts else None
@@ -236,6 +251,14 @@ class EntryWriter(TrackWriter):
         )
         chunk = (1, 2 * height, width)
         super().__init__(path, chunk, codec, stored_dtype(quantiser), spare_rows=GROW_FIELDS - 1)
+        self._confidence: Any = None
+        self._confidence_crcs: list[int] = []
+        if confidence:
+            kind = np.dtype(np.uint8)
+            with self._writing():
+                self._confidence = create_chunked(
+                    self._hdf, "confidence", (1, *cells(height, width)), codec, kind
+                )
 
     def close(self) -> None:
         """End the writing; nothing is left of an entry that is not finished."""
@@ -246,9 +269,9 @@ class EntryWriter(TrackWriter):
     def num_flows(self) -> int:
         return self.length
 
-    def add_flow(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> None:
-        """Append one field in px; zeros for one over a cut."""
-        self.add_stored(self._coder(uv_HWC, cut=cut))
+    def add_flow(self, uv_HWC: NDArray[np.float32], **marks: Any) -> None:
+        """Append one field in px; `cut` and `confidence_hw` as `FieldCoder` takes them."""
+        self.add_stored(self._coder(uv_HWC, **marks))
 
     def add_stored(self, field: StoredField) -> None:
         """Append one field that is coded already, in this writer's form."""
@@ -258,6 +281,17 @@ class EntryWriter(TrackWriter):
         self._magnitude += field.magnitude_px
         if self._cuts is not None:
             self._cuts.append(field.cut)
+        if field.confidence is not None:
+            self.add_confidence(*field.confidence)
+
+    def add_confidence(self, chunk: bytes, filter_mask: int) -> None:
+        """Append the confidence of the field that was added last, coded already."""
+        row = len(self._confidence_crcs)
+        with self._writing():
+            if row >= self._confidence.shape[0]:
+                self._confidence.resize(row + GROW_FIELDS, axis=0)
+            self._confidence.id.write_direct_chunk((row, 0, 0), chunk, filter_mask=filter_mask)
+        self._confidence_crcs.append(zlib.crc32(chunk))
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
         """Append one frame as JPEG."""
@@ -298,7 +332,16 @@ class EntryWriter(TrackWriter):
         }
         if self._cuts is not None:
             small["cuts"] = np.array(self._cuts, np.uint8)
+        if self._confidence is not None:
+            if len(self._confidence_crcs) != num_flows:
+                raise InvalidArgument(
+                    f"{num_flows} fields do not go with the confidence of "
+                    f"{len(self._confidence_crcs)}"
+                )
+            small["confidence_crc32"] = np.array(self._confidence_crcs, np.uint32)
         with self._writing():
+            if self._confidence is not None:
+                self._confidence.resize(num_flows, axis=0)
             if self._rgb_quality:
                 small["rgb_offsets"] = np.array(self._rgb_offsets, np.uint64)
                 small["rgb_crc32"] = np.array(self._rgb_crcs, np.uint32)

@@ -78,6 +78,7 @@ class _KeptEntry:
         self.cuts: NDArray[np.int64] = entry.cuts
         self.flow = _KeptItems(lambda rows: opened(name).flow.codes(rows), room)
         self.rgb = _KeptItems(lambda rows: opened(name).rgb[rows], room)
+        self.confidence = _KeptItems(lambda rows: opened(name).confidence[rows], room)
 
 
 class _KeptItems:

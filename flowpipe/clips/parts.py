@@ -67,6 +67,7 @@ class FramesPart:
         cuts = np.asarray(entry.cuts) - first
         self.cuts: NDArray[np.int64] = cuts[(cuts >= 0) & (cuts < self.num_flows)]
         self.flow = TrackPart(entry, "flow", first, self.num_flows)
+        self.confidence = TrackPart(entry, "confidence", first, self.num_flows)
         self.rgb = TrackPart(entry, "rgb", first, self.num_frames)
 
 

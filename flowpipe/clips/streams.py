@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from flowpipe.clips import sampling, transforms
 from flowpipe.clips.transforms import Layout, View
 from flowpipe.errors import InvalidArgument, nearest_name
+from flowpipe.flow.confidence import TRUSTED
 
 # TSN divides 8-bit flow (±20 px on 255 levels) by 0.226 · 255 levels; in pixels that is 9.
 FLOW_SCALE_PX = 9.0
@@ -72,6 +73,7 @@ class QuantiserLike(Protocol):
     @property
     def storage(self) -> Any: ...
     def decode(self, codes: NDArray[Any], /) -> NDArray[np.float32]: ...
+    def encode(self, flow_px: Any, /) -> NDArray[Any]: ...
 
 
 class FlowLike(Protocol):
@@ -107,6 +109,8 @@ class EntryLike(Protocol):
     def quantiser(self) -> QuantiserLike: ...
     @property
     def cuts(self) -> NDArray[np.int64]: ...
+    @property
+    def confidence(self) -> FramesLike: ...
 
 
 class CacheLike(Protocol):
@@ -159,6 +163,8 @@ class StreamInput:
         Flow is divided by this many pixels. 9 is TSN's normalisation; 20 gives I3D's −1..1.
     rgb_range : {"imagenet", "symmetric"} or PixelValues
         ImageNet's mean and deviation, or −1..1 (I3D), or what else a network was trained with.
+    untrusted : {"keep", "zero"}
+        "zero": flow is zero where the confidence of the entry is below `confidence.TRUSTED`.
     """
 
     name: str
@@ -172,6 +178,7 @@ class StreamInput:
     fps: float | None = None
     flow_scale_px: float = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] | PixelValues = "imagenet"
+    untrusted: Literal["keep", "zero"] = "keep"
 
     def __post_init__(self) -> None:
         _check_stream(self.name, self.frames, self.frame_step)
@@ -207,6 +214,12 @@ class StreamInput:
                 f'stream "{self.name}": bidirectional stacking needs an even number of fields, not '
                 f"{self.frames}; half of them are backward"
             )
+        self._check_choice("untrusted", self.untrusted, ("keep", "zero"))
+        if self.untrusted == "zero" and (not self.has_flow or self.stacking == "bidirectional"):
+            raise InvalidArgument(
+                f'stream "{self.name}": untrusted "zero" is for forward flow (here {self.input}, '
+                f"stacking {self.stacking}); backward flow has no confidence"
+            )
         if not self.flow_scale_px > 0:
             raise InvalidArgument(
                 f'stream "{self.name}": flow_scale_px {self.flow_scale_px} must be > 0; '
@@ -241,7 +254,7 @@ class StreamInput:
         """The inputs whose channels lie one behind the other: two for "rgb+flow"."""
         if self.input != "rgb+flow":
             return (self,)
-        return (replace(self, input="rgb"), replace(self, input="flow"))
+        return (replace(self, input="rgb", untrusted="keep"), replace(self, input="flow"))
 
     @property
     def channel_axis(self) -> int:
@@ -345,7 +358,12 @@ class StreamInput:
         unique = np.unique(wanted)
         place = np.searchsorted(unique, indices)
         if self.input == "flow":
-            return entry.flow.codes(unique)[place]
+            codes_TCHW = entry.flow.codes(unique)
+            if self.untrusted == "zero":
+                trusted_THW = entry.confidence[unique] >= TRUSTED
+                zero = entry.quantiser.encode(0.0)
+                codes_TCHW = np.where(trusted_THW[:, None], codes_TCHW, zero)
+            return codes_TCHW[place]
         rgb_TCHW = entry.rgb[unique].transpose(0, 3, 1, 2)
         if self.input == "rgb":
             return rgb_TCHW[place]

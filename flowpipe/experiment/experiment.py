@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -105,6 +105,7 @@ class Experiment:
         self._memory: MemoryCache | None = None
         self._grids: dict[str, ClipGrids] = {}
         self._costs: dict[str, dict[str, Any]] = {}
+        self._other_flow = False
 
     @classmethod
     def of_run(cls, run: Path, **callbacks: Any) -> "Experiment":
@@ -118,6 +119,41 @@ class Experiment:
         experiment = cls(read_run_settings(run), run, **callbacks)
         assert experiment.results
         return experiment
+
+    def use_flow(
+        self, flow: str | None, flow_parameters: Mapping[str, Any], *, other_flow: bool = False
+    ) -> None:
+        """Have the networks of a finished run look at the flow of a method.
+
+        Parameters
+        ----------
+        flow : str, optional
+            The method; None for that of the run.
+        flow_parameters : mapping
+            Of the method, where one is given.
+        other_flow : bool
+            Go on even where it is not the flow that they were trained on.
+
+        Raises
+        ------
+        ConfigError
+            For other flow, without leave.
+        """
+        asked = self.settings.extract
+        if flow is not None:
+            asked = replace(asked, flow=flow, flow_parameters=dict(flow_parameters))
+        trained, now = self.settings.extract.recipe(), asked.recipe()
+        if trained.id != now.id:
+            if not other_flow:
+                raise ConfigError(
+                    f"{self.out} was trained on flow by {trained.describe()}, and is given flow by "
+                    f"{now.describe()}, on which its answers may be wrong; allow other flow to "
+                    "see how wrong",
+                    parameter="other_flow",
+                )
+            self._message(f"trained on {trained.describe()}; here on {now.describe()}")
+        self._other_flow = other_flow
+        self.settings = replace(self.settings, extract=asked)
 
     def _check_code(self) -> None:
         """Refuse a run from elsewhere whose settings name code to be run here."""
@@ -330,6 +366,7 @@ class Experiment:
         saved = read_settings(folder / CHECKPOINT)
         if saved is not None:
             wanted = stream.facts() | {"fold": fold, "classes": self.results["classes"]}
+            wanted |= self._flow_facts(stream)
             check_same(folder / CHECKPOINT, saved, wanted, whole=False)
         return stream.trained(folder, num_classes)
 
@@ -421,14 +458,20 @@ class Experiment:
             facts["videos"]["digest"] = _digest(listed)
         return facts
 
+    def flow_facts(self) -> dict[str, dict[str, Any]]:
+        """Return what determines the flow that each stream has learnt from."""
+        fold = self.fold_name(None)
+        return {name: self._flow_facts(self.stream(name, fold)) for name in self.settings.streams}
+
     def _flow_facts(self, stream: ClipStream) -> dict[str, Any]:
         """Return what determines the flow and frames that a stream learns from."""
-        if isinstance(stream, FeatureStream):
+        if isinstance(stream, FeatureStream) or self._other_flow:
             return {}
         extract = asdict(self.settings.extract)
         del extract["workers"], extract["codec"]
-        if not extract["cuts"]:
-            del extract["cuts"]  # checkpoints of before there was such a thing
+        for later in ("cuts", "confidence"):
+            if not extract[later]:
+                del extract[later]  # checkpoints of before there was such a thing
         return {"extract": extract, "flow_version": self.settings.extract.recipe().flow_version}
 
     def _check_checkpoints(self, folds: Sequence[Fold], *, contents: bool = True) -> None:
@@ -440,7 +483,8 @@ class Experiment:
                 if saved is not None:
                     stream = self.stream(name, fold.name, fold.videos)
                     own = self.fingerprint(stream, fold, contents=contents)
-                    check_same(path, saved, stream.learnt() | own, whole=contents)
+                    whole = contents and not self._other_flow
+                    check_same(path, saved, stream.learnt() | own, whole=whole)
 
     def fuse_scores(self, scores: Sequence[Scores], fold: str, method: str) -> Scores:
         """Fuse streams; weights and SVM see scores of the fold's training videos only."""

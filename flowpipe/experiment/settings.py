@@ -154,6 +154,8 @@ class ExtractSettings:
         Processes; by default one per core.
     cuts : bool
         Look for cuts between shots: flow over one is zero, and no clip leads over it.
+    confidence : bool
+        Keep beside the flow how far to trust it, which streams with `confidence` use.
     """
 
     flow: str = "tvl1"
@@ -168,6 +170,7 @@ class ExtractSettings:
     rgb_quality: int = 95
     workers: int | None = None
     cuts: bool = False
+    confidence: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of `extract`."""
@@ -216,6 +219,8 @@ class StreamSettings:
         Flow is divided by this; "auto" takes the root mean square of the training videos' flow.
     rgb_range : "imagenet" or "symmetric"
         ImageNet's mean and deviation, or −1 to 1.
+    untrusted : "keep" or "zero"
+        Whether flow of little confidence is zero; [extract] confidence must be true then.
     epochs : int, optional
         In place of [train] epochs.
     learning_rate : float, optional
@@ -238,6 +243,7 @@ class StreamSettings:
     mean_subtraction: bool = False
     flow_scale_px: float | Literal["auto"] = FLOW_SCALE_PX
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
+    untrusted: Literal["keep", "zero"] = "keep"
     epochs: int | None = None
     learning_rate: float | None = None
     clips_per_video: int | None = None
@@ -257,6 +263,7 @@ class StreamSettings:
             # What "auto" stands for is known once flow is there; for checks before, any will do.
             flow_scale_px=FLOW_SCALE_PX if self.flow_scale_px == "auto" else self.flow_scale_px,
             rgb_range=self.rgb_range,
+            untrusted=self.untrusted,
         )
 
 

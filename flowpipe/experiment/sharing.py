@@ -104,6 +104,7 @@ def export_run(run: Path, out: Path, *, fold: str | None = None) -> dict[str, An
         "results": results,
         "scores": kept,
         "card": _card(run, results, settings.title, fold),
+        "flow": experiment.flow_facts(),
     }
     facts["sha256"] = _digest(facts, tensors)
     content = save(tensors, {FACTS: json.dumps(facts)})
@@ -226,7 +227,8 @@ def unpack(path: Path, folder: Path) -> Path:
             own.mkdir(parents=True, exist_ok=True)
             prefix = f"stream/{name}/"
             weights = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            save_tensors(own / CHECKPOINT, weights, {}, [])
+            # Files of before have no facts of the flow.
+            save_tensors(own / CHECKPOINT, weights, facts.get("flow", {}).get(name, {}), [])
         (folder / SCORES_FOLDER).mkdir(exist_ok=True)
         for key, about in facts["scores"].items():
             scores = _scores_of(tensors, key, about)

@@ -205,6 +205,8 @@ class ClipStream:
         stream = asdict(self.settings)
         for key in ("epochs", "learning_rate", "clips_per_video", "weights"):
             del stream[key]
+        if stream["untrusted"] == "keep":
+            del stream["untrusted"]  # checkpoints of before there was such a thing
         return {"stream": stream, "flip": self.flip}
 
     def cost(self, num_classes: int) -> dict[str, Any]:

@@ -40,7 +40,7 @@ LEAST_FRAMES = 100
 
 # Kind, number of bytes, and of a field: filter mask, clipped, zero, mean magnitude.
 RECORD = struct.Struct("<cQIQQd")
-FIELD, CUT, FRAME, TIMES = b"F", b"C", b"J", b"T"
+FIELD, CUT, CONFIDENCE, FRAME, TIMES = b"F", b"C", b"K", b"J", b"T"
 
 
 class SplitVideo:
@@ -200,11 +200,14 @@ class RangeWriter:
     ) -> None:
         self._file.close()
 
-    def add_flow(self, uv_HWC: NDArray[np.float32], *, cut: bool = False) -> None:
-        """Append one field in px; zeros for one over a cut."""
-        field = self._coder(uv_HWC, cut=cut)
+    def add_flow(self, uv_HWC: NDArray[np.float32], **marks: Any) -> None:
+        """Append one field in px; `cut` and `confidence_hw` as `FieldCoder` takes them."""
+        field = self._coder(uv_HWC, **marks)
         counts = (field.filter_mask, field.clipped, field.zero, field.magnitude_px)
-        self._append(CUT if cut else FIELD, field.chunk, counts)
+        self._append(CUT if field.cut else FIELD, field.chunk, counts)
+        if field.confidence is not None:
+            chunk, mask = field.confidence
+            self._append(CONFIDENCE, chunk, (mask, 0, 0, 0.0))
         self.num_flows += 1
 
     def add_rgb(self, rgb_HWC: NDArray[np.uint8]) -> None:
@@ -245,6 +248,8 @@ def join(ranges: Sequence[FrameRange], writer: EntryWriter) -> NDArray[np.float6
         for kind, data, counts in _records(frames.file):
             if kind in (FIELD, CUT):
                 writer.add_stored(replace(StoredField(data, *counts), cut=kind == CUT))
+            elif kind == CONFIDENCE:
+                writer.add_confidence(data, counts[0])
             elif kind == FRAME:
                 writer.add_jpeg(data)
             elif data and len(times) != frames.start:

@@ -36,6 +36,7 @@ from flowpipe.errors import (
 from flowpipe.extraction.ranges import RangeWriter, join
 from flowpipe.extraction.tasks import FrameRange, Job, Joining, Outcome, Probing, Task
 from flowpipe.flow import FlowMethod, create, create_batched
+from flowpipe.flow.confidence import confidence_codes
 from flowpipe.flow.cuts import LOOK, find_cuts
 from flowpipe.flow.method import input_of, takes
 from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
@@ -43,7 +44,8 @@ from flowpipe.video import Frame, VideoInfo, VideoReader, content_digest
 OnStep: TypeAlias = Callable[[int, float], None]
 """Receives the fields computed so far and the share of the task that is done."""
 
-Field: TypeAlias = NDArray[np.float32] | None
+Field: TypeAlias = tuple[NDArray[np.float32], NDArray[np.uint8] | None]
+"""Flow, and its confidence where that is wanted."""
 
 
 class FileState(NamedTuple):
@@ -166,10 +168,11 @@ def _fill(
     seconds = {"decode": 0.0, "flow": 0.0, "compress": 0.0}
     pts_s: list[float] = []
     cuts: set[int] = set()
-    for frame, uv_HWC in _flows(job, _frames(job, reader, start, stop, cuts), seconds):
+    for frame, field in _flows(job, _frames(job, reader, start, stop, cuts), seconds):
         clock = time.perf_counter()
-        if uv_HWC is not None:
-            writer.add_flow(uv_HWC, cut=frame.index in cuts)
+        if field is not None:
+            uv_HWC, confidence_hw = field
+            writer.add_flow(uv_HWC, cut=frame.index in cuts, confidence_hw=confidence_hw)
         if frame.index >= start:
             pts_s.append(frame.pts_s)
             if frame.rgb_HWC is not None and job.recipe.rgb:
@@ -193,7 +196,7 @@ def _frames(
 
 def _flows(
     job: Job, frames: Iterator[Frame], seconds: dict[str, float]
-) -> Iterator[tuple[Frame, Field]]:
+) -> Iterator[tuple[Frame, Field | None]]:
     """Yield each frame with the field that leads to it; add up the time to decode and compute."""
     method = _method_of(job)
     run: list[Frame] = []
@@ -222,18 +225,27 @@ def _pairs_at_once(job: Job, frame: Frame) -> int:
 def _fields(job: Job, method: Any, run: list[Frame]) -> Iterator[Field]:
     """Compute the fields between consecutive frames of a run."""
     pictures = [input_of(method, frame) for frame in run]
-    if job.recipe.device == "cpu":
-        pair = pictures[::-1] if job.recipe.backward else pictures
-        return iter([method(*pair)])
+    recipe = job.recipe
+    if recipe.device == "cpu":
+        first, second = pictures[::-1] if recipe.backward else pictures
+        uv_HWC = method(first, second)
+        back_HWC = method(second, first) if recipe.confidence else None
+        return iter([_with_confidence(uv_HWC, back_HWC)])
     earlier_BHW, later_BHW = np.stack(pictures[:-1]), np.stack(pictures[1:])
-    pairs = (later_BHW, earlier_BHW) if job.recipe.backward else (earlier_BHW, later_BHW)
+    pairs = (later_BHW, earlier_BHW) if recipe.backward else (earlier_BHW, later_BHW)
     try:
-        return iter(method.batch(*pairs))
+        uv_BHWC = method.batch(*pairs)
+        back_BHWC = method.batch(*pairs[::-1]) if recipe.confidence else [None] * len(uv_BHWC)
+        return map(_with_confidence, uv_BHWC, back_BHWC)
     except FlowError:
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise DeviceError(f"flow on the GPU failed: {message}") from error
+
+
+def _with_confidence(uv_HWC: NDArray[np.float32], back_HWC: NDArray[np.float32] | None) -> Field:
+    return uv_HWC, None if back_HWC is None else confidence_codes(uv_HWC, back_HWC)
 
 
 def expected_frames(info: VideoInfo, fps: float | None) -> int:
@@ -267,6 +279,7 @@ def _writer(job: Job, digest: str, reader: VideoReader) -> EntryWriter:
         width=width,
         rgb_quality=job.recipe.rgb_quality,
         cuts=job.recipe.cuts,
+        confidence=job.recipe.confidence,
     )
 
 
