@@ -4,7 +4,9 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +51,16 @@ def say(text: str) -> None:
         _shown[-1].print(printable(text), markup=False, highlight=False, soft_wrap=True)
     else:
         click.echo(printable(text), err=True)
+
+
+def hanging(text: str) -> str:
+    """Indent a sentence by two; on a terminal break it to its width, indented by four."""
+    if not sys.stderr.isatty():
+        return f"  {text}"
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(
+        text, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False
+    )
 
 
 # Control characters, which a terminal obeys, and those that turn the direction of writing.

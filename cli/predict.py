@@ -198,8 +198,13 @@ def _timelines(
                     share = timeline.ends_s[-1] / length_s if length_s else 0.0
                     update(min(1.0, share), f"{timeline.ends_s[-1]:.0f} s")
 
-                timelines.append(reader.read(video.id, frames_of, on_window=report))
+                timeline = reader.read(video.id, frames_of, on_window=report)
+            if len(timeline):
+                timelines.append(timeline)
                 paths[video.id] = video.path
+            else:
+                say(f"{video.id}: ends before a second frame, at the rate that the run looks at")
+                failed += 1
         except FlowpipeError as error:
             say(f"{video.id}: {error}")
             failed += 1

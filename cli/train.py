@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import json_option, out_option
-from .output import print_json, print_table, progress_line, say
+from .output import counted, hanging, print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.experiment.folder import Start
@@ -87,11 +87,11 @@ def train(
         if plan is not None:
             folder.write_config(out, plan)
     else:
+        settings = load_settings(source, overrides)
         given = {"--folds": num_folds, "--minutes": minutes, "--dry-run": dry_run or None}
         for name, value in given.items():
             if value is not None:
                 raise click.UsageError(f"{name} is for a FOLDER of videos; {source} is a file")
-        settings = load_settings(source, overrides)
         out = out or Path("runs") / source.stem
     settings = start_from(settings.only(stream), weights)
     extraction = EXTRACTION_SHARE if plan is None else plan.extraction_share
@@ -130,12 +130,10 @@ def show_plan(begun: "Start") -> None:
     if begun.plan is None:
         return
     for reason in begun.plan.reasons:
-        say(f"  {reason}")
+        say(hanging(reason))
     plan = begun.plan
-    say(
-        f"about {plan.flows:,} flows, {plan.megabytes:.0f} MB, {max(1, round(plan.minutes))} "
-        f"minutes here; run: {begun.out}"
-    )
+    minutes = counted(max(1, round(plan.minutes)), "minute", "minutes")
+    say(f"about {plan.flows:,} flows, {plan.megabytes:.0f} MB, {minutes} here; run: {begun.out}")
 
 
 def plan_record(begun: "Start") -> dict[str, Any]:

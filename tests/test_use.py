@@ -283,6 +283,14 @@ def test_training_from_python_shows_a_bar_or_keeps_quiet(run, tmp_path, capsys):
         assert bool(capsys.readouterr().err) != quiet
 
 
+def test_a_video_too_short_for_any_window_is_a_failure(run, write_video, long_video, tmp_path):
+    short = write_video(tmp_path / "short.mp4", square("right", 1, 3), fps=FPS)
+    done = run_cli("predict", run, short, long_video, "--every", "0.5s")
+    assert done.status == 1
+    assert "short.mp4: ends before a second frame" in done.err
+    assert "right" in done.out
+
+
 def test_options_over_time_need_every(model, long_video):
     done = run_cli("predict", model, long_video, "--page", "p.html")
     assert done.status == 2

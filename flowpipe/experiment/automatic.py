@@ -178,7 +178,7 @@ def _choose_training(
         clips = max(1, round(clips * max(share, 1 / clips)))
         left = share * CLIPS_PER_VIDEO / clips
         epochs = max(6, round(epochs * min(1.0, left)))
-        plan.reasons.append(f"training is shortened to fit into {minutes:g} minutes")
+        plan.reasons.append(f"training is shortened to fit into {minutes:g} min")
         patience = max(4, epochs // 3)
     seconds = 1.5 * num_folds * training * clips * epochs / clips_per_s
     counts = facts.class_counts.values()
