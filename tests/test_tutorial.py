@@ -36,9 +36,12 @@ def test_what_differs_from_run_to_run_is_not_compared():
 
 def test_a_command_runs_on_a_terminal_of_80_columns(tmp_path):
     page = (
-        "```python no-run\n# a.py\nprint(6 * 7)\n```\n```console\n$ python a.py; pwd; tput cols\n1\n```"
+        "```python no-run\n# a.py\nprint(6 * 7)\n```\n"
+        "```console\n$ python a.py; pwd; tput cols\n1\n```"
     )
-    assert list(transcript().steps(page, tmp_path)) == [("python a.py; pwd; tput cols", "1", "42\n~/flowpipe-tutorial\n80")]
+    assert list(transcript().steps(page, tmp_path)) == [
+        ("python a.py; pwd; tput cols", "1", "42\n~/flowpipe-tutorial\n80")
+    ]
 
 
 @pytest.mark.slow
