@@ -33,7 +33,7 @@ def parse_shard(
     default="tvl1",
     show_default=True,
     metavar="NAME",
-    help="tvl1, farneback, dis, opencv-tvl1, or your own package.module:callable.",
+    help="tvl1, dis, dis+tvl1, farneback, raft, …; or your own package.module:callable.",
 )
 @click.option(
     "--flow-arg",
@@ -86,7 +86,7 @@ def parse_shard(
     type=click.Choice(["cpu", "cuda", "auto"]),
     default="cpu",
     show_default=True,
-    help="Who computes flow: tvl1 and its presets can on a CUDA GPU. auto: the GPU if it can.",
+    help="Where flow is computed: tvl1, gmflow, raft can on a CUDA GPU. auto: there if they can.",
 )
 @click.option("--workers", type=int, metavar="N", help="Processes. [default: one per core]")
 @click.option("--retry-failed", is_flag=True, help="Try videos again that failed before.")
@@ -97,7 +97,7 @@ def parse_shard(
     default=600.0,
     show_default=True,
     metavar="S",
-    help="Give up a video that gets no frame further for S seconds.",
+    help="Skip a video that makes no progress for S seconds.",
 )
 @click.option(
     "--max-pixels",
@@ -118,7 +118,7 @@ def parse_shard(
     metavar="ADDRESS",
     help="Compute on the workers of this Dask scheduler, tcp://host:port.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what there is to do.")
+@click.option("--dry-run", is_flag=True, help="Show what there is to do, compute nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def extract(
     sources: tuple[str, ...],
@@ -131,8 +131,8 @@ def extract(
     """Compute the flow of videos into a cache.
 
     SOURCE is a video, a directory (searched for videos; class folders give labels), or a CSV or
-    TXT list. What is in the cache already is not computed again, so the same command goes on
-    after an interruption. Exit status: 0 all videos have flow, 1 some failed, 2 misuse.
+    TXT list. What is in the cache already is not computed again: run the same command again to
+    resume. Exit status: 0 all videos have flow, 1 some failed, 2 misuse.
     """
     from flowpipe.extraction import extract as run
     from flowpipe.flow.device import choose_device

@@ -90,7 +90,9 @@ def parse_contents(
     metavar="NAME",
     help="Where weights come from, if names do not tell; flowpipe: they are your own.",
 )
-@click.option("--random-weights", is_flag=True, help="A NETWORK without weights is what I want.")
+@click.option(
+    "--random-weights", is_flag=True, help="Use random weights for a NETWORK (tests only)."
+)
 @click.option(
     "--input",
     "contents",

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from flowpipe.errors import nearest_name
+
 # Command → (module, one line), or ("module:function", one line) where it is called otherwise.
 Commands = Mapping[str, tuple[str, str]]
 
@@ -35,6 +37,14 @@ class LateGroup(click.Group):
         imported = importlib.import_module(f".{module}", self.package)
         command: click.Command = getattr(imported, function or module)
         return command
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name not in self.table and not name.startswith("-"):
+            context.fail(f"No such command '{name}'{nearest_name(name, self.table)}.")
+        return super().resolve_command(context, arguments)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

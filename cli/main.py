@@ -36,7 +36,7 @@ COMMANDS = {
     "flow": ("flow", "Measure flow methods: speed, error, differences."),
     "cache": ("cache", "List, inspect, verify and export a cache."),
     "features": ("features", "Compute a network's features of every video of a cache."),
-    "probe": ("probe", "Say what features are worth: a linear classifier, by fold."),
+    "probe": ("probe", "Score features with a linear classifier, by fold."),
     "train": ("train", "Train, test and fuse the streams of a configuration."),
     "test": ("test", "Test a trained run again, perhaps with other clips and crops."),
     "fuse": ("fuse", "Fuse score files of several streams."),
@@ -58,7 +58,7 @@ COMMANDS = {
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 # A batch system or a terminal that closes ends a run as Ctrl-C does: nothing half is left.
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-INTERRUPTION = "interrupted; what was done is kept, the same command goes on"
+INTERRUPTION = "interrupted; what was done is kept: run the same command again to resume"
 MISUSES = (
     AnnotationError,
     CacheNotFound,

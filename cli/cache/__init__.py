@@ -9,7 +9,7 @@ COMMANDS = {
     "ls": ("ls", "List the videos of a cache, and the recipes they were computed by."),
     "info": ("info", "Say how one video's entry was made: recipe, versions, sizes, clipped share."),
     "verify": ("verify", "Check that every entry is what was written."),
-    "report": ("report", "Tell what a cache is worth: clipped and still shares, magnitudes."),
+    "report": ("report", "Summarise its quality: clipped and still shares, magnitudes."),
     "export": ("export", "Write entries in other tools' forms."),
     "import": ("take", "Take features made elsewhere, .npy files, into a cache."),
     "pack": ("pack", "Join a cache directory into one HDF5 file."),

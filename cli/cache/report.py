@@ -15,7 +15,7 @@ from .common import cache_argument, json_option, recipe_option
 @recipe_option
 @json_option
 def report(path: Path, html: Path | None, recipe: str | None, as_json: bool) -> None:
-    """Tell what a cache is worth: clipped and still shares, magnitudes, videos to look at.
+    """Summarise the quality of a cache: clipped and still shares, magnitudes, videos to look at.
 
     Everything is read from headers and checksums, so that it takes as long as ls. Exit status: 0
     all entries can be read, 1 some cannot.

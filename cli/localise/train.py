@@ -54,8 +54,8 @@ def train(
     FOLDER holds videos and one annotation file (plain CSV video,label,start_s,end_s, ActivityNet's
     JSON and its dialects, and the other forms of flowpipe localise eval). Flow, and features of it
     that need no weights, are computed where they are missing. Videos of the subset training teach,
-    those of validation are measured; without subsets all teach. A killed run goes on where it
-    stood, with the same command.
+    those of validation are measured; without subsets all teach. Run the same command again to
+    resume.
     """
     from flowpipe.localisation.experiment import load_settings
     from flowpipe.localisation.experiment import train as run
