@@ -58,7 +58,7 @@ COMMANDS = {
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 # A batch system or a terminal that closes ends a run as Ctrl-C does: nothing half is left.
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-INTERRUPTION = "interrupted; what was done is kept: run the same command again to resume"
+INTERRUPTION = "interrupted; what was done is kept, the same command goes on"
 MISUSES = (
     AnnotationError,
     CacheNotFound,

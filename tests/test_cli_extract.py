@@ -245,7 +245,7 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(videos, tmp_path, workers
     os.killpg(process.pid, signal.SIGINT)
     printed, told = process.communicate(timeout=60)
     assert (process.returncode, printed) == (130, ""), told
-    sentence = "interrupted; what was done is kept: run the same command again to resume"
+    sentence = "interrupted; what was done is kept, the same command goes on"
     assert told.strip() == sentence
     assert not [*tmp_path.rglob("*.part"), *tmp_path.glob("flowpipe-*")]
     kept = len(list(out.glob("*/*/*.h5")))
