@@ -34,6 +34,7 @@ from flowpipe.detection.learning import DetectTrain, class_chances, criterion, d
 from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.errors import AnnotationError, InvalidArgument, WeightsError
+from flowpipe.video import probe
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 40
 
@@ -295,6 +296,12 @@ def test_new_videos(scene, trained, tmp_path):
     )
     done = run_cli("detect", "eval", truth, found, "--protocol", "ava", "--json")
     assert json.loads(done.out)["mAP"] > 0.9
+    drawn, page = tmp_path / "drawn.mp4", tmp_path / "page.html"
+    given = ("--video", drawn, "--page", "--out", page)
+    done = run_cli("detect", "predict", scene / "run", video, "--boxes", boxes, *given)
+    assert done.status == 0, done.err
+    assert probe(drawn).width >= WIDTH
+    assert "sway" in page.read_text("utf-8")
     listed = run_cli("detect", "predict", scene / "run", video, "--boxes", boxes)
     assert "hop" in listed.out
     assert "sway" in listed.out

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..options import workers_option
+from ..options import out_option, workers_option
 from ..output import print_table, progress_line, say
 
 if TYPE_CHECKING:
@@ -31,6 +31,14 @@ SHOWN = 20
     type=click.Path(path_type=Path),
     help="Write video,time_s,x1,y1,x2,y2,label,person,score.",
 )
+@click.option(
+    "--video",
+    "drawn",
+    type=click.Path(path_type=Path),
+    help="Write the video with boxes and labels (MP4); several videos: a folder.",
+)
+@click.option("--page", is_flag=True, help="Write a page with the videos and who does what when.")
+@out_option("Where the page goes. [default: detected.html]")
 @click.option("--every", type=float, default=0.2, show_default=True, help="Look every S seconds.")
 @click.option("--min-score", type=float, default=0.05, show_default=True, help="Leave out below.")
 @click.option(
@@ -42,6 +50,9 @@ def predict(
     videos: tuple[Path, ...],
     spec: str,
     csv_file: Path | None,
+    drawn: Path | None,
+    page: bool,
+    out: Path | None,
     every: float,
     min_score: float,
     cache: Path | None,
@@ -49,11 +60,13 @@ def predict(
 ) -> None:
     """Say who does what in VIDEOS (files, folders, lists), and where, by the detector RUN.
 
-    Persons are numbered over time. Without --csv, how long each does what is listed.
+    Persons are numbered over time. Without --csv, --video and --page, how long each does what is
+    listed.
     """
     from flowpipe.detection.experiment import PersonSettings
     from flowpipe.detection.experiment import predict as find
     from flowpipe.detection.rows import DetectionWriter
+    from flowpipe.detection.tracks import TrackCollector
 
     with progress_line("predict") as update:
         classes, paths, frames = find(
@@ -68,15 +81,33 @@ def predict(
         )
         times: dict[tuple[str, int, str], float] = {}
         done: list[str] = []
+        collector = TrackCollector()
         with DetectionWriter(csv_file, classes, min_score) as writer:
             for frame in frames:
                 writer.add(frame)
+                if drawn is not None or page:
+                    collector.add(frame)
                 _count(times, frame, classes, every)
                 if frame.video not in done:
                     done.append(frame.video)
                     update(len(done) / len(paths), f"video {len(done)}/{len(paths)}")
     if csv_file is not None:
         say(f"boxes: {csv_file}")
+    tracks = {video: collector.tracks(video) for video in paths}
+    if drawn is not None:
+        from flowpipe.report.annotated import write_boxes
+
+        for video, path in paths.items():
+            target = drawn if len(paths) == 1 else drawn / f"{video.replace('/', '_')}.mp4"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            say(f"video: {write_boxes(path, target, tracks[video], classes)}")
+    if page:
+        from flowpipe.report.detection import write_detection_page
+
+        title = f"found by {run}"
+        html = out or Path("detected.html")
+        say(f"page: {write_detection_page(html, title, tracks, classes, paths=paths)}")
+    if csv_file is not None or drawn is not None or page:
         return
     rows = [
         (video, str(person), label, f"{seconds:.1f}")
