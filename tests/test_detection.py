@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -468,6 +469,19 @@ class TestKeyFrames:
         error = np.abs(followed - boxes[indices].transpose(1, 0, 2)).mean()
         still_error = np.abs(boxes[20][:, None] - boxes[indices].transpose(1, 0, 2)).mean()
         assert error < 0.6 * still_error
+
+
+def test_no_clip_leads_over_a_cut():
+    entry = SimpleNamespace(
+        num_frames=20, num_flows=19, pts_s=np.arange(20) / 10, cuts=np.array([7, 13])
+    )
+    flow = DetectStream(frames=6, stride=2).clip_input("seen", (32, 32))
+    assert indices_around(flow, entry, 8, 3).tolist() == [8, 8, 8, 8, 10, 12]
+    assert indices_around(flow, entry, 7, 3).tolist() == [1, 3, 5, 6, 6, 6]
+    rgb = DetectStream(input="rgb", frames=6, stride=2).clip_input("seen", (32, 32))
+    assert indices_around(rgb, entry, 13, 3).tolist() == [8, 9, 11, 13, 13, 13]
+    timed = DetectStream(frames=4, fps=5.0).clip_input("seen", (32, 32))
+    assert indices_around(timed, entry, 9, 2).tolist() == [8, 8, 9, 11]
 
 
 def test_forms_of_truth(tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowpipe.clips import sampling, transforms
 from flowpipe.clips.network_input import to_network_input
+from flowpipe.clips.parts import shot_around
 from flowpipe.clips.streams import FLOW_SCALE_PX, StreamInput
 from flowpipe.clips.transforms import View
 from flowpipe.detection.network import PERSON, PersonNetwork, RoiNetwork, build_network
@@ -226,16 +227,22 @@ def indices_around(
 ) -> npt.NDArray[np.int64]:
     """Return the items of the clip whose item number `middle` is the frame.
 
-    Beyond the ends of the video its first and last items stand, so that every frame has a clip::
+    Beyond the ends of its shot the first and last items stand, so that every frame has a clip::
 
         6 items, frames 4, step 1, frame 0, middle 2     0 0 0 1
     """
-    length = min(part.length(entry) for part in stream.parts)
+    lacking = entry.num_frames - min(part.length(entry) for part in stream.parts)
+    first, stop = 0, entry.num_frames
+    if len(entry.cuts):
+        first, stop = shot_around(frame, entry.num_frames, entry.cuts)
+    # Of flow there is one less than of the frames of a shot.
+    stop -= lacking
     if stream.fps is None:
         offsets = (np.arange(stream.frames) - middle) * stream.frame_step
-        return np.clip(frame + offsets, 0, length - 1)
+        return np.clip(frame + offsets, first, stop - 1)
     start_s = float(entry.pts_s[frame]) - middle / stream.fps
-    return sampling.low_rate_indices(entry.pts_s[:length], start_s, stream.frames, stream.fps)
+    times_s = entry.pts_s[first:stop]
+    return first + sampling.low_rate_indices(times_s, start_s, stream.frames, stream.fps)
 
 
 def read_clip(
