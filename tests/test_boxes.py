@@ -11,6 +11,7 @@ from flowpipe.detection.annotations import (
     read_key_frames,
     read_label_map,
     read_tubes,
+    write_tubes,
 )
 from flowpipe.errors import AnnotationError, InvalidArgument
 from flowpipe.metrics.boxes import box_iou, box_precision
@@ -161,3 +162,14 @@ def test_golden_tubes(goldens):
         for row, name in enumerate(result.classes):
             value = record["ap"].get(name, 0.0)
             assert result.ap_KT[row, column] == pytest.approx(value, abs=1e-4)
+
+
+def test_tubes_written_are_tubes_read(tmp_path):
+    boxes = np.array([[1.5, 2, 11, 22], [2.5, 2, 12, 22]])
+    tubes = [Tube("v", "run", np.array([3, 4]), boxes, 0.25)]
+    tubes.append(Tube("v", "run", np.array([3, 4]), boxes + 50, 0.5))
+    write_tubes(tmp_path / "tubes.csv", tubes)
+    for one, again in zip(tubes, read_tubes(tmp_path / "tubes.csv", scored=True), strict=True):
+        assert (again.video, again.label, again.score) == (one.video, one.label, one.score)
+        assert again.frames.tolist() == one.frames.tolist()
+        np.testing.assert_allclose(again.boxes, one.boxes)

@@ -13,6 +13,7 @@ from support import run_cli, texture
 from flowpipe.cache import open_cache
 from flowpipe.clips.transforms import View
 from flowpipe.detection import roi_align as roi_module
+from flowpipe.detection.annotations import read_tubes
 from flowpipe.detection.clips import (
     DetectStream,
     Look,
@@ -298,11 +299,17 @@ def test_new_videos(scene, trained, tmp_path):
     done = run_cli("detect", "eval", truth, found, "--protocol", "ava", "--json")
     assert json.loads(done.out)["mAP"] > 0.9
     drawn, page = tmp_path / "drawn.mp4", tmp_path / "page.html"
-    given = ("--video", drawn, "--page", "--out", page)
+    given = ("--video", drawn, "--page", "--out", page, "--tubes", tmp_path / "tubes.csv")
     done = run_cli("detect", "predict", scene / "run", video, "--boxes", boxes, *given)
     assert done.status == 0, done.err
     assert probe(drawn).width >= WIDTH
-    assert "sway" in page.read_text("utf-8")
+    assert done.out == ""
+    assert "2 persons in 1 video" in page.read_text("utf-8")
+    best = {}
+    tubes = read_tubes(tmp_path / "tubes.csv", scored=True)
+    for tube in sorted(tubes, key=lambda tube: tube.score):
+        best[tube.boxes[0, 0] < 60] = tube.label
+    assert best == {True: "hop", False: "sway"}
     listed = run_cli("detect", "predict", scene / "run", video, "--boxes", boxes)
     assert "hop" in listed.out
     assert "sway" in listed.out

@@ -24,7 +24,7 @@ def track(number=0, start=0.0, count=6, step=0.2, label=0):
     boxes = np.stack((lefts, np.full(count, 60), lefts + 30, np.full(count, 140)), 1).astype(float)
     scores = np.full((count, 3), 0.1)
     scores[:, label] = 0.8
-    return Track(number, times, boxes, scores)
+    return Track(number, 5 * np.arange(count), times, boxes, scores)
 
 
 class TestTrack:
@@ -37,9 +37,8 @@ class TestTrack:
         assert person.box_at(-0.2) is None
 
     def test_a_long_gap_is_no_line(self):
-        person = Track(
-            0, np.array([0.0, 0.2, 3.0]), np.tile([0.0, 0, 9, 9], (3, 1)), np.ones((3, 1))
-        )
+        times, boxes = np.array([0.0, 0.2, 3.0]), np.tile([0.0, 0, 9, 9], (3, 1))
+        person = Track(0, np.array([0, 5, 75]), times, boxes, np.ones((3, 1)))
         assert person.box_at(1.5) is None
         assert person.box_at(0.2) is not None
 
@@ -49,7 +48,13 @@ class TestTrack:
     )
     def test_what_is_no_track(self, times, boxes, message):
         with pytest.raises(InvalidArgument, match=message):
-            Track(0, np.array(times), np.zeros((boxes, 4)), np.zeros((len(times), 3)))
+            Track(
+                0,
+                np.arange(len(times)),
+                np.array(times),
+                np.zeros((boxes, 4)),
+                np.zeros((len(times), 3)),
+            )
 
     def test_labels_are_the_best_and_those_above(self):
         assert labels_of(np.array([0.1, 0.2, 0.05]), CLASSES, min_score=0.5) == [("wave", 0.2)]
@@ -62,6 +67,7 @@ class TestTrack:
             collector.add(
                 SimpleNamespace(
                     video="v",
+                    frame=5 * k,
                     time_s=0.2 * k,
                     boxes=np.array([[k, 0, 9, 9], [50.0, 0, 60, 9], [0, 0, 1, 1]])[: 3 - k // 2],
                     ids=np.array([7, 3, -1])[: 3 - k // 2],
@@ -71,6 +77,11 @@ class TestTrack:
         assert [(t.number, len(t.times_s)) for t in collector.tracks("v")] == [(3, 4), (7, 4)]
         assert collector.tracks("v", min_moments=5) == []
         assert collector.tracks("w") == []
+        tubes = collector.tubes("v", CLASSES)
+        assert {(t.label, t.frames[0], t.frames[-1]) for t in tubes} == {
+            (name, 0, 15) for name in CLASSES
+        }
+        assert collector.tubes("w", CLASSES) == []
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +134,7 @@ class TestPage:
     def test_persons_and_what_they_do(self, video, tmp_path):
         both = Track(
             5,
+            5 * np.arange(6),
             0.2 * np.arange(6),
             track().boxes_T4,
             np.array([[0.9, 0.1, 0]] * 3 + [[0.2, 0.7, 0.4]] * 3),

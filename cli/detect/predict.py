@@ -10,6 +10,7 @@ from ..output import print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.detection.experiment import SeenFrame
+    from flowpipe.detection.tracks import Track
 
 SHOWN = 20
 
@@ -32,6 +33,12 @@ SHOWN = 20
     help="Write video,time_s,x1,y1,x2,y2,label,person,score.",
 )
 @click.option(
+    "--tubes",
+    "tubes_file",
+    type=click.Path(path_type=Path),
+    help="Write when each person does what, as video,tube,label,frame,x,y,w,h,score.",
+)
+@click.option(
     "--video",
     "drawn",
     type=click.Path(path_type=Path),
@@ -50,6 +57,7 @@ def predict(
     videos: tuple[Path, ...],
     spec: str,
     csv_file: Path | None,
+    tubes_file: Path | None,
     drawn: Path | None,
     page: bool,
     out: Path | None,
@@ -60,8 +68,7 @@ def predict(
 ) -> None:
     """Say who does what in VIDEOS (files, folders, lists), and where, by the detector RUN.
 
-    Persons are numbered over time. Without --csv, --video and --page, how long each does what is
-    listed.
+    Persons are numbered over time. Without a file to write, how long each does what is listed.
     """
     from flowpipe.detection.experiment import PersonSettings
     from flowpipe.detection.experiment import predict as find
@@ -85,7 +92,7 @@ def predict(
         with DetectionWriter(csv_file, classes, min_score) as writer:
             for frame in frames:
                 writer.add(frame)
-                if drawn is not None or page:
+                if drawn is not None or page or tubes_file is not None:
                     collector.add(frame)
                 _count(times, frame, classes, every)
                 if frame.video not in done:
@@ -93,21 +100,21 @@ def predict(
                     update(len(done) / len(paths), f"video {len(done)}/{len(paths)}")
     if csv_file is not None:
         say(f"boxes: {csv_file}")
-    tracks = {video: collector.tracks(video) for video in paths}
-    if drawn is not None:
-        from flowpipe.report.annotated import write_boxes
+    if tubes_file is not None:
+        from flowpipe.detection.annotations import write_tubes
 
-        for video, path in paths.items():
-            target = drawn if len(paths) == 1 else drawn / f"{video.replace('/', '_')}.mp4"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            say(f"video: {write_boxes(path, target, tracks[video], classes)}")
+        write_tubes(tubes_file, [t for video in paths for t in collector.tubes(video, classes)])
+        say(f"tubes: {tubes_file}")
+    # Who is seen once is mostly nobody.
+    tracks = {video: collector.tracks(video, min_moments=2) for video in paths}
+    if drawn is not None:
+        _draw(drawn, paths, tracks, classes)
     if page:
         from flowpipe.report.detection import write_detection_page
 
-        title = f"found by {run}"
-        html = out or Path("detected.html")
+        html, title = out or Path("detected.html"), f"found by {run}"
         say(f"page: {write_detection_page(html, title, tracks, classes, paths=paths)}")
-    if csv_file is not None or drawn is not None or page:
+    if page or any(file is not None for file in (csv_file, tubes_file, drawn)):
         return
     rows = [
         (video, str(person), label, f"{seconds:.1f}")
@@ -117,6 +124,20 @@ def predict(
     print_table("", header, rows[:SHOWN], text_columns=3)
     if len(rows) > SHOWN:
         say(f"and {len(rows) - SHOWN} more; --csv writes all")
+
+
+def _draw(
+    drawn: Path,
+    paths: dict[str, Path],
+    tracks: dict[str, list["Track"]],
+    classes: tuple[str, ...],
+) -> None:
+    from flowpipe.report.annotated import write_boxes
+
+    for video, path in paths.items():
+        target = drawn if len(paths) == 1 else drawn / f"{video.replace('/', '_')}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        say(f"video: {write_boxes(path, target, tracks[video], classes)}")
 
 
 def _count(

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from flowpipe.atomic import write_aside
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.metrics.boxes import Boxes
 from flowpipe.metrics.tubes import Tube
@@ -219,6 +220,17 @@ def read_tubes(path: str | Path, *, scored: bool = False) -> list[Tube]:
                 raise AnnotationError(f"{path}: a tube of {video}, {label} has a frame twice")
             tubes.append(Tube(video, label, np.array(frames), np.array(corners), scores[0]))
     return tubes
+
+
+def write_tubes(path: str | Path, tubes: Iterable[Tube]) -> None:
+    """Write detected tubes in the form that `read_tubes` reads, whole or not at all."""
+    with write_aside(Path(path), "w") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("video", "tube", "label", "frame", "x", "y", "w", "h", "score"))
+        for number, tube in enumerate(tubes):
+            for frame, (x1, y1, x2, y2) in zip(tube.frames, tube.boxes.tolist(), strict=True):
+                corner = f"{x1:.2f}", f"{y1:.2f}", f"{x2 - x1:.2f}", f"{y2 - y1:.2f}"
+                rows.writerow((tube.video, number, tube.label, frame, *corner, f"{tube.score:.6g}"))
 
 
 def _runs(

@@ -7,11 +7,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from flowpipe.detection.linking import TubeOptions, link_tubes
 from flowpipe.detection.persons.boxes import Boxes
 from flowpipe.errors import InvalidArgument
+from flowpipe.metrics.tubes import Tube
 
 # A box is shown between two moments that are not further apart.
 MAX_GAP_S = 1.0
+UNKNOWN_FPS = 25.0
 
 
 class SeenPersons(Protocol):
@@ -19,6 +22,8 @@ class SeenPersons(Protocol):
 
     @property
     def video(self) -> str: ...
+    @property
+    def frame(self) -> int: ...
     @property
     def time_s(self) -> float: ...
     @property
@@ -36,6 +41,7 @@ class Track:
     Attributes
     ----------
     number : int
+    frames : array of T int
     times_s : array of T
         Ascending; 0 is the first frame of the video.
     boxes_T4 : array
@@ -50,6 +56,7 @@ class Track:
     """
 
     number: int
+    frames: npt.NDArray[np.int64]
     times_s: npt.NDArray[np.float64]
     boxes_T4: Boxes
     scores_TK: npt.NDArray[np.float64]
@@ -99,7 +106,7 @@ class TrackCollector:
     """Gathers the tracks of each video while its frames go by."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, dict[int, list[tuple[float, Boxes, npt.NDArray[np.float64]]]]] = {}
+        self._rows: dict[str, dict[int, list[tuple[int, float, Boxes, Boxes]]]] = {}
 
     def add(self, frame: SeenPersons) -> None:
         """Take the persons of a frame; frames of a video must come in order."""
@@ -108,14 +115,35 @@ class TrackCollector:
             frame.ids.tolist(), frame.boxes, frame.probabilities, strict=True
         ):
             if number >= 0:
-                persons.setdefault(number, []).append((frame.time_s, box_4, scores_K))
+                row = (frame.frame, frame.time_s, box_4, scores_K)
+                persons.setdefault(number, []).append(row)
 
     def tracks(self, video: str, *, min_moments: int = 1) -> list[Track]:
         """Return the tracks of a video, the longest first; short ones can be left out."""
         found = []
         for number, rows in self._rows.get(video, {}).items():
-            if len(rows) < min_moments:
-                continue
-            times, boxes, scores = zip(*rows, strict=True)
-            found.append(Track(number, np.array(times), np.array(boxes), np.array(scores)))
+            if len(rows) >= min_moments:
+                found.append(Track(number, *map(np.array, zip(*rows, strict=True))))
         return sorted(found, key=lambda track: (-len(track.times_s), track.number))
+
+    def tubes(
+        self, video: str, classes: Sequence[str], options: TubeOptions | None = None
+    ) -> list[Tube]:
+        """Return when each person of a video does what; see `link_tubes`."""
+        tracks = self.tracks(video)
+        if not tracks:
+            return []
+        frames = np.concatenate([track.frames for track in tracks])
+        times_s = np.concatenate([track.times_s for track in tracks])
+        last = int(times_s.argmax())
+        return link_tubes(
+            video,
+            frames,
+            np.concatenate([track.boxes_T4 for track in tracks]),
+            np.concatenate([track.scores_TK for track in tracks]),
+            np.repeat([track.number for track in tracks], [len(t.times_s) for t in tracks]),
+            classes,
+            # Of the whole video, whose first frame is at 0 s.
+            float(frames[last] / times_s[last]) if times_s[last] > 0 else UNKNOWN_FPS,
+            options,
+        )
