@@ -315,6 +315,25 @@ def test_new_videos(scene, trained, tmp_path):
     assert "sway" in listed.out
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--boxes", "bakground"], 'did you mean "background"'),
+        (["--boxes", "csv"], "of the form csv:FILE"),
+        (["--boxes", "hog", "--boxes-arg", "min_hight_px=9"], 'did you mean "min_height_px"'),
+        (["--boxes", "onnx:gone.onnx", "--boxes-arg", "form=yolov8"], "no network at"),
+    ],
+)
+def test_wrong_boxes_are_refused_before_flow_is_computed(
+    scene, trained, tmp_path, options, message
+):
+    video, cache = scene / "videos" / "v4.mp4", tmp_path / "cache"
+    done = run_cli("detect", "predict", scene / "run", video, "--cache", cache, *options)
+    assert done.status
+    assert message in done.err
+    assert not cache.exists()
+
+
 def test_a_resumed_run_is_the_unbroken_one(scene, trained, tmp_path):
     def run(out, epochs_seen):
         class Stop(Exception):

@@ -1,11 +1,11 @@
 """`flowpipe detect predict`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..options import out_option, workers_option
+from ..options import out_option, parse_arguments, workers_option
 from ..output import print_table, progress_line, say
 
 if TYPE_CHECKING:
@@ -25,6 +25,14 @@ SHOWN = 20
     default="background",
     show_default=True,
     help="Where persons are: csv:FILE, onnx:FILE, background (static camera) or hog.",
+)
+@click.option(
+    "--boxes-arg",
+    "box_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=parse_arguments,
+    help="An option of these boxes, such as form=yolov8; may be repeated.",
 )
 @click.option(
     "--csv",
@@ -56,6 +64,7 @@ def predict(
     run: Path,
     videos: tuple[Path, ...],
     spec: str,
+    box_options: dict[str, Any],
     csv_file: Path | None,
     tubes_file: Path | None,
     drawn: Path | None,
@@ -79,7 +88,7 @@ def predict(
         classes, paths, frames = find(
             run,
             videos,
-            PersonSettings(boxes=spec),
+            PersonSettings(boxes=spec, options=box_options),
             every_s=every,
             cache=cache,
             workers=workers,

@@ -34,7 +34,7 @@ from flowpipe.detection.examples import (
 )
 from flowpipe.detection.learning import DetectTrain, negatives_in, several_in
 from flowpipe.detection.linking import Tracker
-from flowpipe.detection.persons import make_person_detector
+from flowpipe.detection.persons import divide_spec, make_person_detector
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument
 from flowpipe.extraction import extract
 from flowpipe.localisation.annotations import names_in
@@ -130,6 +130,9 @@ class PersonSettings:
     def __post_init__(self) -> None:
         if self.boxes is None and self.teach:
             raise InvalidArgument("teach needs boxes that are found: set boxes = background")
+        # What is wrong here is said before hours of flow: of csv the video is still missing.
+        if self.boxes is not None and divide_spec(self.boxes)[0] in ("background", "hog"):
+            make_person_detector(self.boxes, **self.options)
 
 
 @dataclass(frozen=True)
@@ -547,6 +550,8 @@ def predict(
     """
     if not every_s > 0:
         raise InvalidArgument(f"every_s {every_s} must be > 0; 0.2 is usual", parameter="every_s")
+    if persons.boxes is not None and not persons.boxes.startswith("csv:"):
+        make_person_detector(persons.boxes, **persons.options)
     detector = load_detector(run)
     found, _ = videos_of([str(path) for path in videos])
     if not found:

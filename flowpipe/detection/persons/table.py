@@ -15,6 +15,28 @@ DETECTORS = {
 NEEDS_A_FILE = ("csv", "onnx")
 
 
+def divide_spec(spec: str) -> tuple[str, str]:
+    """Return the kind of a spec, and its file or "".
+
+    Raises
+    ------
+    UnknownName
+        If there is no such kind.
+    InvalidArgument
+        If a file is missing, or given to a kind that has none.
+    """
+    kind, _, file = spec.partition(":")
+    if kind not in DETECTORS:
+        raise UnknownName(
+            f'unknown person boxes "{spec}"{nearest_name(kind, DETECTORS)}; known: csv:FILE, '
+            "onnx:FILE, background, hog"
+        )
+    if (kind in NEEDS_A_FILE) != bool(file):
+        form = f"{kind}:FILE" if kind in NEEDS_A_FILE else kind
+        raise InvalidArgument(f'person boxes "{spec}" must be of the form {form}')
+    return kind, file
+
+
 def make_person_detector(spec: str, **options: Any) -> PersonDetector:
     """Make a detector of persons.
 
@@ -33,15 +55,7 @@ def make_person_detector(spec: str, **options: Any) -> PersonDetector:
         For an option that the kind does not have or a value outside its rule, or where a file
         is missing in the spec.
     """
-    kind, _, file = spec.partition(":")
-    if kind not in DETECTORS:
-        raise UnknownName(
-            f'unknown person boxes "{spec}"{nearest_name(kind, DETECTORS)}; known: csv:FILE, '
-            "onnx:FILE, background, hog"
-        )
-    if (kind in NEEDS_A_FILE) != bool(file):
-        form = f"{kind}:FILE" if kind in NEEDS_A_FILE else kind
-        raise InvalidArgument(f'person boxes "{spec}" must be of the form {form}')
+    kind, file = divide_spec(spec)
     given = {"path": file} if file else {}
     detector: PersonDetector = create(DETECTORS, kind, options, kind="person boxes", given=given)
     return detector
