@@ -42,6 +42,7 @@ def test_each_row_of_the_table_is_there(name):
         ("hog:file", {}, InvalidArgument, "of the form hog"),
         ("hog", {"min_hight_px": 3}, InvalidArgument, 'did you mean "min_height_px"'),
         ("hog", {"min_height_px": 0}, InvalidArgument, "must be > 0"),
+        ("hog", {"min_height_px": "small"}, InvalidArgument, "must be > 0"),
         ("background", {"min_height": 2.0}, InvalidArgument, "must lie in"),
     ],
 )
@@ -249,7 +250,10 @@ class TestOnnxForms:
             ("net.onnx", {}, UnknownName, "cannot be told from its name"),
             ("net.onnx", {"form": "yolo5"}, UnknownName, 'did you mean "yolov5"'),
             ("yolox_s.onnx", {}, WeightsError, "no network at"),
-            ("yolox_s.onnx", {"size": 0}, InvalidArgument, "must be > 0"),
+            ("yolox_s.onnx", {"size": 0}, InvalidArgument, "size 0 must be a number of px > 0"),
+            ("yolox_s.onnx", {"size": "416x416"}, InvalidArgument, "or height and width"),
+            ("yolox_s.onnx", {"size": [416]}, InvalidArgument, "or height and width"),
+            ("yolox_s.onnx", {"min_score": "high"}, InvalidArgument, "must lie in"),
             ("yolox_s.onnx", {"person_class": -1}, InvalidArgument, "must be >= 0"),
         ],
     )

@@ -85,12 +85,12 @@ def overlaps(boxes_M4: Boxes, others_N4: Boxes) -> npt.NDArray[np.float64]:
 
 
 def check_share(name: str, value: float) -> None:
-    """Raise InvalidArgument unless a value lies in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
+    """Raise InvalidArgument unless a value is a number in [0, 1]."""
+    if not (isinstance(value, int | float) and 0.0 <= value <= 1.0):
         raise InvalidArgument(f"{name} {value} must lie in [0, 1]", parameter=name)
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise InvalidArgument unless a value is > 0."""
-    if not value > 0:
+    """Raise InvalidArgument unless a value is a number > 0."""
+    if not (isinstance(value, int | float) and value > 0):
         raise InvalidArgument(f"{name} {value} must be > 0", parameter=name)

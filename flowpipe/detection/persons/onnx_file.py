@@ -16,7 +16,7 @@ form            what comes out, and of whom
 """
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class OnnxDetector:
         path: str | Path,
         *,
         form: str | None = None,
-        size: int | tuple[int, int] | None = None,
+        size: int | Sequence[int] | None = None,
         person_class: int = 0,
         min_score: float = 0.3,
         max_overlap: float = 0.5,
@@ -169,12 +169,10 @@ class OnnxDetector:
         self.path = Path(path)
         check_share("min_score", min_score)
         check_share("max_overlap", max_overlap)
-        if person_class < 0:
+        if not (isinstance(person_class, int) and person_class >= 0):
             raise InvalidArgument(f"person_class {person_class} must be >= 0")
-        if isinstance(size, int):
-            size = (size, size)
-        for side in size or ():
-            check_positive("size", side)
+        if size is not None:
+            size = _sides(size)
         given = {"size": size, "padded": padded, "bgr": bgr, "divisor": divisor}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         self.form = replace(_form_of(self.path, form), **changes)
@@ -233,6 +231,15 @@ class OnnxDetector:
                 f"{self.person_class}; the forms are {', '.join(FORMS)}",
                 parameter="form",
             ) from error
+
+
+def _sides(size: int | Sequence[int]) -> tuple[int, int]:
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InvalidArgument(
+            f"size {size} must be a number of px > 0, or height and width", parameter="size"
+        )
+    return sides[0], sides[1]
 
 
 def _form_of(path: Path, name: str | None) -> OnnxForm:
