@@ -652,3 +652,10 @@ def test_weizmann(shared_data, tmp_path):
     )
     record = train(load_settings(config), tmp_path / "run").record
     assert record["true_boxes"]["mAP"] >= 0.9
+
+
+def test_a_table_of_boxes_without_a_row_is_refused(tmp_path):
+    path = tmp_path / "boxes.csv"
+    path.write_text("video,time_s,x1,y1,x2,y2,label,person\n")
+    with pytest.raises(AnnotationError, match="has no row"):
+        divided(read_truth(path), ["*_test"])

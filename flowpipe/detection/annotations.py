@@ -8,6 +8,7 @@ a header: `video,time_s,x1,y1,x2,y2,label,person,score`; tubes are
 
 import csv
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -313,6 +314,9 @@ def _key_frame(path: Path, number: int, video: str, second: str) -> KeyFrame:
 
 def _number(path: Path, number: int, text: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise AnnotationError(f'{path}, row {number}: "{text}" is no number') from None
+    if not math.isfinite(value):
+        raise AnnotationError(f'{path}, row {number}: "{text}" is no finite number')
+    return value

@@ -399,6 +399,8 @@ def divided(truth: Truth, patterns: Sequence[str]) -> tuple[Truth, Truth]:
         If a pattern matches no video, or all are for testing.
     """
     videos = videos_in(truth)
+    if not videos:
+        raise AnnotationError("[data] boxes has no row; each is a box of a person on a key frame")
     chosen = set()
     for pattern in patterns:
         matching = set(fnmatch.filter(videos, pattern))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from flowpipe.detection.annotations import read_person_boxes
 from flowpipe.detection.persons.boxes import Found, check_positive, check_share, clean
-from flowpipe.errors import AnnotationError, InvalidArgument, nearest_name
+from flowpipe.errors import InvalidArgument, nearest_name
 
 
 class CsvBoxes:
@@ -32,7 +32,7 @@ class CsvBoxes:
     Raises
     ------
     AnnotationError
-        If the file cannot be read, or a score or corner is no finite number.
+        If the file cannot be read or a row is broken.
     InvalidArgument
         If it has no box of the video, or holds times and `fps` is missing.
     """
@@ -50,8 +50,6 @@ class CsvBoxes:
         if fps is not None:
             check_positive("fps", fps)
         file = read_person_boxes(path)
-        if not (np.isfinite(file.boxes).all() and np.isfinite(file.scores).all()):
-            raise AnnotationError(f"{path} has a box or score that is no finite number")
         rows = np.flatnonzero(file.videos == video)
         if not len(rows):
             known = sorted(set(file.videos))
