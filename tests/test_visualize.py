@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import av
 import cv2
@@ -16,10 +17,11 @@ from flowpipe.errors import InvalidArgument
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import load_settings
 from flowpipe.models import build_for_clip
+from flowpipe.report.seen import SeenClass, SeenClip, write_classes_page
 from flowpipe.visualize import drawing
-from flowpipe.visualize.explain import METHODS, explain
+from flowpipe.visualize.explain import METHODS, clip_at, explain
 from flowpipe.visualize.filters import Filters, first_filters, temporal_centroid
-from flowpipe.visualize.maximise import maximise, variation
+from flowpipe.visualize.maximise import best_clip, maximise, variation
 from flowpipe.visualize.network import from_BTCHW, to_BTCHW
 
 SIDE, FRAMES = 24, 12
@@ -214,7 +216,12 @@ def test_a_mirrored_clip_gives_the_mirrored_map(seeing):
         ("small-cnn", "CHW", [""], [1]),
         ("late-fusion-pool", "TCHW", [""], [8]),
         ("cnn-lstm", "TCHW", [""], [8]),
-        ("slowfast-tiny", "CTHW", ["slow", "fast"], None),
+        ("slowfast-tiny", "CTHW", ["slow", "fast"], [2, 8]),
+        ("convgru-tiny", "TCHW", [""], [8]),  # frames, not the states or gates of its steps
+        ("lecture-late", "TCHW", [""], [8]),  # one ReLU behind several layers
+        ("lecture-3d", "CTHW", [""], [2]),
+        ("x3d-tiny", "CTHW", [""], [8]),
+        ("i3d-resnet50-nonlocal-tiny", "CTHW", [""], [4]),
     ],
 )
 def test_networks_of_every_kind_are_explained(name, layout, pathways, times):
@@ -232,6 +239,102 @@ def test_networks_of_every_kind_are_explained(name, layout, pathways, times):
     for each in found:
         assert each.signed_THW.shape == (8, side, side)
         assert np.isfinite(each.signed_THW).all()
+
+
+class Tokens(nn.Module):
+    """Patches of 4×4 px of each second frame, mixed, then averaged or read from a class token."""
+
+    input_layout, stem_name, classifier_name = "TCHW", "embed", "fc"
+
+    def __init__(self, order: str, class_token: bool) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(2, 8, (2, 4, 4), (2, 4, 4))
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True)
+        self.last = nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True)
+        self.fc = nn.Linear(8, 2)
+        self.token_grid, self.token_order = (FRAMES // 2, SIDE // 4, SIDE // 4), order
+        self.token = nn.Parameter(torch.randn(1, 1, 8)) if class_token else None
+
+    def forward(self, clip):
+        maps = self.embed(clip.transpose(1, 2))
+        if self.token_order == "HWT":
+            maps = maps.permute(0, 1, 3, 4, 2)
+        tokens = maps.flatten(2).transpose(1, 2)
+        if self.token is not None:
+            tokens = torch.cat([self.token.expand(len(clip), -1, -1), tokens], 1)
+        tokens = self.last(self.block(tokens))
+        return self.fc(tokens.mean(1) if self.token is None else tokens[:, 0])
+
+
+def test_gradcam_weighs_the_last_tokens_that_the_class_is_read_from():
+    torch.manual_seed(12)
+    look = stream(layout="TCHW")
+    clip = torch.randn(look.input_shape)
+    model = Tokens("THW", class_token=False).eval()
+    (found,) = explain(model, clip, look, 1, "gradcam")
+    assert found.times == FRAMES // 2
+    tokens = model.last(model.block(model.embed(clip[None].transpose(1, 2)).flatten(2).mT))
+    cam = (tokens[0] @ model.fc.weight[1]).relu().reshape(model.token_grid).detach()
+    # Places and times come back in their order: two maps seven tokens apart are as they were.
+    sized = nn.functional.interpolate(
+        cam[None, None] / tokens.shape[1], (FRAMES, SIDE, SIDE), mode="trilinear"
+    )
+    np.testing.assert_allclose(found.heat_THW, sized[0, 0].numpy(), atol=1e-6)
+
+
+def test_tokens_in_another_order_and_a_class_token_give_the_same_map():
+    look = stream(layout="TCHW")
+    clip = torch.randn(look.input_shape, generator=torch.Generator().manual_seed(13))
+    found = []
+    for order in ("THW", "HWT"):  # without positions, attention does not know the order
+        torch.manual_seed(14)
+        model = Tokens(order, class_token=True).eval()
+        found += explain(model, clip, look, 0, "gradcam")
+    assert found[0].heat_THW.max() > 0  # the last block's patches alone have no gradient
+    np.testing.assert_allclose(found[0].heat_THW, found[1].heat_THW, atol=1e-5)
+
+
+def planted_in_time(generator: torch.Generator, label: int, third: int = 0):
+    """Noise; of class 1, a bright square in one quadrant and one third of the time."""
+    clip = 0.1 * torch.randn(3, FRAMES, 48, 48, generator=generator)
+    top, left = (torch.randint(0, 2, (2,), generator=generator) * 24).tolist()
+    box = slice(third * 4, third * 4 + 4), slice(top, top + 24), slice(left, left + 24)
+    if label:
+        clip[:, *box] += 1.5
+    return clip, box
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layout", "method", "pathway"),
+    [
+        ("slowfast-tiny", "CTHW", "gradcam", "fast"),
+        ("i3d-resnet50-nonlocal-tiny", "CTHW", "integrated", ""),
+    ],
+)
+def test_two_pathway_and_attention_networks_see_what_was_planted(name, layout, method, pathway):
+    torch.manual_seed(15)
+    generator = torch.Generator().manual_seed(15)
+    look = StreamInput("s", "rgb", FRAMES, crop_size=(48, 48), layout=layout)
+    model = build_for_clip(name, look.clip_CTHW, num_classes=2)
+    turned = (0, 2, 1, 3, 4) if layout == "TCHW" else (0, 1, 2, 3, 4)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
+    for step in range(80):
+        labels = torch.arange(8) % 2
+        some = [planted_in_time(generator, int(y), (step + n) % 3)[0] for n, y in enumerate(labels)]
+        loss = nn.functional.cross_entropy(model(torch.stack(some).permute(turned)), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    shares, in_time = [], []
+    for third in (0, 1, 2):
+        clip, box = planted_in_time(generator, 1, third)
+        found = explain(model, clip[None].permute(turned)[0], look, 1, method)
+        heat = next(each.heat_THW for each in found if each.pathway == pathway)
+        shares.append(float(heat[box].sum() / heat.sum()))
+        in_time.append(float(heat[box[0]].sum() / heat.sum()))
+    assert min(in_time) >= 0.6  # chance: a third
+    assert min(shares) >= 0.6  # chance: a twelfth
 
 
 def test_the_network_stays_as_it_was():
@@ -430,7 +533,56 @@ def test_see_class(run, tmp_path):
     assert done.status == 0, done.err
     found = json.loads(done.out)["maximised"]
     speeds = [(row["stream"], row["speed"]) for row in found if row["class"] == "right"]
-    assert speeds == [("motion", "slow"), ("motion", "fast"), ("look", "still")]
+    assert speeds == [("look", "still"), ("motion", "slow"), ("motion", "fast")]
     assert all(row["activation"] > row["noise"] for row in found)
+    videos = {row["class"]: row["best_clip"].split("/")[0] for row in found}
+    assert videos == {"down": "down", "right": "right"}  # a training video of its own class
+    page, quiz = ((tmp_path / f"{name}.html").read_text() for name in ("classes", "quiz"))
+    assert f"{found[0]['best_training']:.2f}" in page
+    assert 'href="' not in page + quiz
+    assert "http" not in page + quiz
+    assert page.count('class="moving"') == quiz.count('class="moving"') == 4
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ["down", "right"]
+    assert re.findall(r"<h2>(.*?)</h2>", quiz) == ["1", "2"]
+    answers = re.findall(r'<details><summary>The answer</summary><p class="answer">(.*?)</p>', quiz)
+    assert sorted(answers) == ["down", "right"]
+
+
+def test_best_training_clip_is_the_one_of_the_highest_logit(run):
+    experiment = Experiment.of_run(run)
+    name = experiment.fold_name(None)
+    cache, ids = experiment.training_videos(name)
+    own = experiment.stream("look", name)
+    model = experiment.trained(own, name, 2)
+    best, clip = best_clip(model, own.input, cache, ids["right"], 1)
+    logits = {}
+    for video in ids["right"]:
+        entry = cache[video]
+        for centre in range(entry.num_frames):
+            view = own.input.test_views(entry)[0]
+            values = clip_at(own.input, entry, centre, view, None)
+            with torch.no_grad():
+                logits[f"{video}, {entry.pts_s[centre]:.2f} s"] = float(
+                    model.eval()(values[None])[0, 1]
+                )
+    assert clip == max(logits, key=logits.__getitem__)
+    assert best == pytest.approx(logits[clip], abs=1e-4)
+
+
+def test_a_refused_class_is_named_with_its_reason(tmp_path):
+    strip = np.full((8, 32, 3), 128, np.uint8)
+    clips = [
+        SeenClip("motion", "slow", strip, 4, activation=2.0, noise=1.0),
+        SeenClip("motion", "fast", refusal="it shows nothing"),
+    ]
+    page = write_classes_page(tmp_path / "c.html", "t", [SeenClass("a<b", clips)]).read_text()
+    assert "1 refused" in page
+    assert "motion fast: it shows nothing" in page
+    assert "a<b" not in page
+    assert "a&lt;b" in page
+    with pytest.raises(InvalidArgument, match="a strip of pictures or a reason"):
+        SeenClip("motion", "slow")
+    with pytest.raises(InvalidArgument, match="cannot hold 5 moments"):
+        SeenClip("motion", "slow", strip, 5)
     assert cv2.imread(str(tmp_path / "right.png")) is not None
     assert frames_of(tmp_path / "down.mp4") == 16

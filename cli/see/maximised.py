@@ -1,7 +1,7 @@
 """`flowpipe see class`."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,13 @@ from .common import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    from flowpipe.experiment.experiment import Experiment
+
 # A literal copy of flowpipe.visualize.maximise.SPEEDS: torch costs --help seconds.
 SPEEDS = ("slow", "medium", "fast")
+# Videos of a class whose clips are tried.
+MOST_TRAINING = 32
 
 
 def _parse_speeds(context: click.Context, option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -60,26 +65,35 @@ def maximised(
 ) -> None:
     """Show the input that a class likes best: side by side for each stream and speed.
 
-    A clip (MP4), all moments in rows with a slice through time at the end of each (PNG), and the
-    activation beside that of noise of the same strength. What does not exceed noise is refused.
+    A page of all (classes.html) and one to guess by (quiz.html, the answers folded); of each class
+    a clip (MP4) and all moments in rows with a slice through time at the end of each (PNG). Beside
+    the activation stand those of noise of the same strength and of the best training clip, where
+    the training videos are at hand. What does not exceed noise is refused.
     """
     from flowpipe.errors import InvalidArgument
     from flowpipe.experiment.sharing import open_run
+    from flowpipe.report.seen import SeenClass, SeenClip, write_classes_page, write_quiz_page
     from flowpipe.visualize.drawing import write_movie, write_png
     from flowpipe.visualize.maximise import SPEEDS as CHI
-    from flowpipe.visualize.maximise import maximise
-    from flowpipe.visualize.moving import paint, sheet, side_by_side
+    from flowpipe.visualize.maximise import best_clip, maximise
+    from flowpipe.visualize.moving import film, paint, sheet, side_by_side
 
     experiment = open_run(run)
     classes = list(experiment.results["classes"])
     wanted = range(len(classes)) if label == "all" else [class_number(experiment, label)]
-    shown = list(networks(experiment, stream, fold))
+    # As in a lecture: appearance, then slow and fast motion.
+    shown = sorted(networks(experiment, stream, fold), key=lambda own: own[1].has_flow)
+    training = _training_videos(experiment, fold)
     out.mkdir(parents=True, exist_ok=True)
     record: list[dict[str, Any]] = []
-    refused = 0
+    pages: list[SeenClass] = []
     for number in wanted:
-        parts = {}
+        parts, clips = {}, []
         for name, look, model in shown:
+            best, best_name = None, ""
+            if training is not None and (ids := training[1].get(classes[number])):
+                step = -(-len(ids) // MOST_TRAINING)  # spread evenly
+                best, best_name = best_clip(model, look, training[0], ids[::step], number)
             # A single picture has no speed.
             for speed in speeds if look.frames > 1 else ("still",):
                 try:
@@ -88,28 +102,56 @@ def maximised(
                     )
                 except InvalidArgument as error:
                     say(f"{classes[number]}, {name}, {speed}: {error}")
-                    refused += 1
+                    clips.append(SeenClip(name, speed, refusal=str(error)))
                     continue
-                parts[f"{name} {speed}"] = paint(found, look)
+                moments = parts[f"{name} {speed}"] = paint(found, look)
+                strip, through = film(moments)
+                clips.append(SeenClip(
+                    name, speed, strip, len(moments), through if len(moments) > 1 else None,
+                    found.activation, found.noise_activation, best, best_name,
+                ))  # fmt: skip
                 record.append({
                     "class": classes[number], "stream": name, "speed": speed,
                     "activation": found.activation, "noise": found.noise_activation,
+                    "best_training": best, "best_clip": best_name,
                     "chi": found.chi, "kappa": found.kappa, "weight": found.weight,
                     "seed": seed, "steps": steps,
                 })  # fmt: skip
+        pages.append(SeenClass(classes[number], clips))
         if parts:
             title = classes[number].replace("/", "_")
             write_png(out / f"{title}.png", sheet(parts))
             write_movie(out / f"{title}.mp4", side_by_side(parts), 10)
             say(f"{classes[number]}: {out / title}.png, .mp4")
     write_json(out / "activations.json", record)
+    title = experiment.settings.title or run.stem
+    say(f"page: {write_classes_page(out / 'classes.html', title, pages)}")
+    if len(pages) > 1:
+        say(f"to guess by: {write_quiz_page(out / 'quiz.html', title, pages, seed=seed)}")
     if as_json:
         print_json({"maximised": record})
     else:
         rows = [
-            [r["class"], r["stream"], r["speed"], f"{r['activation']:.2f}", f"{r['noise']:.2f}"]
+            [r["class"], r["stream"], r["speed"], *map(_two, (r["activation"], r["noise"])),
+             _two(r["best_training"])]
             for r in record
-        ]
-        header = ["class", "stream", "speed", "activation", "of noise"]
+        ]  # fmt: skip
+        header = ["class", "stream", "speed", "activation", "of noise", "of the best training clip"]
         print_table("", header, rows, text_columns=3)
+    refused = any(clip.refusal for each in pages for clip in each.clips)
     click.get_current_context().exit(1 if refused else 0)
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _training_videos(experiment: "Experiment", fold: str | None) -> Any:
+    """Return the cache and the ids of the training videos; None where they are not at hand."""
+    from flowpipe.errors import FlowpipeError
+
+    try:
+        return experiment.training_videos(experiment.fold_name(fold))
+    except FlowpipeError as error:
+        say(f"the best training clip is left out: {error}")
+        return None

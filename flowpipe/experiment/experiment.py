@@ -343,6 +343,24 @@ class Experiment:
     def _fold(self, name: str) -> Fold:
         return make_fold(self.settings.data, self.dataset, name, seed=self.settings.train.seed)
 
+    def training_videos(self, fold: str) -> tuple[PartCache, dict[str, list[str]]]:
+        """Return the cache of the training videos, and of each class the ids of those in it.
+
+        Raises
+        ------
+        FlowpipeError
+            If the videos' list or the cache is not at hand, as of an exported model.
+        """
+        videos = self._fold(fold).train.videos
+        recipe = self.settings.extract.recipe().id
+        cache = PartCache(open_cache(self.cache_path, recipe=recipe), videos)
+        known = {row.name for row in cache.rows()}
+        ids: dict[str, list[str]] = {}
+        for video in videos:
+            if video.id in known and video.label is not None:
+                ids.setdefault(video.label, []).append(video.id)
+        return cache, ids
+
     def stream(self, name: str, fold: str, videos: Iterable[Video] = ()) -> ClipStream:
         """Return a stream; one on features needs features of these videos."""
         settings, options = self.settings.streams[name], self.settings.train_options(name)

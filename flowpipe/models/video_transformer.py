@@ -85,6 +85,13 @@ class VideoTransformer(nn.Module):
             config = package.TimesformerConfig(**common)
             self.network = package.TimesformerForVideoClassification(config)
         self.stem_name = f"network.{kind}.embeddings.patch_embeddings.projection"
+        # How tokens lie in the clip, for pictures of what the network looks at.
+        self.token_grid = (
+            frames // config.tubelet_size if kind == "videomae" else frames,
+            size[0] // config.patch_size,
+            size[1] // config.patch_size,
+        )
+        self.token_order = "THW" if kind == "videomae" else "HWT"
 
     def forward(self, clip_BTCHW: Tensor) -> Tensor:
         """Return logits B×K."""

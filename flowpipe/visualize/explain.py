@@ -7,6 +7,7 @@ Integrated gradients: M. Sundararajan, A. Taly, Q. Yan, ICML 2017, doi:10.48550/
 Occlusion: M. Zeiler, R. Fergus, ECCV 2014, doi:10.1007/978-3-319-10590-1_53, in space and time.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -171,9 +172,7 @@ def _by_gradcam(
 
     def keep(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor) or output.ndim not in (4, 5):
-                return
-            if output.shape[-2] * output.shape[-1] > 1:  # not what is pooled over space already
+            if isinstance(output, Tensor) and output.requires_grad:
                 fired.append((name, output))
 
         return hook
@@ -191,21 +190,59 @@ def _by_gradcam(
     found = []
     for pathway in pathways:
         own = [(name, out) for name, out in fired if name.startswith(pathway)]
-        maps = [out for name, out in own if out.requires_grad and name == own[-1][0]]
-        if not maps:
-            raise InvalidArgument(
-                f"{type(model).__name__} has no maps that Grad-CAM could weigh; occlusion and "
-                "gradients look at any network"
-            )
-        slopes = torch.autograd.grad(score, maps, retain_graph=True, allow_unused=True)
-        cams = [_cam(a, g) for a, g in zip(maps, slopes, strict=True) if g is not None]
-        # A layer that is run several times sees the clip piece by piece.
-        cam_THW = torch.cat(cams)
+        cam_THW = _last_cam(model, own, score, stream)
         sized = nn.functional.interpolate(
             cam_THW[None, None], (stream.frames, *stream.crop_size), mode="trilinear"
         )
         found.append((pathway, sized[0, 0], len(cam_THW)))
     return found
+
+
+def _last_cam(
+    model: nn.Module, fired: Sequence[tuple[str, Tensor]], score: Tensor, stream: StreamInput
+) -> Tensor:
+    """Return the map T'×H'×W' of the last layer whose output lies in space and time.
+
+    ::
+
+        CHW     1×C×H'×W'       one map for the whole stack
+        CTHW    1×C×T'×H'×W'    weights are means over space and time
+        TCHW    T×C×H'×W'       frames folded into the batch, each with its own weights: what a
+                                recurrent layer behind them makes of each frame is in these. The
+                                states of a recurrence are none: of many to one, only the last
+                                has a gradient.
+        tokens  1×N×D           of a transformer, by its `token_grid`
+    """
+    grid_THW = getattr(model, "token_grid", None)
+    for name, output in reversed(fired):
+        pieces = [output]
+        if grid_THW is not None:
+            if output.ndim != 3 or output.shape[1] not in (own := math.prod(grid_THW), own + 1):
+                continue
+        elif stream.layout == "TCHW":
+            # A network may run its layers once for each piece of the clip.
+            if len(output) != stream.frames:
+                pieces = [out for same, out in fired if same == name and out.shape == output.shape]
+            if output.ndim != 4 or sum(map(len, pieces)) != stream.frames:
+                continue
+        elif output.ndim != len(stream.layout) + 1:
+            continue
+        if grid_THW is None and output.shape[-2] * output.shape[-1] == 1:  # pooled already
+            continue
+        slopes = torch.autograd.grad(score, pieces, retain_graph=True, allow_unused=True)
+        if any(slope is None for slope in slopes):
+            continue
+        if grid_THW is None:
+            return torch.cat([_cam(a, g) for a, g in zip(pieces, slopes, strict=True)])
+        # The class is read from one token alone: the last block's others say nothing.
+        patches = slopes[0][:, -math.prod(grid_THW) :]
+        if patches.any():
+            maps = output[:, -math.prod(grid_THW) :]
+            return _cam_of_tokens(maps, patches, grid_THW, str(model.token_order))
+    raise InvalidArgument(
+        f"{type(model).__name__} has no maps that Grad-CAM could weigh; occlusion and gradients "
+        "look at any network"
+    )
 
 
 def _cam(activations: Tensor, slopes: Tensor) -> Tensor:
@@ -214,6 +251,18 @@ def _cam(activations: Tensor, slopes: Tensor) -> Tensor:
     weights = slopes.mean(over, keepdim=True)
     cam = (weights * activations).sum(1).relu()
     return (cam if cam.ndim == 3 else cam[0]).detach()
+
+
+def _cam_of_tokens(
+    tokens_BND: Tensor, slopes_BND: Tensor, grid_THW: Sequence[int], order: str
+) -> Tensor:
+    """Return the map of a transformer's tokens, which lie by time or by place first."""
+    weights = slopes_BND.mean(1, keepdim=True)
+    cam_N = (weights * tokens_BND).sum(2)[0].relu().detach()
+    frames, height, width = grid_THW
+    if order == "THW":
+        return cam_N.reshape(frames, height, width)
+    return cam_N.reshape(height, width, frames).permute(2, 0, 1)
 
 
 _RULES: dict[str, Callable[..., list[tuple[str, Tensor, int]]]] = {
@@ -295,8 +344,8 @@ def explain_video(
         )
     view = stream.test_views(entry)[0]
     assert view is not None
-    places = _centres(stream, entry)
-    batch = [_clip(stream, entry, centre, view, backward) for centre in places]
+    places = centres_along(stream, entry)
+    batch = [clip_at(stream, entry, centre, view, backward) for centre in places]
     with untouched(model), torch.no_grad():
         logits_K = torch.cat([class_logits(model, clip[None]) for clip in batch]).mean(0)
     number = int(logits_K.argmax()) if number is None else number
@@ -324,16 +373,19 @@ def explain_video(
     ]
 
 
-def _centres(stream: StreamInput, entry: EntryLike) -> Sequence[int]:
+def centres_along(stream: StreamInput, entry: EntryLike) -> Sequence[int]:
+    """Return the centres of clips that overlap by half."""
     first, stop = stream.centres(entry)
     indices = stream.indices(entry, first, "repeat-last")
     step = max(1, int(indices[-1] - indices[0] + 1) // 2)
     return sorted({*range(first, stop, step), stop - 1})
 
 
-def _clip(
+def clip_at(
     stream: StreamInput, entry: EntryLike, centre: int, view: View, backward: Backward | None
 ) -> Tensor:
+    """Return one clip as the network takes it."""
+
     def none() -> EntryLike:
         raise InvalidArgument(f'stream "{stream.name}" stacks backward flow; give it too')
 

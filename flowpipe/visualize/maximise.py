@@ -7,6 +7,9 @@ motion, χ much above κ slow one. Norm bound and jitter as in A. Mahendran, A. 
 doi:10.1007/s11263-016-0911-8. No picture of the training data takes part.
 """
 
+import functools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,8 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from flowpipe.clips.parts import PartCache
 from flowpipe.clips.streams import StreamInput
 from flowpipe.errors import InvalidArgument
+from flowpipe.visualize.explain import centres_along, clip_at
 from flowpipe.visualize.network import check_class, class_logits, from_BTCHW, to_BTCHW, untouched
 
 # χ / κ.
@@ -160,6 +165,42 @@ def maximise(
         seed,
         steps,
     )
+
+
+def best_clip(
+    model: nn.Module,
+    stream: StreamInput,
+    cache: PartCache,
+    videos: Iterable[str],
+    number: int,
+) -> tuple[float, str]:
+    """Return the highest logit of a class over clips of videos, and which clip has it.
+
+    Clips overlap by half; a clip is named by its video and the time of its middle.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was.
+    stream : StreamInput
+    cache : PartCache
+    videos : iterable of str
+        Ids.
+    number : int
+        The class.
+    """
+    best = -math.inf, ""
+    with untouched(model), torch.no_grad():
+        for name in videos:
+            entry = cache[name]
+            (view, *_) = stream.test_views(entry)
+            assert view is not None
+            other = functools.partial(cache.backward, name)
+            for centre in centres_along(stream, entry):
+                clip = clip_at(stream, entry, centre, view, other)
+                logit = float(class_logits(model, clip[None])[0, number])
+                best = max(best, (logit, f"{name}, {float(entry.pts_s[centre]):.2f} s"))
+    return best
 
 
 def _bounded(values_TCHW: Tensor, stream: StreamInput, bound: float) -> Tensor:

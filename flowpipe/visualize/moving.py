@@ -58,14 +58,21 @@ def side_by_side(parts: Mapping[str, Sequence[Picture]]) -> list[Picture]:
     return once * LOOPS
 
 
+def film(moments: Sequence[Picture]) -> tuple[Picture, Picture]:
+    """Return all moments side by side without a gap, and the middle line over time (x–t)."""
+    height = moments[0].shape[0]
+    slice_TWC = np.stack([picture[height // 2] for picture in moments])
+    slope = slice_TWC.repeat(max(1, height // len(moments)), axis=0)[:height]
+    return np.concatenate(moments, axis=1), slope
+
+
 def sheet(parts: Mapping[str, Sequence[Picture]]) -> Picture:
     """Return all moments of each input in a row, and its middle line over time (x–t) at the end."""
     rows = []
     for title, moments in parts.items():
-        height = moments[0].shape[0]
-        slice_TWC = np.stack([picture[height // 2] for picture in moments])
-        slope = slice_TWC.repeat(max(1, height // len(moments)), axis=0)[:height]
-        line = row([grid(moments, len(moments)), _as_tall(slope, height)], 8)
+        line = row(
+            [grid(moments, len(moments)), _as_tall(film(moments)[1], moments[0].shape[0])], 8
+        )
         rows.append(_titled(title, line))
     return column(rows, 6)
 
