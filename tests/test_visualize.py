@@ -546,6 +546,8 @@ def test_see_class(run, tmp_path):
     assert re.findall(r"<h2>(.*?)</h2>", quiz) == ["1", "2"]
     answers = re.findall(r'<details><summary>The answer</summary><p class="answer">(.*?)</p>', quiz)
     assert sorted(answers) == ["down", "right"]
+    assert cv2.imread(str(tmp_path / "right.png")) is not None
+    assert frames_of(tmp_path / "down.mp4") == 16
 
 
 def test_best_training_clip_is_the_one_of_the_highest_logit(run):
@@ -584,5 +586,3 @@ def test_a_refused_class_is_named_with_its_reason(tmp_path):
         SeenClip("motion", "slow")
     with pytest.raises(InvalidArgument, match="cannot hold 5 moments"):
         SeenClip("motion", "slow", strip, 5)
-    assert cv2.imread(str(tmp_path / "right.png")) is not None
-    assert frames_of(tmp_path / "down.mp4") == 16
