@@ -305,32 +305,24 @@ def planted_in_time(generator: torch.Generator, label: int, third: int = 0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "layout", "method", "pathway"),
-    [
-        ("slowfast-tiny", "CTHW", "gradcam", "fast"),
-        ("i3d-resnet50-nonlocal-tiny", "CTHW", "integrated", ""),
-    ],
-)
-def test_two_pathway_and_attention_networks_see_what_was_planted(name, layout, method, pathway):
+def test_an_attention_network_sees_what_was_planted():
     torch.manual_seed(15)
     generator = torch.Generator().manual_seed(15)
-    look = StreamInput("s", "rgb", FRAMES, crop_size=(48, 48), layout=layout)
-    model = build_for_clip(name, look.clip_CTHW, num_classes=2)
-    turned = (0, 2, 1, 3, 4) if layout == "TCHW" else (0, 1, 2, 3, 4)
+    look = StreamInput("s", "rgb", FRAMES, crop_size=(48, 48), layout="CTHW")
+    model = build_for_clip("i3d-resnet50-nonlocal-tiny", look.clip_CTHW, num_classes=2)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
     for step in range(80):
         labels = torch.arange(8) % 2
         some = [planted_in_time(generator, int(y), (step + n) % 3)[0] for n, y in enumerate(labels)]
-        loss = nn.functional.cross_entropy(model(torch.stack(some).permute(turned)), labels)
+        loss = nn.functional.cross_entropy(model(torch.stack(some)), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     shares, in_time = [], []
     for third in (0, 1, 2):
         clip, box = planted_in_time(generator, 1, third)
-        found = explain(model, clip[None].permute(turned)[0], look, 1, method)
-        heat = next(each.heat_THW for each in found if each.pathway == pathway)
+        (found,) = explain(model, clip, look, 1, "integrated")
+        heat = found.heat_THW
         shares.append(float(heat[box].sum() / heat.sum()))
         in_time.append(float(heat[box[0]].sum() / heat.sum()))
     assert min(in_time) >= 0.6  # chance: a third

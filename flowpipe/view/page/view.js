@@ -341,7 +341,7 @@ async function show(item) {
   for (const name of ["frame", "flow"]) $(name).removeAttribute("src");
   if (hasFlow) {
     const own = clip.scale_px, rows = [...new Set([own, ...SCALES])].sort((a, b) => a - b);
-    $("scale").replaceChildren(...rows.map(px => new Option(`${px} px${px === own ? " (own)" : ""}`, px, false, px === own)));
+    $("scale").replaceChildren(...rows.map(px => new Option(`${px} px${px === own ? " *" : ""}`, px, false, px === own)));
   }
   showAxis();
   showStreams();
@@ -486,6 +486,7 @@ function place(track, image) {
 addEventListener("resize", () => {
   if (!clip || !clip.times_s.length) return;
   for (const track of clip.tracks) if ($(track).naturalWidth) place(track, $(track));
+  $("axis").querySelector(".ticks")?.replaceWith(ticks());
 });
 const go = number => { if (clip && clip.times_s.length) return step(number); };
 const seek = time => {
