@@ -71,7 +71,8 @@ def sizes(name: str, clips: list[Path]) -> dict[str, Any]:
     """Return the bytes of confidence beside those of the flow."""
     with tempfile.TemporaryDirectory() as folder:
         extract(clips, folder, FlowRecipe.make(name, rgb=False, confidence=True))
-        entries = list(open_cache(folder).values())
+        cache = open_cache(folder)
+        entries = [cache[name] for name in cache.names()]
         flow = sum(entry.flow.num_bytes for entry in entries)
         own = sum(entry.confidence.num_bytes for entry in entries)
         fields = sum(entry.num_flows for entry in entries)

@@ -5,11 +5,12 @@
 Pieces of all clips are joined in a random order, so that every join is a cut: as they are (`hard`),
 with two flashes of one to three frames in each (`flash`), and with two of three frames left out
 (`fast`). Fades through black, dissolves and whole clips have no cuts, but two clips that have one
-of their own, which is left out of the count. The cost is the time of `extract` with the search
-beside that without, the two taking turns.
+of their own, which is left out of the count. The cost is the processor time of `extract` with the
+search beside that without, the two taking turns.
 """
 
 import itertools
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,29 +112,37 @@ def measure(clips: list[Path], seed: int) -> list[dict[str, Any]]:
 
 
 def costs(clips: list[Path]) -> list[dict[str, Any]]:
-    """Return the time of `extract` with the search as a multiple of that without."""
+    """Return the processor time of `extract` with the search as a multiple of that without."""
+
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     rows = []
     for flow in ("dis", "tvl1-fast"):
         seconds: dict[bool, float] = {False: 0.0, True: 0.0}
         for number in range(6):
             cuts = number % 4 in (1, 2)
             with tempfile.TemporaryDirectory() as folder:
+                began = spent()
                 recipe = FlowRecipe.make(flow, rgb=False, cuts=cuts)
-                done = extract(clips, Path(folder) / "c", recipe, workers=1)
+                extract(clips, Path(folder) / "c", recipe, workers=1)
                 if number > 1:  # the first of each compiles
-                    seconds[cuts] += done.stage_seconds["all"]
+                    seconds[cuts] += spent() - began
         rows.append({"flow": flow, "time × without": seconds[True] / seconds[False]})
     return rows
 
 
 def main() -> None:
     parser = common.arguments(__doc__)
+    parser.add_argument("--cost-only", action="store_true")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--cost-clips", type=int, default=6)
     given = parser.parse_args()
-    rows = measure(common.ucf101_clips(), given.seed)
-    common.show("Cuts of joined UCF101 clips", rows)
-    numbers: dict[str, Any] = {"cuts": rows}
+    numbers: dict[str, Any] = {}
+    if not given.cost_only:
+        numbers["cuts"] = measure(common.ucf101_clips(), given.seed)
+        common.show("Cuts of joined UCF101 clips", numbers["cuts"])
     if given.cost_clips:
         numbers["cost"] = costs(common.ucf101_clips(given.cost_clips))
         common.show("Cost of the search in extract, one worker", numbers["cost"])

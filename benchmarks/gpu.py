@@ -301,7 +301,7 @@ def extract(given: argparse.Namespace) -> Any:
         for name in ("tvl1", "tvl1-fast"):
             with Idle(given.device) as idle:
                 began = time.perf_counter()
-                done = run(clips, Path(folder) / name, flow=name, device=given.device,
+                done = run(clips, Path(folder) / name, flow=name, device=given.device, codec="zstd",
                            short_side=64 if given.small else 256)  # fmt: skip
                 seconds = time.perf_counter() - began
             result[name] = {

@@ -2,6 +2,7 @@
 
 python benchmarks/tvl1.py moving     pairs on which OpenCV spends more than five million
                                      pixel-iterations, at 320×240 and at 340×256
+python benchmarks/tvl1.py methods    tvl1, tvl1-fast, dis+tvl1, dis on those moving pairs, 320×240
 python benchmarks/tvl1.py still      the pairs of least work that the clips have
 python benchmarks/tvl1.py profile    where the time of a pair goes
 python benchmarks/tvl1.py threads    pairs per second of two threads beside one
@@ -116,6 +117,34 @@ def moving(number: int) -> dict[str, Any]:
     return {"moving": rows}
 
 
+def methods(number: int) -> dict[str, Any]:
+    """Time methods in turn on each moving pair, in processor time: other work disturbs it less."""
+    made = {name: create(name) for name in ("tvl1", "tvl1-fast", "dis+tvl1", "dis")}
+    seconds: dict[str, list[float]] = {name: [] for name in made}
+    for clip in classes():
+        first, second = list(islice(grey_frames(clip, SIZES["320×240"]), 22))[20:]
+        if len(seconds["dis"]) < number and made["tvl1"].pixel_iterations(first, second) > MOVING:
+            best = dict.fromkeys(made, float("inf"))
+            for _ in range(4):
+                for name, method in made.items():
+                    began = time.process_time()
+                    method(first, second)
+                    best[name] = min(best[name], time.process_time() - began)
+            for name, value in best.items():
+                seconds[name].append(value)
+    rows = [
+        {
+            "flow": name,
+            "ms": 1e3 * statistics.median(values),
+            "time × tvl1": statistics.median(np.divide(values, seconds["tvl1"]).tolist()),
+            "time × dis": statistics.median(np.divide(values, seconds["dis"]).tolist()),
+        }
+        for name, values in seconds.items()
+    ]
+    common.show(f"{len(seconds['dis'])} moving pairs of different clips, one thread", rows)
+    return {"methods": rows}
+
+
 def still(number: int) -> dict[str, Any]:
     """Of each clip the pair that changes least; of these the ones of least work."""
     method, size = create("tvl1"), SIZES["320×240"]
@@ -216,13 +245,18 @@ def threads(number: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = common.arguments(__doc__)
-    parser.add_argument("part", choices=("moving", "still", "profile", "threads"))
+    parser.add_argument("part", choices=("moving", "methods", "still", "profile", "threads"))
     parser.add_argument("--pairs", type=int, default=None, help="how many pairs or rounds")
     told = parser.parse_args()
     cv2.setNumThreads(1)
-    defaults = {"moving": 24, "still": 8, "profile": 4, "threads": 2}
-    part = {"moving": moving, "still": still, "profile": profile, "threads": threads}[told.part]
-    common.deliver(part(told.pairs or defaults[told.part]), told.json)
+    part, default = {
+        "moving": (moving, 24),
+        "methods": (methods, 24),
+        "still": (still, 8),
+        "profile": (profile, 4),
+        "threads": (threads, 2),
+    }[told.part]
+    common.deliver(part(told.pairs or default), told.json)
 
 
 if __name__ == "__main__":

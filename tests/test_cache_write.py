@@ -153,3 +153,34 @@ def test_what_the_system_refuses_is_an_error(tmp_path, limit):
 def test_forms_that_make_no_sense(form, match):
     with pytest.raises(InvalidArgument, match=match):
         check_codec(*form)
+
+
+WITHOUT = """
+import sys
+sys.modules["imagecodecs"] = None
+from pathlib import Path
+import numpy as np
+from flowpipe.cache import Entry, FlowRecipe
+from flowpipe.cache.codec import encode_field
+from flowpipe.errors import CacheError
+from flowpipe.extraction.tasks import Job, Task
+from flowpipe.extraction.worker import process_task
+job = Job(Path(sys.argv[2]), FlowRecipe.make("dis", rgb=False), "zstd")
+done = process_task(job, Task(0, Path(sys.argv[1]), "clip.mp4", 1), lambda flows, share: None)
+assert not done.failed, done
+(file,) = job.cache.rglob("*.h5")
+assert len(Entry(file).flow[:]) == 3
+try:
+    encode_field(np.zeros((32, 16), np.uint8), "jpegls", near=0)
+except CacheError as error:
+    print(error)
+"""
+
+
+def test_zstd_needs_no_imagecodecs(tmp_path, write_video):
+    noise = np.random.default_rng(0).integers(0, 255, (4, 32, 48, 3), np.uint8)
+    video = write_video(tmp_path / "clip.mp4", noise)
+    command = [sys.executable, "-c", WITHOUT, str(video), str(tmp_path / "c")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "install it, or take codec zstd" in done.stdout

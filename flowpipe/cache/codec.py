@@ -4,17 +4,17 @@ JPEG-LS is ISO 14495-1, lossless or within NEAR codes; zstd comes with HDF5's by
 16-bit codes. Both are registered HDF5 filters, so any HDF5 reader with hdf5plugin reads them.
 """
 
+import functools
 import threading
 from typing import Any
 
 import cv2
-import imagecodecs
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
 from flowpipe.cache.schema import CODECS, FILTER_JPEGLS, FILTER_SHUFFLE, FILTER_ZSTD
-from flowpipe.errors import EntryCorrupt, InvalidArgument
+from flowpipe.errors import CacheError, EntryCorrupt, InvalidArgument
 from flowpipe.flow.quantise import Quantiser
 
 ZSTD_LEVEL = 6
@@ -52,7 +52,7 @@ def encode_field(
     """
     if codec == "jpegls":
         size = codes_RW.nbytes * 2 + 1024  # noise overflows the library's own guess
-        chunk = bytes(imagecodecs.jpegls_encode(codes_RW, level=near, out=size))
+        chunk = bytes(_imagecodecs().jpegls_encode(codes_RW, level=near, out=size))
     else:
         compressor = _thread_object(f"compressor{level}", zstandard.ZstdCompressor, level=level)
         chunk = compressor.compress(_shuffled(codes_RW))
@@ -75,8 +75,7 @@ def decode_field(
         if filter_mask:
             raw: Any = chunk
         elif codec == "jpegls":
-            # Into an array of our own: a chunk may claim any size.
-            imagecodecs.jpegls_decode(bytes(chunk), out=out_RW)
+            _decode_jpegls(bytes(chunk), out_RW)
             return
         else:
             claimed = zstandard.frame_content_size(chunk)
@@ -84,7 +83,7 @@ def decode_field(
                 raise EntryCorrupt(f"a chunk claims {claimed} bytes, not {out_RW.nbytes}")
             decompressor = _thread_object("decompressor", zstandard.ZstdDecompressor)
             raw = decompressor.decompress(chunk, max_output_size=out_RW.nbytes)
-    except (zstandard.ZstdError, imagecodecs.JpeglsError, ValueError) as error:
+    except (zstandard.ZstdError, ValueError) as error:
         if isinstance(error, EntryCorrupt):
             raise
         raise EntryCorrupt(f"a chunk does not decode ({error})") from error
@@ -96,6 +95,28 @@ def decode_field(
     # HDF5's byte shuffle undone; OpenCV interleaves forty times faster than numpy.
     planes = np.frombuffer(raw, np.uint8).reshape(out_RW.itemsize, *out_RW.shape)
     cv2.merge(tuple(planes), out_RW.view(np.uint8).reshape(*out_RW.shape, out_RW.itemsize))
+
+
+def _decode_jpegls(chunk: bytes, out_RW: NDArray[Any]) -> None:
+    library = _imagecodecs()
+    try:
+        # Into an array of our own: a chunk may claim any size.
+        library.jpegls_decode(chunk, out=out_RW)
+    except library.JpeglsError as error:
+        raise EntryCorrupt(f"a chunk does not decode ({error})") from error
+
+
+@functools.cache
+def _imagecodecs() -> Any:
+    """Import what JPEG-LS alone needs: zstd works on machines without it."""
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise CacheError(
+            f"JPEG-LS needs the package imagecodecs, which does not import ({error}); install it, "
+            "or take codec zstd"
+        ) from error
+    return imagecodecs
 
 
 def check_codec(quantiser: Quantiser, codec: str) -> None:

@@ -1,5 +1,6 @@
 """One task in a worker process: decode, flow, compress, write."""
 
+import contextlib
 import itertools
 import json
 import platform
@@ -7,13 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import av
 import cv2
 import h5py
-import imagecodecs
 import numpy as np
 import zstandard
 from numpy.typing import NDArray
@@ -356,7 +357,7 @@ def _holds(path: Path, digest: str) -> bool:
 
 def software_versions() -> dict[str, str]:
     """Return the versions of what takes part in an extraction."""
-    return {
+    versions = {
         "flowpipe": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -366,8 +367,10 @@ def software_versions() -> dict[str, str]:
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
         "zstandard": zstandard.__version__,
-        "imagecodecs": imagecodecs.__version__,
     }
+    with contextlib.suppress(metadata.PackageNotFoundError):  # needed for JPEG-LS only
+        versions["imagecodecs"] = metadata.version("imagecodecs")
+    return versions
 
 
 def _source_facts(info: VideoInfo) -> dict[str, Any]:
