@@ -99,7 +99,8 @@ def train(
         experiment = Experiment(
             settings,
             out,
-            on_message=say,
+            # What the plan has said already is not said again.
+            on_message=lambda text: None if plan and text in plan.reasons else say(text),
             on_progress=lambda stage, share, text: update(
                 extraction * share if stage == "extract" else extraction + (1 - extraction) * share,
                 text,

@@ -240,6 +240,19 @@ def test_the_stream_that_counts_follows_the_data(draw, winner, write_video, tmp_
     assert accuracy[winner] == max(accuracy[name] for name in begun.settings.streams)
 
 
+def test_an_unfinished_run_is_found_by_what_was_asked_for(videos, tmp_path):
+    asked = {"runs": tmp_path / "runs", "num_folds": 2, "minutes": 1.0}
+    begun = front.start(videos, **asked)
+    assert begun.plan is not None
+    front.write_config(begun.out, begun.plan)
+    again = front.start(videos, **asked)
+    assert (again.plan, again.out) == (None, begun.out)
+    assert again.settings == begun.settings
+    other = front.start(videos, **(asked | {"num_folds": 3}))
+    assert other.plan is not None
+    assert other.out == tmp_path / "runs" / "moves-2"
+
+
 def test_what_a_mirror_turns_into_another_class_is_not_mirrored(tmp_path, write_video):
     """Nothing in the names says so; the settings leave flip and scale open, also on resuming."""
     write_folder(tmp_path / "moves", one_way_clip, write_video)

@@ -48,6 +48,8 @@ class Plan:
         Of the cache; of this machine, about.
     extraction_share : float
         Of the minutes, those of the extraction.
+    given : str
+        What the person asked for, as a comment.
     """
 
     table: dict[str, Any]
@@ -57,6 +59,7 @@ class Plan:
     megabytes: float = 0.0
     minutes: float = 0.0
     extraction_share: float = 0.0
+    given: str = ""
 
 
 def choose(

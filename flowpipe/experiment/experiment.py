@@ -400,11 +400,13 @@ class Experiment:
         held_out = self._held_out(fold)
 
         def on_epoch(record: dict[str, Any]) -> None:
-            report(
-                0.9 * record["epoch"] / epochs,
-                f"fold {fold.name}, {name}: epoch {record['epoch']}/{epochs}, "
-                f"loss {record['loss']:.3f}, {record['clips_per_s']:.0f} clips/s",
+            text = (
+                f"epoch {record['epoch']}/{epochs}, loss {record['loss']:.3f}, "
+                f"{record['clips_per_s']:.0f} clips/s"
             )
+            if stream.settings.input == HISTOGRAM:
+                text = "fitted"  # at once
+            report(0.9 * record["epoch"] / epochs, f"fold {fold.name}, {name}: {text}")
 
         history = stream.train(
             model,

@@ -1,5 +1,6 @@
 """From a folder of videos to an experiment: what is in it, what is chosen, where the run goes."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,11 @@ def start(
             f"{folder} is the folder of a run; give its {CONFIG_FILE} to train it again"
         )
     data: dict[str, Any] = {"root": str(folder.resolve())}
-    if minutes is None and num_folds is None and not overrides:
-        unfinished = _unfinished(data["root"], out, runs, folder.resolve().name)
-        if unfinished is not None:
-            settings = read_config(unfinished / CONFIG_FILE)
-            return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
+    given = _given(minutes, num_folds, overrides)
+    unfinished = _unfinished(data["root"], given, out, runs, folder.resolve().name)
+    if unfinished is not None:
+        settings = read_config(unfinished / CONFIG_FILE)
+        return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
     dataset = read_dataset(DataSettings(folder.resolve()))
     plan = choose(
         dataset,
@@ -88,6 +89,7 @@ def start(
         workers=workers,
     )
     plan.reasons[:0] = dataset.notes
+    plan.given = given
     plan.table["title"] = folder.resolve().name
     plan.table["data"]["cache"] = "cache"
     apply_overrides(plan.table, overrides)
@@ -105,7 +107,7 @@ def write_config(out: Path, plan: Plan) -> Path:
     """Write config.toml, from which the same run comes again."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / CONFIG_FILE
-    head = "".join(f"# {reason}\n" for reason in plan.reasons)
+    head = f"{plan.given}\n" + "".join(f"# {reason}\n" for reason in plan.reasons)
     with write_aside(path, "w") as file:
         file.write(f"{head}\n{tomli_w.dumps(plan.table)}")
     return path
@@ -116,13 +118,21 @@ def read_config(path: Path) -> Settings:
     return settings_from(read_toml(path), where=path.name, folder=path.parent)
 
 
-def _unfinished(root: str, out: Path | None, runs: Path, name: str) -> Path | None:
-    """Return the folder of a run of the same videos that was cut off."""
+def _given(minutes: float | None, num_folds: int | None, overrides: Sequence[str]) -> str:
+    """Return the first line of a config.toml: what a person asked for, to find the run by."""
+    asked = {"minutes": minutes, "folds": num_folds, "set": list(overrides)}
+    return f"# train FOLDER with {json.dumps(asked)}"
+
+
+def _unfinished(root: str, given: str, out: Path | None, runs: Path, name: str) -> Path | None:
+    """Return the folder of a run of the same videos, asked for alike, that was cut off."""
     places = [out] if out is not None else sorted(runs.glob(f"{name}*"))
     for place in places:
         config = place / CONFIG_FILE
         finished = (place / RESULTS_FILE).is_file()
-        if config.is_file() and not finished and _root_of(config) == root:
+        if not config.is_file() or finished or _root_of(config) != root:
+            continue
+        if config.read_text("utf-8").partition("\n")[0] == given:
             return place
     return None
 
