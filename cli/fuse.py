@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from .options import json_option, out_option
+from .options import check_outputs, json_option, out_option
 from .output import print_json, print_table, say
 
 
@@ -39,6 +39,7 @@ def fuse(
     from flowpipe.metrics import mean_class_accuracy, top_k_accuracy
     from flowpipe.scores import load_scores
 
+    check_outputs([out], (*scores, *training))
     streams = [load_scores(path) for path in scores]
     fused = run(
         streams,

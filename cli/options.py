@@ -3,7 +3,7 @@
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -133,3 +133,17 @@ def parse_arguments(
             raise click.BadParameter(f'"{text}" is not key=value')
         arguments[key.replace("-", "_")] = parse_value(value)
     return arguments
+
+
+def check_outputs(outputs: Iterable[Path | None], sources: Iterable[str | Path] = ()) -> None:
+    """Refuse, before any work, files that cannot be written or would replace a source."""
+    given = {Path(source).resolve() for source in sources}
+    for path in outputs:
+        if path is None:
+            continue
+        if path.resolve() in given:
+            raise click.UsageError(f"{path} is a source and would be replaced; name another file")
+        if path.is_dir():
+            raise click.UsageError(f"{path} is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise click.UsageError(f"{path}: there is no folder {path.parent}; make it first")

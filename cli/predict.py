@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option
+from .options import check_outputs, json_option
 from .output import print_json, print_table, progress_line, say
 
 if TYPE_CHECKING:
@@ -28,9 +28,12 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
         text = str(value).strip().lower()
         factor = 0.001 if text.endswith("ms") else 1.0
         try:
-            return float(text.removesuffix("ms").removesuffix("s")) * factor
+            seconds = float(text.removesuffix("ms").removesuffix("s")) * factor
         except ValueError:
+            seconds = -1
+        if not seconds >= 0:  # nor nan
             self.fail(f"{value!r} is no time in seconds, such as 0.5s", param, ctx)
+        return seconds
 
 
 @click.command()
@@ -87,6 +90,8 @@ def predict(
     memory does not grow with its length and nothing is kept on disk. There "-" reads a video from
     standard input as it comes, and /dev/video0 a camera. A RUN of flowpipe localise gives segments.
     """
+    folder = annotated is not None and (annotated.is_dir() or len(videos) > 1)
+    check_outputs([csv_file, segments_file, page, None if folder else annotated], videos)
     if (run / LOCALISER).is_file():
         unfit = {
             "--fold": fold, "--top": top, "--window": window, "--least": least,
@@ -239,16 +244,23 @@ def _write_files(
     if annotated is not None:
         from flowpipe.report.annotated import write_annotated
 
-        several = len(timelines) > 1
-        if several:
-            annotated.mkdir(parents=True, exist_ok=True)
-        for timeline in timelines:
-            if timeline.video not in paths:
-                raise click.UsageError("a live source cannot be read again for --video")
-            name = f"{Path(timeline.video).stem}.mp4"
-            target = annotated / name if several else annotated
+        if not paths.keys() >= {timeline.video for timeline in timelines}:
+            raise click.UsageError("a live source cannot be read again for --video")
+        for timeline, target in zip(timelines, _targets(annotated, timelines), strict=True):
+            check_outputs([target], paths.values())
             write_annotated(paths[timeline.video], target, timeline.segments(least_s=least))
             say(f"video: {target}")
+
+
+def _targets(out: Path, timelines: list["Timeline"]) -> list[Path]:
+    """Return the file of each annotated video: `out` of one, in the folder `out` of several."""
+    if len(timelines) == 1 and not out.is_dir():
+        return [out]
+    out.mkdir(parents=True, exist_ok=True)
+    stems = [Path(timeline.video).stem for timeline in timelines]
+    if len(set(stems)) < len(stems):  # called alike in several folders
+        stems = [str(Path(t.video).with_suffix("")).replace("/", "-") for t in timelines]
+    return [out / f"{stem}.mp4" for stem in stems]
 
 
 def _show(timelines: list["Timeline"], least: float | None, as_json: bool) -> None:

@@ -34,7 +34,11 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
     aside = target.with_name(aside_name(target.name))
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        with aside.open(mode.replace("w", "x"), **text) as file:
+        try:
+            opened = aside.open(mode.replace("w", "x"), **text)
+        except OSError as error:  # of the file that was asked for, not of the one beside it
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

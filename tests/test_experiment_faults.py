@@ -203,6 +203,63 @@ def test_what_changes_nothing_that_is_learnt_goes_on(folder, run, change):
     assert (run / "fold-0" / "spatial" / CHECKPOINT).stat().st_mtime_ns == stamp
 
 
+@pytest.fixture
+def with_a_broken_video(folder, tmp_path) -> Path:
+    """The configuration where one video, of the test half of fold 1, cannot be read."""
+    copy = tmp_path / "broken"
+    shutil.copytree(folder / "videos", copy / "videos")
+    shutil.copy(folder / "config.toml", copy)
+    (copy / "videos" / "red" / "3.mp4").write_bytes(b"no video at all")
+    return copy
+
+
+def test_a_run_without_its_unreadable_videos_goes_on_and_is_tested(with_a_broken_video, tmp_path):
+    changes = ["data.skip_missing=true", "train.validation=0.4", "data.flip=false"]
+    settings = settings_of(with_a_broken_video, *changes)
+    first = Experiment(settings, tmp_path / "run").run("all")
+    assert [fold["videos"] for fold in first.folds] == [4, 3]
+    again = Experiment(settings, tmp_path / "run").run("all")
+    tested = Experiment.of_run(tmp_path / "run").test()
+    for other in (again, tested):
+        assert other.streams["spatial"].ids == first.streams["spatial"].ids
+        np.testing.assert_array_equal(
+            other.streams["spatial"].logits_NK, first.streams["spatial"].logits_NK
+        )
+
+
+def test_random_folds_stay_when_a_video_turns_out_unreadable(with_a_broken_video, tmp_path):
+    rows = [row[:2] for row in rows_of(with_a_broken_video)]
+    write_rows(with_a_broken_video / "videos" / "list.csv", rows)
+    settings = settings_of(with_a_broken_video, "data.skip_missing=true")
+    settings = replace(settings, data=replace(settings.data, fold_column=None))
+    experiment = Experiment(settings, tmp_path / "run")
+    whole = experiment._fold("split")
+    experiment.run()
+    left = experiment._fold("split")
+    for half in ("train", "test"):
+        kept = [v.id for v in getattr(whole, half).videos if v.id != "red/3.mp4"]
+        assert [v.id for v in getattr(left, half).videos] == kept
+
+
+def test_a_fold_of_unreadable_videos_only_is_refused(with_a_broken_video, tmp_path):
+    for name in ("red/1.mp4", "blue/1.mp4", "blue/3.mp4"):
+        (with_a_broken_video / "videos" / name).write_bytes(b"no video at all")
+    settings = settings_of(with_a_broken_video, "data.skip_missing=true")
+    with pytest.raises(ConfigError, match=r'fold "1": none of its 4 test videos has flow'):
+        Experiment(settings, tmp_path / "run").run("1")
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_parts_of_an_unreadable_video_are_left_out(with_a_broken_video, tmp_path):
+    rows = [("video", "label", "fold", "start_frame", "end_frame")]
+    for name, label, fold in rows_of(with_a_broken_video)[1:]:
+        rows += [(name, label, fold, 0, 3), (name, label, fold, 3, 6)]
+    write_rows(with_a_broken_video / "videos" / "list.csv", rows)
+    settings = settings_of(with_a_broken_video, "data.skip_missing=true")
+    result = Experiment(settings, tmp_path / "run").run("1")
+    assert [fold["videos"] for fold in result.folds] == [6]
+
+
 def test_settings_of_another_flow_are_refused_before_it_is_extracted(folder, run):
     before = {path.name for path in (folder / "cache").iterdir()}
     with pytest.raises(WeightsError, match=r"extract\.flow 'farneback' → 'dis'"):

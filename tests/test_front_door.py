@@ -271,3 +271,21 @@ def test_what_a_mirror_turns_into_another_class_is_not_mirrored(tmp_path, write_
     assert again.settings.data.flip is False
     scale = again.settings.streams["motion"].flow_scale_px
     assert scale == experiment.settings.streams["motion"].flow_scale_px != "auto"
+
+
+def test_a_config_that_is_there_is_gone_on_with_or_left_alone(videos, tmp_path):
+    out = tmp_path / "run"
+    given = {"out": out, "overrides": ["train.epochs=2"], "num_folds": 2}
+    begun = front.start(videos, **given)
+    path = front.write_config(out, begun.plan)
+    written = path.read_bytes()
+    again = front.start(videos, **given)
+    assert again.plan is None
+    assert again.settings == begun.settings
+    for other in ({"overrides": ["train.epochs=3"]}, {"num_folds": 3}, {"minutes": 5.0}):
+        with pytest.raises(ConfigError, match=r"config\.toml is there already"):
+            front.start(videos, **given | other)
+    path.write_text("# of a person\n")
+    with pytest.raises(ConfigError, match=r"config\.toml is there already"):
+        front.start(videos, out=out)
+    assert (path.read_text(), written[:1]) == ("# of a person\n", b"#")

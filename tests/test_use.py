@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import av
@@ -337,3 +338,47 @@ def test_a_network_as_onnx_is_that_of_torch(run, tmp_path):
     session = onnxruntime.InferenceSession(told["file"], providers=["CPUExecutionProvider"])
     clips = np.zeros((3, 8, 24, 24), np.float32)
     assert session.run(None, {"clips": clips})[0].shape == (3, 2)
+
+
+def test_a_window_holds_no_frame_before_it(run, long_video):
+    reader = TimelineReader(open_run(run), every_s=1.0, window_s=0.4)
+    windows = list(reader.windows(reader.frames(long_video)))
+    assert len(windows) > 5
+    for start_s, end_s, window in windows:
+        assert window.num_frames == 10
+        assert window.num_flows == 9
+        assert start_s - 1e-6 <= window.pts_s[0]
+        assert window.pts_s[-1] < end_s
+
+
+@pytest.mark.parametrize(("frames", "window_s"), [(1, None), (60, 0.01)])
+def test_what_is_too_short_for_windows_is_refused(run, tmp_path, write_video, frames, window_s):
+    path = write_video(tmp_path / "short.mp4", np.zeros((frames, SIDE, SIDE, 3), np.uint8))
+    reader = TimelineReader(open_run(run), every_s=0.04, window_s=window_s)
+    with pytest.raises(VideoError, match="fewer than two frames"):
+        reader.read("short.mp4", reader.frames(path))
+
+
+def test_no_source_is_replaced_and_no_output_is_lost(model, long_video, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    videos = [shutil.copy(long_video, folder / "x.mp4") for folder in folders]
+    content = videos[0].read_bytes()
+    listed = tmp_path / "list.csv"
+    listed.write_text("video\na/x.mp4\n")
+    for given, message in (
+        ([videos[0], "--every", "2s", "--video", videos[0]], "would be replaced"),
+        ([listed, "--csv", listed], "would be replaced"),
+        ([videos[0], "--csv", tmp_path / "no" / "x.csv"], "there is no folder"),
+        ([videos[0], "--csv", folders[0]], "is a folder"),
+        ([videos[0], "--every", "2s", "--least", "nan"], "no time in seconds"),
+    ):
+        refused = run_cli("predict", model, *given)
+        assert refused.status == 2
+        assert message in refused.err
+    assert videos[0].read_bytes() == content
+    assert listed.read_text().startswith("video")
+    done = run_cli("predict", model, *videos, "--every", "2s", "--video", tmp_path / "out")
+    assert done.status == 0, done.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-x.mp4", "b-x.mp4"}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from ..options import out_option, workers_option
+from ..options import check_outputs, out_option, workers_option
 from ..output import print_table, progress_line, say
 
 SHOWN = 20
@@ -53,6 +53,7 @@ def predict(
     from flowpipe.localisation.annotations import write_detections, write_submission
     from flowpipe.localisation.experiment import predict as find
 
+    check_outputs([json_file, csv_file, out], videos)
     with progress_line("predict") as update:
         detections, durations, paths = find(
             run,

@@ -106,6 +106,7 @@ class Experiment:
         self._grids: dict[str, ClipGrids] = {}
         self._costs: dict[str, dict[str, Any]] = {}
         self._other_flow = False
+        self._lost: set[str] = set()  # names of videos without flow
 
     @classmethod
     def of_run(cls, run: Path, **callbacks: Any) -> "Experiment":
@@ -201,6 +202,7 @@ class Experiment:
         self._check_checkpoints(folds, contents=False)
         extraction = self.extract()
         folds = [self._fold(each.name) for each in folds]  # without what was left out
+        checks.check_folds(self.dataset, folds)
         self._choose_flip(folds[0])
         streams = {
             name: self._scale(name, stream, folds[0].train.videos)
@@ -301,14 +303,18 @@ class Experiment:
 
     def _leave_out(self, result: ExtractionResult) -> None:
         """Go on without the videos that have no flow, and say which."""
-        lost = {failure.name for failure in result.failures}
-        kept = tuple(video for video in self.dataset.videos if video.id not in lost)
+        self._listed = self.dataset
+        self._lost = {failure.name for failure in result.failures}
+        kept = self._with_flow(self.dataset.videos)
         if not kept:
             raise VideoError(f"no video has flow; the first: {result.failures[0].reason}")
-        note = f"left out: {len(lost)} videos without flow, such as {result.failures[0].reason}"
+        count = len(self._lost)
+        note = f"left out: {count} videos without flow, such as {result.failures[0].reason}"
         self._message(note)
-        # What `dataset` is from now on; the list of videos that was read has them still.
         self.dataset = replace(self.dataset, videos=kept, notes=(*self.dataset.notes, note))
+
+    def _with_flow(self, videos: Sequence[Video]) -> tuple[Video, ...]:
+        return tuple(video for video in videos if video.name not in self._lost)
 
     def _scale(self, name: str, stream: StreamSettings, videos: Sequence[Video]) -> StreamSettings:
         """Return a stream whose flow scale is a number: that of the flow of some videos."""
@@ -341,7 +347,20 @@ class Experiment:
         self._memory = MemoryCache(self._cache, self.settings.train.memory_mb)
 
     def _fold(self, name: str) -> Fold:
-        return make_fold(self.settings.data, self.dataset, name, seed=self.settings.train.seed)
+        """Return a fold, which is made of all videos and then loses those without flow."""
+        whole = self._listed if self._lost else self.dataset
+        fold = make_fold(self.settings.data, whole, name, seed=self.settings.train.seed)
+        for half in ("train", "test") if self._lost else ():
+            listed: Dataset = getattr(fold, half)
+            kept = self._with_flow(listed.videos)
+            if not kept:
+                raise ConfigError(
+                    f'fold "{name}": none of its {len(listed)} {half} videos has flow; choose '
+                    "another fold, or restore the videos",
+                    parameter="fold",
+                )
+            setattr(fold, half, replace(listed, videos=kept))
+        return fold
 
     def training_videos(self, fold: str) -> tuple[PartCache, dict[str, list[str]]]:
         """Return the cache of the training videos, and of each class the ids of those in it.
@@ -462,7 +481,6 @@ class Experiment:
             **self._flow_facts(stream),
             "fold": fold.name,
             "classes": list(fold.train.classes),
-            "videos": {"count": len(videos)},
             "weights": None if weights is None else _file_digest(weights),
         }
         # What is left open is known once the flow is there.
@@ -470,8 +488,10 @@ class Experiment:
             facts.pop("flip", None)
         if stream.settings.flow_scale_px == "auto":
             facts.get("stream", {}).pop("flow_scale_px", None)
-        if held_out is not None:
-            facts["held_out"] = _digest([video.id for video in held_out.videos])
+        if contents or not self.settings.data.skip_missing:  # else some may be left out yet
+            facts["videos"] = {"count": len(videos)}
+            if held_out is not None:
+                facts["held_out"] = _digest([video.id for video in held_out.videos])
         if contents:
             digests = stream.digests([video.id for video in videos])
             listed = [[v.id, v.labels, own] for v, own in zip(videos, digests, strict=True)]
@@ -634,8 +654,8 @@ class Experiment:
         options = self.settings.test if options is None else options
         out = self.out / "test" if out is None else out
         checks.check_test(self.settings, options)
-        folds = [self._fold(str(row["fold"])) for row in self.results["folds"]]
         extraction = self.extract()
+        folds = [self._fold(str(row["fold"])) for row in self.results["folds"]]
         self._check_checkpoints(folds)
         parts = [(fold, name) for fold in folds for name in self.settings.streams]
         for number, (fold, name) in enumerate(parts):

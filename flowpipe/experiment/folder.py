@@ -1,5 +1,6 @@
 """From a folder of videos to an experiment: what is in it, what is chosen, where the run goes."""
 
+import glob
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def start(
     folder : Path
     out : Path, optional
         Folder of the run; by default the first of NAME, NAME-2 … in `runs` that is free or holds
-        an unfinished run of the same folder.
+        an unfinished run of the same folder. One that is given is gone on with.
     minutes : float, optional
         About how long training may take.
     num_folds : int, optional
@@ -66,7 +67,7 @@ def start(
     Raises
     ------
     ConfigError
-        If the folder is the folder of a run.
+        If the folder is the folder of a run, or `out` holds a config.toml of something else.
     AnnotationError
         If there are no videos of two classes in it.
     """
@@ -80,6 +81,12 @@ def start(
     if unfinished is not None:
         settings = read_config(unfinished / CONFIG_FILE)
         return Start(settings, unfinished, fold or "all", None, f"{unfinished}: resumed")
+    if out is not None and (out / CONFIG_FILE).exists():
+        raise ConfigError(
+            f"{out / CONFIG_FILE} is there already, of other videos or settings; choose another "
+            "folder, or train from that file",
+            parameter="out",
+        )
     dataset = read_dataset(DataSettings(folder.resolve()))
     plan = choose(
         dataset,
@@ -125,11 +132,11 @@ def _given(minutes: float | None, num_folds: int | None, overrides: Sequence[str
 
 
 def _unfinished(root: str, given: str, out: Path | None, runs: Path, name: str) -> Path | None:
-    """Return the folder of a run of the same videos, asked for alike, that was cut off."""
-    places = [out] if out is not None else sorted(runs.glob(f"{name}*"))
+    """Return the folder of a run of the same videos, asked for alike, that was cut off or is named."""
+    places = [out] if out is not None else sorted(runs.glob(f"{glob.escape(name)}*"))
     for place in places:
         config = place / CONFIG_FILE
-        finished = (place / RESULTS_FILE).is_file()
+        finished = out is None and (place / RESULTS_FILE).is_file()
         if not config.is_file() or finished or _root_of(config) != root:
             continue
         if config.read_text("utf-8").partition("\n")[0] == given:

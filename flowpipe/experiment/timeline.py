@@ -5,6 +5,7 @@ the length of the video. Axes: T windows, K classes.
 """
 
 import csv
+import math
 import os
 import time
 from collections import deque
@@ -206,6 +207,13 @@ def _runs(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     return [(a, b, int(labels[a])) for a, b in pairwise(borders)]
 
 
+def _forget(kept: deque[Frame], codes: deque[NDArray[Any]], start_s: float) -> None:
+    """Drop frames before a window, and their flow; the newest stays."""
+    while len(kept) > 1 and kept[0].pts_s < start_s - 1e-9:
+        kept.popleft()
+        codes.popleft()
+
+
 class _Fields:
     """The flow of a window, as streams ask for it."""
 
@@ -266,7 +274,7 @@ class TimelineReader:
         window_s: float | None = None,
         fold: str | None = None,
     ) -> None:
-        if not every_s > 0:
+        if not 0 < every_s < math.inf:
             raise InvalidArgument(f"every {every_s} s must be > 0; 0.5 is usual", parameter="every")
         if window_s is not None and not window_s > 0:
             raise InvalidArgument(f"window {window_s} s must be > 0", parameter="window")
@@ -319,6 +327,7 @@ class TimelineReader:
 
     def windows(self, frames: Iterable[Frame]) -> Iterator[tuple[float, float, _Window]]:
         """Give (start, end, window) for every window of a sequence of frames."""
+        self.too_short = 0  # windows with fewer than two frames
         kept: deque[Frame] = deque()
         codes: deque[NDArray[Any]] = deque()  # of flow from frame i to i + 1
         start_s: float | None = None
@@ -328,14 +337,14 @@ class TimelineReader:
                 codes.append(self.quantiser.encode(uv_HWC.transpose(2, 0, 1)[None])[0])
             kept.append(frame)
             start_s = kept[0].pts_s if start_s is None else start_s
-            while kept and frame.pts_s >= start_s + self.window_s:
+            _forget(kept, codes, start_s)
+            while frame.pts_s >= start_s + self.window_s:
                 window = self._cut(kept, codes, start_s)
+                self.too_short += window is None
                 if window is not None:
                     yield start_s, start_s + self.window_s, window
                 start_s += self.every_s
-                while len(kept) > 1 and kept[0].pts_s < start_s - 1e-9:
-                    kept.popleft()
-                    codes.popleft()
+                _forget(kept, codes, start_s)
         # What is left at the end, if it is more than half a window, or all there was.
         if start_s is not None and kept and len(kept) > 1:
             rest_s = kept[-1].pts_s - start_s
@@ -392,6 +401,11 @@ class TimelineReader:
             Windows that are scored together; 1 for the least delay.
         on_window : callable, optional
             Called with the timeline so far, after each scoring.
+
+        Raises
+        ------
+        VideoError
+            If the video, or most windows of it, have fewer than two frames.
         """
         timeline = Timeline(video, self.classes, self.every_s)
         batch: list[tuple[float, float, _Window]] = []
@@ -415,6 +429,13 @@ class TimelineReader:
             if len(batch) >= at_once:
                 flush()
         flush()
+        if self.too_short > len(timeline):
+            raise VideoError(
+                f"{self.too_short} windows of {self.window_s:g} s hold fewer than two frames; "
+                "take longer windows"
+            )
+        if not len(timeline):
+            raise VideoError(f"{video} has fewer than two frames; flow needs two: leave it out")
         return timeline
 
 
