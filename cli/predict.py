@@ -204,12 +204,8 @@ def _timelines(
                     update(min(1.0, share), f"{timeline.ends_s[-1]:.0f} s")
 
                 timeline = reader.read(video.id, frames_of, on_window=report)
-            if len(timeline):
-                timelines.append(timeline)
-                paths[video.id] = video.path
-            else:
-                say(f"{video.id}: ends before a second frame, at the rate that the run looks at")
-                failed += 1
+            timelines.append(timeline)
+            paths[video.id] = video.path
         except FlowpipeError as error:
             say(f"{video.id}: {error}")
             failed += 1

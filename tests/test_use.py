@@ -288,7 +288,7 @@ def test_a_video_too_short_for_any_window_is_a_failure(run, write_video, long_vi
     short = write_video(tmp_path / "short.mp4", square("right", 1, 3), fps=FPS)
     done = run_cli("predict", run, short, long_video, "--every", "0.5s")
     assert done.status == 1
-    assert "short.mp4: ends before a second frame" in done.err
+    assert "short.mp4 has fewer than two frames" in done.err
     assert "right" in done.out
 
 

@@ -435,7 +435,10 @@ class TimelineReader:
                 "take longer windows"
             )
         if not len(timeline):
-            raise VideoError(f"{video} has fewer than two frames; flow needs two: leave it out")
+            raise VideoError(
+                f"{video} has fewer than two frames at the rate that the run looks at; flow needs "
+                "two: leave it out"
+            )
         return timeline
 
 
