@@ -13,6 +13,7 @@ from support import run_cli
 
 import flowpipe
 from flowpipe.errors import ConfigError, InvalidArgument, VideoError, WeightsError
+from flowpipe.experiment import sharing
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import load_settings
 from flowpipe.experiment.sharing import export_run, open_run
@@ -382,3 +383,24 @@ def test_no_source_is_replaced_and_no_output_is_lost(model, long_video, tmp_path
     done = run_cli("predict", model, *videos, "--every", "2s", "--video", tmp_path / "out")
     assert done.status == 0, done.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-x.mp4", "b-x.mp4"}
+
+
+@pytest.mark.parametrize("place", ["fold", "stream", "scores", "fit"])
+def test_a_forged_file_writes_nowhere_else(model, tmp_path, place):
+    facts, tensors = sharing.read_file(model)
+    outside = str(tmp_path / "outside")
+    if place == "fold":
+        facts["fold"] = f"x/../../{outside}"
+    elif place == "stream":
+        facts["settings"]["streams"][outside] = facts["settings"]["streams"]["motion"]
+    else:
+        key = f"fit/motion/{outside}" if place == "fit" else f"scores/{outside}"
+        facts["scores"][key] = facts["scores"]["scores/motion"]
+        of_scores = {k: v for k, v in tensors.items() if k.startswith("scores/motion/")}
+        tensors |= {k.replace("scores/motion", key): v.clone() for k, v in of_scores.items()}
+    facts["sha256"] = sharing._digest(facts, tensors)
+    forged = tmp_path / "forged.flowpipe"
+    forged.write_bytes(sharing.save(tensors, {sharing.FACTS: json.dumps(facts)}))
+    with pytest.raises(WeightsError, match="cannot be the name"):
+        sharing.unpack(forged, tmp_path / "run")
+    assert not list(tmp_path.glob("outside*"))

@@ -217,11 +217,23 @@ def _digest(facts: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> st
     return whole.hexdigest()
 
 
+def _refuse_places(path: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse names that lead out of the folder of the run, before a file is written."""
+    names = [facts["fold"], *facts["settings"]["streams"]]
+    for key in facts["scores"]:
+        kind, _, rest = key.partition("/")
+        names += rest.split("/", 1) if kind == "fit" else [rest]
+    for name in names:
+        if not isinstance(name, str) or name in ("", ".", "..") or set("/\\:\0") & set(name):
+            raise WeightsError(f"{path}: {name!r} cannot be the name of a fold, a stream or scores")
+
+
 def unpack(path: Path, folder: Path) -> Path:
     """Lay an exported file out as the folder of a run, and return it."""
     facts, tensors = read_file(path)
-    fold = facts["fold"]
     try:
+        _refuse_places(path, facts)
+        fold = facts["fold"]
         for name in facts["settings"]["streams"]:
             own = stream_folder(folder, fold, name)
             own.mkdir(parents=True, exist_ok=True)
@@ -240,9 +252,10 @@ def unpack(path: Path, folder: Path) -> Path:
                 scores.save(fused_file(folder, rest))
             else:
                 scores.save(folder / SCORES_FOLDER / f"{rest}.npz")
+        results = dict(facts["results"].items())
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error} is missing in it or of another kind") from error
-    for name, table in ((SETTINGS_FILE, facts["settings"]), (RESULTS_FILE, facts["results"])):
+    for name, table in ((SETTINGS_FILE, facts["settings"]), (RESULTS_FILE, results)):
         write_table(folder / name, table, MOVING)
     return folder
 
