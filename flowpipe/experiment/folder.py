@@ -132,7 +132,7 @@ def _given(minutes: float | None, num_folds: int | None, overrides: Sequence[str
 
 
 def _unfinished(root: str, given: str, out: Path | None, runs: Path, name: str) -> Path | None:
-    """Return the folder of a run of the same videos, asked for alike, that was cut off or is named."""
+    """Return the folder of a run of the same videos, asked for alike: cut off, or named."""
     places = [out] if out is not None else sorted(runs.glob(f"{glob.escape(name)}*"))
     for place in places:
         config = place / CONFIG_FILE

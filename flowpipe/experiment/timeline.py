@@ -435,10 +435,7 @@ class TimelineReader:
                 "take longer windows"
             )
         if not len(timeline):
-            raise VideoError(
-                f"{video} has fewer than two frames at the rate that the run looks at; flow needs "
-                "two: leave it out"
-            )
+            raise VideoError("ends before a second frame, at the rate that the run looks at")
         return timeline
 
 
