@@ -102,8 +102,10 @@ def test_batches_are_of_consecutive_frames_and_no_pair_is_lost(videos, tmp_path,
     assert [frame.index for frame, _ in given] == list(range(40))
     assert given[0][1] is None
     for i in range(1, 40):
-        np.testing.assert_array_equal(given[i][1][..., 0], frames[i - 1].grey_HW)
-        np.testing.assert_array_equal(given[i][1][..., 1], frames[i].grey_HW)
+        uv_HWC, confidence_hw = given[i][1]
+        assert confidence_hw is None
+        np.testing.assert_array_equal(uv_HWC[..., 0], frames[i - 1].grey_HW)
+        np.testing.assert_array_equal(uv_HWC[..., 1], frames[i].grey_HW)
 
 
 def test_entries_of_cpu_and_gpu_stand_apart(gpu, videos, tmp_path):
