@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from support import run_cli
 
 from flowpipe import open_cache
 from flowpipe.cache import Entry, schema, write_recipe
@@ -489,6 +490,55 @@ def test_code_that_a_run_or_a_cache_names_is_not_run(
     (told,) = recompute(open_cache(tmp_path / "c"), 1)
     assert "os:system, and it would be run here" in told.note
     assert not (tmp_path / "RAN").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict RUN VIDEO",
+        "predict RUN VIDEO --other-flow",
+        "predict RUN VIDEO --every 1s",
+        "test RUN",
+        "test RUN --flow dis --other-flow",
+        "export RUN --out OUT/x.flowpipe",
+        "features RUN --cache CACHE --out OUT/store",
+        "see filters RUN --stream spatial --out OUT/seen",
+        "see why RUN VIDEO --out OUT/seen",
+        "see class RUN --class all --out OUT/seen",
+        "report RUN",
+        "verify RUN",
+        "localise predict LOCALISER VIDEO",
+        "detect predict DETECTOR VIDEO",
+    ],
+)
+def test_no_command_runs_code_that_a_run_names(words, trained, finished, tmp_path):
+    from flowpipe.experiment.results import MOVING
+
+    ran = tmp_path / "RAN"
+    code = {"flow": "os:system", "flow_parameters": {"command": f"touch {ran}"}}
+    table = read_table(finished / "run" / "settings.json", MOVING)
+    table["extract"].update(code)
+    write_table(trained / "settings.json", table, MOVING)
+    stream = {"input": "flow", "model": "os:system", "parameters": {"command": f"touch {ran}"}}
+    for folder, others in (
+        ("localiser", {"source": {"flow": code}, "classes": ["a:b", "c"]}),
+        ("detector", {"streams": {"flow": stream}, "flow": code, "classes": ["a:b", "c"]}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.json").write_text(json.dumps(others))
+    names = {
+        "RUN": trained,
+        "VIDEO": next((finished / "videos").rglob("*.mp4")),
+        "CACHE": finished / "run" / "cache",
+        "LOCALISER": tmp_path / "localiser",
+        "DETECTOR": tmp_path / "detector",
+    }
+    given = [names.get(word, word.replace("OUT", str(tmp_path))) for word in words.split()]
+    done = run_cli(*given)
+    assert not ran.exists()
+    if words.split()[0] not in ("report", "verify"):
+        assert done.status == 2
+        assert "os:system, and it would be run here" in done.err
 
 
 def test_what_is_trusted_is_no_foreign_code(monkeypatch):

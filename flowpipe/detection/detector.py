@@ -17,6 +17,7 @@ from flowpipe.detection.clips import DetectStream, Look, joined, see
 from flowpipe.detection.examples import Example, mirrored
 from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
 from flowpipe.errors import ConfigError, InvalidArgument
+from flowpipe.registry import refuse_foreign_code
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
 from flowpipe.training.devices import choose_device
 
@@ -218,6 +219,7 @@ def load_detector(run: Path) -> Detector:
     for part in (*table.get("streams", {}).values(), table.get("train", {})):
         for key in [key for key, value in part.items() if value is None]:
             del part[key]
+    refuse_foreign_code([table.get("streams"), table.get("flow")], f"the run {run}")
     detector = Detector(from_table(DetectorSettings, table, where=str(run / SETTINGS)))
     for name, network in detector.networks.items():
         read_model(run / name / CHECKPOINT, network)

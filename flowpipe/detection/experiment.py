@@ -3,7 +3,7 @@
 import fnmatch
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument
 from flowpipe.extraction import extract
 from flowpipe.localisation.annotations import names_in
 from flowpipe.metrics.boxes import Boxes, box_precision
+from flowpipe.registry import own_code, trust
 from flowpipe.runs import Progress
 from flowpipe.video import VideoReader, find_videos
 
@@ -261,6 +262,7 @@ def train(
     on_progress, on_epoch : callable, optional
         Called while flow is computed, and with each stream's name and epoch's record.
     """
+    trust(*own_code(asdict(settings)))  # of the person's own configuration
     data = load_data(
         settings, out, workers=workers, say=say, on_use=on_use, on_progress=on_progress
     )

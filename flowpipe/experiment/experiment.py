@@ -140,6 +140,7 @@ class Experiment:
         ConfigError
             For other flow, without leave.
         """
+        self._check_code()
         asked = self.settings.extract
         if flow is not None:
             asked = replace(asked, flow=flow, flow_parameters=dict(flow_parameters))

@@ -15,6 +15,7 @@ from flowpipe.errors import ConfigError, InvalidArgument, nearest_name
 from flowpipe.experiment.results import SETTINGS_FILE, read_run_file
 from flowpipe.fusion import Method
 from flowpipe.models import input_layout
+from flowpipe.registry import refuse_foreign_code
 from flowpipe.training import TestOptions, TrainOptions
 
 Form = Literal[
@@ -173,7 +174,14 @@ class ExtractSettings:
     confidence: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of `extract`."""
+        """Return the keyword arguments of `extract`.
+
+        Raises
+        ------
+        InvalidArgument
+            If the method is code that is not trusted: every way to it leads through here.
+        """
+        refuse_foreign_code([self.flow, self.flow_parameters], "the configuration of flow")
         named = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**named, "size": None if self.size is None else one_or_two(self.size, "size")}
 

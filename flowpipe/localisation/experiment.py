@@ -41,6 +41,7 @@ from flowpipe.metrics.temporal import (
     temporal_lengths,
     temporal_precision,
 )
+from flowpipe.registry import own_code, trust
 
 RESULTS = "results.json"
 DETECTIONS = "detections.json"
@@ -159,6 +160,7 @@ def train(
     on_progress, on_epoch : callable, optional
         Called while flow is computed, and with each network's name and epoch's record.
     """
+    trust(*own_code(asdict(settings)))  # of the person's own configuration
     data = load_data(
         settings.data, settings.features, out, workers=workers, say=say, on_progress=on_progress
     )

@@ -18,6 +18,7 @@ from flowpipe.localisation.methods import build, options_of
 from flowpipe.localisation.nms import Suppression, suppress
 from flowpipe.localisation.timeline import Example, Sample, standard_of
 from flowpipe.metrics.temporal import Segments
+from flowpipe.registry import refuse_foreign_code
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
 from flowpipe.training.devices import choose_device
 
@@ -237,6 +238,8 @@ def load_localiser(run: Path) -> Localiser:
         raise ConfigError(f"{run} is no localiser; flowpipe localise train makes one") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{run / SETTINGS} cannot be read: {error}") from error
+    named = {key: value for key, value in table.items() if key != "classes"}
+    refuse_foreign_code(named, f"the run {run}")
     localiser = Localiser(from_table(LocaliserSettings, table, where=str(run / SETTINGS)))
     for name, network in localiser.networks.items():
         read_model(run / _folder(name) / CHECKPOINT, network)
