@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -659,3 +660,10 @@ def test_a_table_of_boxes_without_a_row_is_refused(tmp_path):
     path.write_text("video,time_s,x1,y1,x2,y2,label,person\n")
     with pytest.raises(AnnotationError, match="has no row"):
         divided(read_truth(path), ["*_test"])
+
+
+@pytest.mark.parametrize("name", ["ava_slowfast", "weizmann_detection"])
+def test_configurations_are_read(name):
+    settings = load_settings(Path(__file__).parents[1] / "configs" / f"{name}.toml")
+    assert settings.streams
+    assert all(value == "–" or 0 < value < 1 for value in settings.expected.values())
