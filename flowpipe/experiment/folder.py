@@ -139,7 +139,7 @@ def _unfinished(root: str, given: str, out: Path | None, runs: Path, name: str) 
         finished = out is None and (place / RESULTS_FILE).is_file()
         if not config.is_file() or finished or _root_of(config) != root:
             continue
-        if config.read_text("utf-8").partition("\n")[0] == given:
+        if given == _given(None, None, ()) or config.read_text("utf-8").startswith(f"{given}\n"):
             return place
     return None
 
