@@ -91,9 +91,9 @@ def test_torch_is_imported_where_it_is_needed_only():
     ("program", "forbidden"),
     [
         ("import flowpipe", ("torch", "cv2", "numpy", "h5py", "av")),
-        ("import flowpipe.extraction", ("torch", "jinja2", "sklearn")),
+        ("import flowpipe.extraction", ("torch", "jinja2", "sklearn", "numba")),
         ("flowpipe.extract, flowpipe.open_cache, flowpipe.fuse", ("torch", "jinja2")),
-        ("flowpipe.flow.create('dis')", ("torch", "jinja2")),
+        ("flowpipe.flow.create('dis')", ("torch", "jinja2", "numba")),
         ("import flowpipe.cli.main; flowpipe.cli.main.main(['extract', '--help'])",
          ("torch", "cv2", "numpy", "h5py", "av", "jinja2")),
         ("import flowpipe.cli.main; flowpipe.cli.main.main(['--help'])", ("torch", "cv2", "numpy")),

@@ -13,6 +13,7 @@ sampling of video sequences", SPIE 2419, 1995, https://doi.org/10.1117/12.206359
 those of `benchmarks/cuts.py`.
 """
 
+import functools
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,7 +24,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.flow.compiling import compiled
 from flowpipe.video import Frame
 
 LOOK = 6
@@ -76,7 +76,7 @@ def _seen(frame: Frame, before: _Seen | None) -> _Seen:
     small_HW = small.astype(np.float32) - np.float32(128)
     if before is None:
         return _Seen(frame, small_HW, bins, None, None)
-    mismatch = float(_mismatch(before.small_HW, small_HW))
+    mismatch = _mismatch(before.small_HW, small_HW)
     change = mismatch + BINS_WEIGHT * 0.5 * float(np.abs(bins - before.bins).sum())
     return _Seen(frame, small_HW, bins, mismatch, change)
 
@@ -111,9 +111,19 @@ def _pairs_across(window: "deque[_Seen | None]") -> Iterator[tuple[_Seen, _Seen]
                 yield before, after
 
 
-@compiled
-def _mismatch(one: Any, other: Any) -> Any:
+def _mismatch(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Return how little of one frame is found in the other: 0 all of it, 1 nothing."""
+    return float(_kernel()(one, other))
+
+
+@functools.cache
+def _kernel() -> Any:
+    from flowpipe.flow.compiling import compiled  # numba takes longer to import than all the rest
+
+    return compiled(_unfound)
+
+
+def _unfound(one: Any, other: Any) -> Any:
     rows, columns = one.shape
     count = np.float32(BLOCK * BLOCK)
     noise = np.float32(64.0) * count  # what is as weak as this looks alike
