@@ -5,6 +5,7 @@ A function takes its own record; none takes the whole configuration.
 
 import contextlib
 import dataclasses
+import json
 import re
 import tomllib
 import types
@@ -26,6 +27,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no configuration file at {path}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise ConfigError(f"{path} is not readable TOML: {error}") from error
+
+
+def read_json(run: Path, name: str, kind: str) -> dict[str, Any]:
+    """Read what a run of `flowpipe KIND` is; where it is missing or malformed, ConfigError."""
+    path = run / name
+    try:
+        table = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        made = f"flowpipe {kind} train makes one"
+        raise ConfigError(f"{run} is no {path.stem}; {made}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} cannot be read: it holds no table")
+    return table
 
 
 def apply_overrides(table: dict[str, Any], overrides: Sequence[str]) -> None:

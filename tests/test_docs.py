@@ -77,6 +77,7 @@ def test_python_of_a_page_compiles_and_what_can_run_runs(page, tmp_path, monkeyp
     for info, block in blocks(page):
         if info.split()[:1] == ["python"]:
             code = compile(block, page.name, "exec")
+            assert code.co_code, "a block without a statement"
             if info == "python" and page.name != "README.md":  # that of the README has its test
                 exec(code, {"__name__": page.stem})
 

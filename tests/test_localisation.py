@@ -398,7 +398,14 @@ def test_misspelt_methods_and_parameters(method, parameters, error, message):
 
 
 def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(ConfigError, match="is no localiser"):
+    with pytest.raises(ConfigError, match="is no localiser; flowpipe localise train makes one"):
+        load_localiser(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, "1"])
+def test_a_damaged_table_of_a_run_is_a_sentence(tmp_path, text):
+    (tmp_path / "localiser.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"localiser\.json cannot be read"):
         load_localiser(tmp_path)
 
 

@@ -609,8 +609,10 @@ def test_a_cell_of_the_confusion_opens_its_videos(browser, run, cache):
         browser.click("#matrix [aria-label='walk taken for jump: 1']")
         browser.until("document.querySelectorAll('.cell').length === 1")
         browser.until("document.querySelector('.cell').innerText.includes('walk/still.avi')")
+        assert browser.js("document.querySelectorAll('.cell').length") == 1
         browser.click("#count button")
         browser.until("document.querySelectorAll('.cell').length === 3")
+        assert browser.js("document.querySelectorAll('.cell').length") == 3
 
 
 @pytest.mark.slow

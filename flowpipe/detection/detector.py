@@ -12,11 +12,11 @@ import numpy.typing as npt
 import torch
 
 from flowpipe.atomic import write_aside
-from flowpipe.config import from_table
+from flowpipe.config import from_table, read_json
 from flowpipe.detection.clips import DetectStream, Look, joined, see
 from flowpipe.detection.examples import Example, mirrored
 from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
-from flowpipe.errors import ConfigError, InvalidArgument
+from flowpipe.errors import InvalidArgument
 from flowpipe.registry import refuse_foreign_code
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
 from flowpipe.training.devices import choose_device
@@ -210,12 +210,7 @@ def load_detector(run: Path) -> Detector:
     WeightsError
         If its weights are missing, damaged or of another network.
     """
-    try:
-        table = json.loads((run / SETTINGS).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{run} is no detector; flowpipe detect train makes one") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{run / SETTINGS} cannot be read: {error}") from error
+    table = read_json(run, SETTINGS, "detect")
     for part in (*table.get("streams", {}).values(), table.get("train", {})):
         for key in [key for key, value in part.items() if value is None]:
             del part[key]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from flowpipe.atomic import write_aside
-from flowpipe.config import from_table
-from flowpipe.errors import ConfigError, InvalidArgument
+from flowpipe.config import from_table, read_json
+from flowpipe.errors import InvalidArgument
 from flowpipe.localisation.learning import LearnOptions, train_network
 from flowpipe.localisation.methods import build, options_of
 from flowpipe.localisation.nms import Suppression, suppress
@@ -232,12 +232,7 @@ def load_localiser(run: Path) -> Localiser:
     WeightsError
         If its weights are missing, damaged or of another network.
     """
-    try:
-        table = json.loads((run / SETTINGS).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{run} is no localiser; flowpipe localise train makes one") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{run / SETTINGS} cannot be read: {error}") from error
+    table = read_json(run, SETTINGS, "localise")
     named = {key: value for key, value in table.items() if key != "classes"}
     refuse_foreign_code(named, f"the run {run}")
     localiser = Localiser(from_table(LocaliserSettings, table, where=str(run / SETTINGS)))
