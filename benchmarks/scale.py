@@ -1,6 +1,6 @@
 """How a cache behaves with many entries: python benchmarks/scale.py [--entries 100000]
 
-Writes one entry of ten small fields, copies it under as many names and digests, and measures in
+Writes as many entries of the same few small fields, each under a digest of its own, and measures in
 processes of their own: listing, the scan of a resumed extraction, packing, opening, random reads.
 Prints a table, and JSON with --json. Times are CPU seconds, which other work on the machine moves
 less than wall-clock time; memory is the peak of the process.
@@ -23,6 +23,7 @@ from flowpipe.cache import entry_path
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter, read_manifest
 from flowpipe.cache.pack import pack
 from flowpipe.cache.quality import quality
+from flowpipe.cache.write import EntryWriter
 from flowpipe.datasets.synthetic import write_videos
 
 READS = 2000
@@ -30,7 +31,7 @@ PER_FOLDER = 1000
 
 
 def make(root: Path, count: int) -> None:
-    """Fill `root` with sources, one real entry, and its copies."""
+    """Fill `root` with sources, one real entry, and entries of the same flow for the others."""
     write_videos(root / "made", clips=18)
     first = next((root / "made").rglob("*.mp4"))
     sources = root / "videos"
@@ -44,7 +45,10 @@ def make(root: Path, count: int) -> None:
     done = extract(one, root / "cache", flow="farneback", short_side=32, rgb=False, workers=1)
     cache = root / "cache"
     entry = open_cache(cache)["000000.mp4"]
-    stored = entry.path.read_bytes()
+    fields, recipe = entry.flow[:], entry.flow_recipe
+    kept = ("recipe", "source_name", "source", "problem", "software")
+    attributes = {key: str(entry.attributes[key]) for key in kept}
+    sizes = {"height": entry.height, "width": entry.width, "rgb_quality": recipe.rgb_quality}
     rows = []
     for number in range(count):
         path = sources / f"{number // PER_FOLDER:04}" / f"{number:06}.mp4"
@@ -52,7 +56,10 @@ def make(root: Path, count: int) -> None:
         target = entry_path(cache, done.recipe, digest)
         target.parent.mkdir(exist_ok=True)
         if number:
-            target.write_bytes(stored)
+            with EntryWriter(target, quantiser=entry.quantiser, codec="zstd", **sizes) as writer:
+                for uv_HWC in fields:
+                    writer.add_flow(uv_HWC)
+                writer.finish(entry.pts_s, attributes | {"source_sha256": digest})
         told = path.stat()
         name = path.relative_to(sources).as_posix()
         label = path.parent.name
