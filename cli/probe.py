@@ -145,15 +145,12 @@ def _columns(per_fold: dict[str, list[float]]) -> list[dict[str, float]]:
 def _from_csv(
     path: Path, root: Path | None, label_column: str, fold_column: str | None
 ) -> "Dataset":
-    import csv
-
     from flowpipe.datasets import from_csv
     from flowpipe.errors import AnnotationError
+    from flowpipe.tables import csv_rows
 
     if fold_column is None and path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        found = [name for name in header if name.lower().startswith(("fold", "split"))]
+        found = [name for name in csv_rows(path)[0] if name.lower().startswith(("fold", "split"))]
         if len(found) > 1:
             raise AnnotationError(
                 f"{path} has the columns {', '.join(found)}; choose one with --fold-column"

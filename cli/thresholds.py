@@ -2,6 +2,8 @@
 
 import click
 
+MOST = 1000
+
 
 def parse_thresholds(
     context: click.Context, option: click.Parameter, text: str | None
@@ -13,6 +15,8 @@ def parse_thresholds(
         if ":" in text:
             start, step, last = map(float, text.split(":"))
             count = round((last - start) / step) + 1
+            if count > MOST:
+                raise click.BadParameter(f'"{text}" are {count} thresholds; {MOST} is the most')
             found = [round(start + step * place, 6) for place in range(count)]
             found = found if last >= start and found[-1] <= last + 1e-6 else []
         else:
@@ -21,7 +25,7 @@ def parse_thresholds(
         found = []
     if not found or not all(0 < value <= 1 for value in found):
         raise click.BadParameter(f'"{text}" must be .3,.5 or start:step:last as in .3:.1:.7')
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
 
 
 def by_threshold(thresholds: tuple[float, ...], values: list[float]) -> dict[str, float]:

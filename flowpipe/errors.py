@@ -5,7 +5,9 @@ A message gives the value, the rule it breaks and the way out:
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+SHOWN_NAMES = 5
 
 
 class FlowpipeError(Exception):
@@ -92,3 +94,10 @@ def nearest_name(name: str, known: Iterable[str]) -> str:
     """Give ' (did you mean "x"?)' for the known name most like `name`, or ''."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f' (did you mean "{matches[0]}"?)' if matches else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few names, quoted, and how many more there are."""
+    shown = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
+    more = len(names) - SHOWN_NAMES
+    return f"{shown} and {more} more" if more > 0 else shown

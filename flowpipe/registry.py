@@ -18,7 +18,8 @@ _TRUSTED: set[str] = set()
 # Where modules of one's own may lie too; looked at only for a `package.module:callable`, so that
 # nothing beside the data is imported in place of a module that is not installed.
 OWN_FOLDERS: list[str] = []
-_OWN_CODE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+# The only spelling that `resolve` imports, so that `own_code` finds all that would be run.
+_OWN_CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")
 
 
 def trust(*names: str) -> None:
@@ -66,6 +67,10 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
             f"{', '.join(sorted(table))}; or give your own as package.module:callable"
         )
     if name not in table:
+        if not _OWN_CODE.fullmatch(name):
+            raise UnknownName(
+                f"{kind} {name!r} must be package.module:callable, of letters, digits and _"
+            )
         sys.path += [folder for folder in OWN_FOLDERS if folder not in sys.path]
     try:
         module = importlib.import_module(module_name)

@@ -54,11 +54,11 @@ def test_plain_boxes_and_persons_without_action(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("v,1,0,0,1,1,3\n", "has 7 fields"),
-        ("v,one,0,0,1,1,3,.5\n", "no number"),
+        ("v,1,0,0,1,1,3\n", "has 7 values"),
+        ("v,one,0,0,1,1,3,.5\n", "no finite number"),
         ("v,nan,0,0,1,1,3,.5\n", "no finite number"),
         ("v,1,0,0,inf,1,3,.5\n", "no finite number"),
-        ("video,x1,y1,x2,y2,label,score\n", "lacks time_s"),
+        ("video,x1,y1,x2,y2,label,score\n", 'no column "time_s"'),
     ],
 )
 def test_broken_boxes(tmp_path, text, message):

@@ -511,13 +511,22 @@ def test_code_that_a_run_or_a_cache_names_is_not_run(
         "detect predict DETECTOR VIDEO",
     ],
 )
-def test_no_command_runs_code_that_a_run_names(words, trained, finished, tmp_path):
+@pytest.mark.parametrize("part", ["extract", "model"])
+def test_no_command_runs_code_that_a_run_names(part, words, trained, finished, tmp_path):
     from flowpipe.experiment.results import MOVING
+
+    if part == "model" and not ("RUN" in words and "--flow" not in words):
+        pytest.skip("the network is one of a run")
 
     ran = tmp_path / "RAN"
     code = {"flow": "os:system", "flow_parameters": {"command": f"touch {ran}"}}
     table = read_table(finished / "run" / "settings.json", MOVING)
-    table["extract"].update(code)
+    model = {"model": "os:system", "model_parameters": {"command": f"touch {ran}"}}
+    if part == "extract":
+        table["extract"].update(code)
+    else:
+        for each in table["streams"].values():
+            each.update(model)
     write_table(trained / "settings.json", table, MOVING)
     stream = {"input": "flow", "model": "os:system", "parameters": {"command": f"touch {ran}"}}
     for folder, others in (
@@ -539,6 +548,27 @@ def test_no_command_runs_code_that_a_run_names(words, trained, finished, tmp_pat
     if words.split()[0] not in ("report", "verify"):
         assert done.status == 2
         assert "os:system, and it would be run here" in done.err
+
+
+@pytest.mark.parametrize(
+    "name", [" evil:build", "1evil:build", "e-vil:build", "dis+evil:build", "evil:build\n", "a:b:c"]
+)
+def test_what_is_imported_is_spelled_as_what_is_refused(name, tmp_path, monkeypatch):
+    """A file may be called anything, so that a name could be imported that was not looked for."""
+    from flowpipe.errors import InvalidArgument, UnknownName
+    from flowpipe.flow import create
+    from flowpipe.models import build
+    from flowpipe.registry import refuse_foreign_code
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for stem in (" evil", "1evil", "e-vil", "évil"):
+        (tmp_path / f"{stem}.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')")
+    for make in (lambda: build(name, num_classes=2), lambda: create(name)):
+        with pytest.raises(UnknownName):
+            make()
+    with pytest.raises(InvalidArgument, match="évil:build"):
+        refuse_foreign_code({"model": "évil:build"}, "x")
+    assert not (tmp_path / "RAN").exists()
 
 
 def test_what_is_trusted_is_no_foreign_code(monkeypatch):

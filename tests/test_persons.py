@@ -100,7 +100,7 @@ class TestCsv:
         [
             ("video,frame,x1,y1,x2,y2\nwalk,2,1,1,9,9\n", {}, InvalidArgument, 'mean "walk"'),
             ("video,time_s,x1,y1,x2,y2\nwalking,2,1,1,9,9\n", {}, InvalidArgument, "fps"),
-            ("video,time_s,x1,y1,x2\nwalking,2,1,1,9\n", {}, AnnotationError, "no column y2"),
+            ("video,time_s,x1,y1,x2\nwalking,2,1,1,9\n", {}, AnnotationError, 'no column "y2"'),
             ("video,frame,x1,y1,x2,y2\nwalking,2,1,1,9,inf\n", {}, AnnotationError, "finite"),
             ("", {}, InvalidArgument, "has no box"),
         ],

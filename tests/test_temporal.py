@@ -220,10 +220,10 @@ def test_thumos_text(tmp_path):
     [
         ("a.csv", "video,label\n", "of no known form"),
         ("a.csv", "video,label,start_s,end_s\nv,run,2,1\n", "no stretch of time"),
-        ("a.csv", "video,label,start_s,end_s\nv,run,x,1\n", "no number"),
-        ("a.csv", "video,label,start_s,end_s\n,run,0,1\n", "row 2: video is empty"),
+        ("a.csv", "video,label,start_s,end_s\nv,run,x,1\n", "no finite number"),
+        ("a.csv", "video,label,start_s,end_s\n,run,0,1\n", "line 2: video is empty"),
         ("a.json", "[]", "one JSON object"),
-        ("a.json", "{", "cannot be read as JSON"),
+        ("a.json", "{", "not valid JSON"),
         ("a.json", '{"v": {"annotations": [{"segment": [1]}]}}', "must have"),
         ("a.json", '{"v": 3}', "no table"),
     ],

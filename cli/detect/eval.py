@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # A literal copy of flowpipe.metrics.boxes.AVA_CAP: numpy costs --help a quarter of a second.
 CAP = 50
+# No box of shares of the picture, 0 to 1, reaches so far beyond it.
+MUCH_MORE = 3
 TUBE_RULES = (
     "UCF101-24's rules: tubes by score, the free tube of highest spatio-temporal IoU > t, area "
     "under the whole curve"
@@ -102,6 +104,12 @@ def _boxes(
 
     excluded = frozenset() if exclude is None else read_key_frames(exclude)
     known, found = read_boxes(truth, names), read_boxes(detections, names, scored=True)
+    largest = [abs(rows.boxes).max(initial=0.0) for rows in (known, found)]
+    if len(known) and len(found) and min(largest) <= 1 < MUCH_MORE < max(largest):
+        say(
+            f"note: boxes of the truth reach to {largest[0]:g}, those of the detections to "
+            f"{largest[1]:g}: pixels on one side, shares of the picture on the other?"
+        )
     result = box_precision(
         known,
         found,

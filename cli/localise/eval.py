@@ -88,6 +88,8 @@ def evaluate(
     if outside:
         use = "count for nothing" if protocol == "proposals" else "count as false"
         say(f"note: {outside} detections are of videos that the truth lacks; they {use}")
+    if backward := int((found.lengths_s < 0).sum()):
+        say(f"note: {backward} detections end before they begin; they count as false")
     if protocol == "proposals":
         if tiou is not None:
             raise click.UsageError("--tiou is for mAP; the protocol of proposals averages .5:.95")

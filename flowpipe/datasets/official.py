@@ -24,16 +24,14 @@ from pathlib import Path, PurePosixPath
 from flowpipe.datasets.readers import (
     FOLD_WORDS,
     Missing,
-    check_column,
-    csv_rows,
     list_lines,
     make_dataset,
     make_video,
-    read_lines,
 )
 from flowpipe.datasets.splits import TEST, TRAIN
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError
+from flowpipe.tables import check_column, csv_rows, read_lines
 
 _UCF101_FILE = re.compile(r"(?P<half>train|test)list(?P<number>\d\d)\.txt")
 _UCF101_GROUP = re.compile(r"(v_.+_g\d+)_c\d+")

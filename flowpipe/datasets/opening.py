@@ -1,6 +1,5 @@
 """One door to all forms of data sets; the form is found by looking."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -10,18 +9,15 @@ from pathlib import Path
 from flowpipe.datasets.official import from_hmdb51, from_kinetics, from_ucf101
 from flowpipe.datasets.readers import (
     Missing,
-    csv_rows,
-    find_column,
     from_csv,
     from_folders,
     from_list,
-    read_lines,
-    read_text,
 )
 from flowpipe.datasets.segments import FORMS as SEGMENT_FORMS
 from flowpipe.datasets.segments import from_segments
-from flowpipe.datasets.video import Dataset, some
-from flowpipe.errors import AnnotationError, nearest_name
+from flowpipe.datasets.video import Dataset
+from flowpipe.errors import AnnotationError, nearest_name, some
+from flowpipe.tables import csv_rows, find_column, read_json, read_lines
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 # Taken for the annotations where a folder holds one of them, the first there is.
@@ -144,7 +140,7 @@ def form_of(path: Path) -> str:
             if any(part in name for name in names):
                 return form
     elif path.suffix.lower() == ".json":
-        table = json.loads(read_text(path))
+        table = read_json(path)
         return "activitynet" if isinstance(table, dict) and "database" in table else "label-studio"
     elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
         return _form_of_text(path)

@@ -10,14 +10,13 @@ from typing import TypeAlias
 
 from flowpipe.datasets.readers import (
     clean_name,
-    csv_rows,
     csv_videos,
-    find_column,
     folder_videos,
     list_videos,
 )
 from flowpipe.datasets.video import Dataset, Video
 from flowpipe.errors import AnnotationError, InvalidArgument
+from flowpipe.tables import csv_rows, find_column
 
 KEY_BYTES = 2**16
 

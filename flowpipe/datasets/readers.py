@@ -10,18 +10,23 @@ A video's id is its path relative to the root with forward slashes. A path that 
 byte order mark.
 """
 
-import csv
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
 from flowpipe.datasets.splits import TEST, TRAIN, VAL
-from flowpipe.datasets.video import Dataset, Span, Video, some
-from flowpipe.errors import AnnotationError, nearest_name
+from flowpipe.datasets.video import Dataset, Span, Video
+from flowpipe.errors import AnnotationError, some
+from flowpipe.tables import (
+    check_column,
+    csv_rows,
+    find_column,
+    parse_number,
+    read_lines,
+)
 from flowpipe.video import VIDEO_EXTENSIONS, find_videos
 
 Missing: TypeAlias = Literal["refuse", "skip", "keep"]
@@ -295,42 +300,6 @@ class Files:
         return found[0] if found else None
 
 
-def csv_rows(
-    path: Path,
-) -> tuple[list[str], list[tuple[str, Mapping[str, str]]]]:
-    """Return (columns, rows) of a CSV file; a row has its place in the file in front.
-
-    Values are separated by what the header holds first of comma, semicolon and tab.
-    """
-    lines = read_lines(path)
-    blank = next((i for i, line in enumerate(lines) if line.strip()), 0)
-    lines = lines[blank:]
-    header = lines[0] if lines else ""
-    delimiter = next((mark for mark in ",;\t" if mark in header), ",")
-    reader = csv.DictReader(lines, strict=True, delimiter=delimiter, skipinitialspace=True)
-    rows: list[tuple[str, Mapping[str, str]]] = []
-    try:
-        columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-        if twice := [name for name, count in Counter(columns).items() if count > 1 and name]:
-            raise AnnotationError(f"{path}: two columns are called {some(twice)}; rename one")
-        for row in reader:
-            where = f"{path}, line {blank + reader.line_num}"
-            # DictReader gathers surplus values under None and fills missing ones with None.
-            if any(key is None or value is None for key, value in row.items()):
-                raise AnnotationError(
-                    f"{where}: the row must have {len(columns)} values, like the header; "
-                    "put values that hold a comma into quotes"
-                )
-            values = {key: value.strip() for key, value in row.items()}
-            if any(values.values()):
-                rows.append((where, values))
-    except csv.Error as error:
-        raise AnnotationError(
-            f"{path}, line {blank + reader.line_num}: not valid CSV: {error}"
-        ) from error
-    return columns, rows
-
-
 def list_lines(path: Path, root: Path | None = None) -> list[tuple[str, str, str]]:
     """Return (place in the file, video, rest of the line) of every line that is not empty.
 
@@ -355,36 +324,6 @@ def list_lines(path: Path, root: Path | None = None) -> list[tuple[str, str, str
         rest = match["rest"] or match["counts"] or ""
         lines.append((f"{path}, line {number}", video, rest.strip()))
     return lines
-
-
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text, with or without a byte order mark."""
-    return read_text(path).splitlines(keepends=True)
-
-
-def read_text(path: Path) -> str:
-    """Return a UTF-8 text without its byte order mark."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{path}: must be UTF-8 text: {error}; save it as UTF-8") from error
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def find_column(wanted: Sequence[str], columns: Sequence[str]) -> str | None:
-    """Return the first column called as one of those wanted, upper and lower case alike."""
-    lower = {column.lower(): column for column in reversed(columns)}
-    return next((lower[name] for name in wanted if name in lower), None)
-
-
-def check_column(path: Path, columns: Sequence[str], column: str) -> None:
-    """Refuse a column that does not exist."""
-    if column not in columns:
-        raise AnnotationError(
-            f'{path}: no column "{column}"{nearest_name(column, columns)}; '
-            f"there are: {', '.join(columns)}"
-        )
 
 
 def make_video(
@@ -491,8 +430,8 @@ def _span_of(row: Mapping[str, str], where: str) -> Span | None:
     for start, end, unit in SPAN_COLUMNS:
         if start in row and end in row and (row[start] or row[end]):
             try:
-                return Span(float(row[start]), float(row[end]), unit)
-            except (ValueError, AnnotationError) as error:
+                return Span(parse_number(row[start], where), parse_number(row[end], where), unit)
+            except AnnotationError as error:
                 raise AnnotationError(
                     f'{where}: {start} "{row[start]}" and {end} "{row[end]}" must be numbers, '
                     "0 <= start < end"

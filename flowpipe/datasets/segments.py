@@ -16,7 +16,6 @@ else by name: programs write absolute paths of other machines.
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,11 +29,10 @@ from flowpipe.datasets.readers import (
     Missing,
     make_dataset,
     make_video,
-    read_lines,
-    read_text,
 )
 from flowpipe.datasets.video import Dataset, Span, Video
 from flowpipe.errors import AnnotationError
+from flowpipe.tables import parse_json, parse_number, read_json, read_lines
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _BORIS_MEDIA = ("Media file name at start", "Media file name", "Media file", "Media file path")
@@ -188,7 +186,7 @@ def _elan_times(cells: list[str], header: list[str], where: str) -> tuple[float,
 
 def _label_studio(path: Path) -> Iterator[Segment]:
     """Timelines (frames, counted from 1, both ends inside), times in seconds, or choices."""
-    tasks = _json(path)
+    tasks = read_json(path)
     if not isinstance(tasks, list):
         raise AnnotationError(f"{path}: must be a list of tasks, Label Studio's JSON export")
     for number, task in enumerate(tasks):
@@ -226,7 +224,7 @@ def _via(path: Path) -> Iterator[Segment]:
         where = f"{path}, line {number}"
         if line.startswith("#") or not line.strip():
             if match := re.match(r"#\s*ATTRIBUTE\s*=\s*(\{.*\})", line):
-                table = _json_of(match[1], where)
+                table = parse_json(match[1], where)
                 options = {key: a.get("options") or {} for key, a in table.items()}
             continue
         row = dict(zip(names, next(csv.reader([line], skipinitialspace=True)), strict=False))
@@ -234,17 +232,17 @@ def _via(path: Path) -> Iterator[Segment]:
             raise AnnotationError(f"{where}: must have the columns {', '.join(names)}")
         if row["metadata_id"] == "metadata_id":
             continue
-        times = _json_of(row["temporal_coordinates"], where)
+        times = parse_json(row["temporal_coordinates"], where)
         if not isinstance(times, list) or len(times) != 2:
             continue  # a region of one frame
-        (video, *_) = _json_of(row["file_list"], where)
-        for key, value in _json_of(row["metadata"], where).items():
+        (video, *_) = parse_json(row["file_list"], where)
+        for key, value in parse_json(row["metadata"], where).items():
             label = options.get(key, {}).get(str(value), str(value))
             yield Segment(where, str(video), label, float(times[0]), float(times[1]))
 
 
 def _activitynet(path: Path) -> Iterator[Segment]:
-    table = _json(path)
+    table = read_json(path)
     if not isinstance(table, dict) or not isinstance(table.get("database"), dict):
         raise AnnotationError(f'{path}: must hold {{"database": {{id: …}}}}, as of ActivityNet')
     for video, entry in table["database"].items():
@@ -299,17 +297,6 @@ def _seconds(text: str, where: str) -> float:
 
 def _number(text: str, where: str) -> float:
     try:
-        return float(text.replace(",", "."))
-    except ValueError as error:
+        return parse_number(text.replace(",", "."), where)
+    except AnnotationError as error:
         raise AnnotationError(f'{where}: time "{text}" must be a number of seconds') from error
-
-
-def _json(path: Path) -> Any:
-    return _json_of(read_text(path), str(path))
-
-
-def _json_of(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{where}: not valid JSON: {error}") from error

@@ -3,14 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from flowpipe.errors import AnnotationError, nearest_name
-
-SHOWN_NAMES = 5
+from flowpipe.errors import AnnotationError, nearest_name, some
 
 
 @dataclass(frozen=True)
@@ -172,10 +169,3 @@ def check_id(video_id: str) -> None:
         raise AnnotationError(f'"{video_id}" holds ".."; paths must stay below the root')
     if any(ord(letter) < 32 or 127 <= ord(letter) < 160 for letter in video_id):
         raise AnnotationError(f"{video_id!r} holds a control character; rename the file")
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few names, quoted, and how many more there are."""
-    shown = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
-    more = len(names) - SHOWN_NAMES
-    return f"{shown} and {more} more" if more > 0 else shown

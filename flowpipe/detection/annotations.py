@@ -8,7 +8,6 @@ a header: `video,time_s,x1,y1,x2,y2,label,person,score`; tubes are
 
 import csv
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from flowpipe.atomic import write_aside
-from flowpipe.errors import AnnotationError, nearest_name
+from flowpipe.errors import AnnotationError
 from flowpipe.metrics.boxes import Boxes
 from flowpipe.metrics.tubes import Tube
+from flowpipe.tables import (
+    check_column,
+    csv_rows,
+    csv_table,
+    parse_number,
+    read_text,
+    with_header,
+)
 
 _CORNERS = ("x1", "y1", "x2", "y2")
 _TUBE_COLUMNS = ("video", "label", "frame", "x", "y", "w", "h")
-_NAME = re.compile(r'\s+name:\s*"(.*)"\s*')
-_NUMBER = re.compile(r"\s+(?:id|label_id):\s*(\d+)\s*")
+_ITEM = re.compile(r"""(?:[^{}"']|"[^"]*"|'[^']*')*""")
+_NAME = re.compile(r"""\bname\s*:\s*(?:"([^"]*)"|'([^']*)')""")
+_NUMBER = re.compile(r"\b(?:id|label_id)\s*:\s*(\d+)")
 
 # (video, microsecond): AVA's program compares seconds by six decimals.
 KeyFrame = tuple[str, int]
@@ -46,28 +54,32 @@ def read_label_map(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     names: dict[str, str] = {}
-    name: str | None = None
-    for line in _text(path).splitlines():
-        if match := _NAME.fullmatch(line):
-            name = match[1]
-        elif (match := _NUMBER.fullmatch(line)) and name is not None:
-            names[match[1]] = name
-            name = None
+    for item in _ITEM.findall(read_text(path)):  # what is between braces, in any order
+        name, number = _NAME.search(item), _NUMBER.search(item)
+        if name is None or number is None:
+            continue
+        label = name[1] or name[2] or ""
+        if number[1] in names or label in names.values():
+            raise AnnotationError(
+                f'{path}: the number {number[1]} or the name "{label}" is there twice; each class '
+                "has one of both"
+            )
+        names[number[1]] = label
     if not names:
         raise AnnotationError(
-            f'{path} names no class; a label map has lines like  name: "stand"  and  id: 12'
+            f'{path} names no class; a label map has items like  item {{ name: "stand" id: 12 }}'
         )
     return names
 
 
 def read_key_frames(path: str | Path) -> frozenset[KeyFrame]:
     """Read rows `video,second`, such as AVA's excluded seconds."""
-    path = Path(path)
-    rows = _plain_rows(path)
-    for number, row in enumerate(rows, 1):
+    frames = set()
+    for where, row in csv_table(Path(path)):
         if len(row) < 2:
-            raise AnnotationError(f"{path}, row {number}: {row} must be video,second")
-    return frozenset(_key_frame(path, n, row[0], row[1]) for n, row in enumerate(rows, 1))
+            raise AnnotationError(f"{where}: {row} must be video,second")
+        frames.add(_key_frame(where, row[0], row[1]))
+    return frozenset(frames)
 
 
 def read_boxes(
@@ -89,26 +101,26 @@ def read_boxes(
         If the file cannot be read or a row is broken.
     """
     path, names = Path(path), names or {}
-    rows = _plain_rows(path)
-    if rows and rows[0][0] == "video":
-        return _from_header(path, rows[0], rows[1:], names, scored)
+    rows = csv_table(path)
+    if _has_header(rows):
+        return _from_header(path, rows, names, scored)
     frames: list[KeyFrame] = []
     labels, corners, scores = [], [], []
     empty = set()
-    for number, row in enumerate(rows, 1):
+    for where, row in rows:
         if len(row) == 2:
-            empty.add(_key_frame(path, number, *row))
+            empty.add(_key_frame(where, *row))
             continue
         if len(row) not in (7, 8) or (scored and len(row) != 8):
             last = "score" if scored else "person"
             raise AnnotationError(
-                f"{path}, row {number} has {len(row)} fields; it must be "
-                f"video,second,x1,y1,x2,y2,action,{last}"
+                f"{where} has {len(row)} values; it must be "
+                f"video,second,x1,y1,x2,y2,action,{last}, or there must be a header"
             )
-        frames.append(_key_frame(path, number, row[0], row[1]))
-        corners.append([_number(path, number, field) for field in row[2:6]])
+        frames.append(_key_frame(where, row[0], row[1]))
+        corners.append([parse_number(value, where) for value in row[2:6]])
         labels.append(names.get(row[6], row[6]))
-        scores.append(_number(path, number, row[7]) if scored else 0.0)
+        scores.append(parse_number(row[7], where) if scored else 0.0)
     return _boxes(frames, labels, corners, scores if scored else None, empty)
 
 
@@ -147,38 +159,32 @@ def read_person_boxes(path: str | Path) -> PersonBoxes:
         If the file cannot be read, a column is missing or a row is broken.
     """
     path = Path(path)
-    rows = _plain_rows(path)
-    if not rows or "video" not in rows[0]:
-        boxes = read_boxes(path, scored=any(len(row) == 8 and "." in row[7] for row in rows))
+    rows = csv_table(path)
+    if not _has_header(rows):
+        scored = any(len(row) == 8 and "." in row[7] for _, row in rows)
+        boxes = read_boxes(path, scored=scored)
         scores, in_frames = boxes.scores, False
         videos = [video for video, _ in boxes.frames]
         moments = np.array([microsecond / 1e6 for _, microsecond in boxes.frames], np.float64)
         corners = boxes.boxes
     else:
-        header = rows[0]
-        records = [_record(path, n, header, fields) for n, fields in enumerate(rows[1:], 2)]
+        header = rows[0][1]
         in_frames = "frame" in header
         sides = _CORNERS if "x1" in header else ("x", "y", "w", "h")
-        scored = ("score",) if "score" in header else ()
-        for column in ("frame" if in_frames else "time_s", *sides):
-            if column not in header:
-                raise AnnotationError(
-                    f"{path} has no column {column}{nearest_name(column, header)}; boxes are "
-                    "video,time_s,x1,y1,x2,y2,score or video,frame,x,y,w,h"
-                )
-        columns = ("frame" if in_frames else "time_s", *sides, *scored)
+        needed = ("frame" if in_frames else "time_s", *sides)
+        form = "video,time_s,x1,y1,x2,y2,score or video,frame,x,y,w,h"
+        check_column(path, header, "video", *needed, form=form)
+        columns = (*needed, *(("score",) if "score" in header else ()))
+        records = with_header(path, header, rows[1:])
         values = np.array(
-            [
-                [_number(path, number, record[column]) for column in columns]
-                for number, record in enumerate(records, 2)
-            ],
+            [[parse_number(row[column], where) for column in columns] for where, row in records],
             np.float64,
         ).reshape(len(records), len(columns))
-        videos = [record["video"] for record in records]
+        videos = [row["video"] for _, row in records]
         moments, corners = values[:, 0], values[:, 1:5].copy()
         if sides != _CORNERS:
             corners[:, 2:] += corners[:, :2]
-        scores = values[:, 5] if scored else None
+        scores = values[:, 5] if "score" in header else None
     if scores is None:
         scores = np.ones(len(corners))
     names = np.empty(len(videos), object)
@@ -195,30 +201,30 @@ def read_tubes(path: str | Path, *, scored: bool = False) -> list[Tube]:
         If the file cannot be read, a column is missing or a row is broken.
     """
     path = Path(path)
-    rows = _plain_rows(path)
-    header = rows[0] if rows else []
-    key = "tube" if "tube" in header else "person"
-    for column in (*_TUBE_COLUMNS, key, *(("score",) if scored else ())):
-        if column not in header:
-            raise AnnotationError(
-                f"{path} has no column {column}{nearest_name(column, header)}; tubes are "
-                f"video,tube,label,frame,x,y,w,h{',score' if scored else ''}"
-            )
+    header, rows = csv_rows(path)
+    key = "person" if "person" in header and "tube" not in header else "tube"
+    columns = (*_TUBE_COLUMNS, key, *(("score",) if scored else ()))
+    check_column(path, header, *columns, form="video,tube,label,frame,x,y,w,h,score")
     groups: dict[tuple[str, str, str], list[tuple[int, list[float], float]]] = {}
-    for number, fields in enumerate(rows[1:], 2):
-        row = _record(path, number, header, fields)
-        x, y, w, h = (_number(path, number, row[column]) for column in ("x", "y", "w", "h"))
-        score = _number(path, number, row["score"]) if scored else 0.0
-        frame = int(_number(path, number, row["frame"]))
-        box = (frame, [x, y, x + w, y + h], score)
+    for where, row in rows:
+        x, y, w, h = (parse_number(row[column], where) for column in ("x", "y", "w", "h"))
+        if w < 0 or h < 0:
+            raise AnnotationError(f"{where}: w {w:g} and h {h:g} must be >= 0")
+        score = parse_number(row["score"], where) if scored else 0.0
+        box = (_frame(row["frame"], where), [x, y, x + w, y + h], score)
         groups.setdefault((row["video"], row[key], row["label"]), []).append(box)
     tubes = []
-    for (video, _, label), boxes in groups.items():
+    for (video, name, label), boxes in groups.items():
         boxes.sort(key=lambda box: box[0])
         for run in _runs(boxes) if key == "person" else [boxes]:
             frames, corners, scores = zip(*run, strict=True)
             if len(set(frames)) != len(frames):
                 raise AnnotationError(f"{path}: a tube of {video}, {label} has a frame twice")
+            if len(set(scores)) > 1:
+                raise AnnotationError(
+                    f"{path}: tube {name} of {video}, {label} has the scores {min(scores):g} to "
+                    f"{max(scores):g}; a tube has one, the same in each of its rows"
+                )
             tubes.append(Tube(video, label, np.array(frames), np.array(corners), scores[0]))
     return tubes
 
@@ -243,28 +249,28 @@ def _runs(
         yield [box for _, box in run]
 
 
+def _has_header(rows: Sequence[tuple[str, Sequence[str]]]) -> bool:
+    return bool(rows) and "video" in [value.lower() for value in rows[0][1]]
+
+
 def _from_header(
     path: Path,
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    rows: Sequence[tuple[str, Sequence[str]]],
     names: Mapping[str, str],
     scored: bool,
 ) -> Boxes:
-    time = next((name for name in ("time_s", "frame") if name in header), None)
-    for column in ("video", "label", *_CORNERS, *(("score",) if scored else ())):
-        if column not in header or time is None:
-            raise AnnotationError(
-                f"{path} lacks {column if time else 'time_s'}; the plain form is "
-                f"video,time_s,x1,y1,x2,y2,label,person{',score' if scored else ''}"
-            )
+    header = rows[0][1]
+    time = "frame" if "frame" in header and "time_s" not in header else "time_s"
+    table = with_header(path, header, rows[1:])
+    needed = ("video", time, "label", *_CORNERS, *(("score",) if scored else ()))
+    check_column(path, header, *needed, form="video,time_s,x1,y1,x2,y2,label,person,score")
     frames: list[KeyFrame] = []
     labels, corners, scores = [], [], []
-    for number, fields in enumerate(rows, 2):
-        row = _record(path, number, header, fields)
-        frames.append(_key_frame(path, number, row["video"], row[str(time)]))
-        corners.append([_number(path, number, row[column]) for column in _CORNERS])
+    for where, row in table:
+        frames.append(_key_frame(where, row["video"], row[time]))
+        corners.append([parse_number(row[column], where) for column in _CORNERS])
         labels.append(names.get(row["label"], row["label"]))
-        scores.append(_number(path, number, row["score"]) if scored else 0.0)
+        scores.append(parse_number(row["score"], where) if scored else 0.0)
     return _boxes(frames, labels, corners, scores if scored else None, set())
 
 
@@ -284,39 +290,12 @@ def _boxes(
     return Boxes(frame_column, label_column, boxes, column, frozenset(empty))
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path} cannot be read: {error}") from error
+def _key_frame(where: str, video: str, second: str) -> KeyFrame:
+    return video, round(parse_number(second, where) * 1e6)
 
 
-def _plain_rows(path: Path) -> list[list[str]]:
-    try:
-        return [row for row in csv.reader(_text(path).splitlines(), strict=True) if row]
-    except csv.Error as error:
-        raise AnnotationError(f"{path} cannot be read as CSV: {error}") from error
-
-
-def _record(
-    path: Path, number: int, header: Sequence[str], fields: Sequence[str]
-) -> dict[str, str]:
-    if len(fields) != len(header):
-        raise AnnotationError(
-            f"{path}, row {number} has {len(fields)} fields, the header {len(header)}"
-        )
-    return dict(zip(header, fields, strict=True))
-
-
-def _key_frame(path: Path, number: int, video: str, second: str) -> KeyFrame:
-    return video, round(_number(path, number, second) * 1e6)
-
-
-def _number(path: Path, number: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise AnnotationError(f'{path}, row {number}: "{text}" is no number') from None
-    if not math.isfinite(value):
-        raise AnnotationError(f'{path}, row {number}: "{text}" is no finite number')
-    return value
+def _frame(text: str, where: str) -> int:
+    number = parse_number(text, where)
+    if not number.is_integer() or abs(number) >= 2**53:
+        raise AnnotationError(f'{where}: frame "{text}" must be a whole number')
+    return int(number)

@@ -16,8 +16,7 @@ from flowpipe.cache import Cache, open_cache
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Dataset, Video, seeded_split, synthetic, time_only, videos_of
-from flowpipe.datasets.video import some
-from flowpipe.errors import ConfigError, FlowpipeError, VideoError, nearest_name
+from flowpipe.errors import ConfigError, FlowpipeError, VideoError, nearest_name, some
 from flowpipe.experiment import checks
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.mirror import mirror_note

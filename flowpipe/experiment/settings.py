@@ -256,8 +256,13 @@ class StreamSettings:
     learning_rate: float | None = None
     clips_per_video: int | None = None
 
+    def refuse_foreign_code(self, name: str) -> None:
+        """Raise InvalidArgument where the network is code that nobody said to trust."""
+        refuse_foreign_code([self.model, self.model_parameters], f'the stream "{name}"')
+
     def clip_input(self, name: str) -> StreamInput:
-        """Return what the network looks at, of a stream on frames or flow."""
+        """Return what the network looks at, of a stream on frames or flow; asks the network."""
+        self.refuse_foreign_code(name)
         return StreamInput(
             name,
             self.input,  # type: ignore[arg-type]

@@ -34,7 +34,6 @@ from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
 from flowpipe.models.weights import load_weights
 from flowpipe.prediction import predict_scores
-from flowpipe.registry import refuse_foreign_code
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions, TrainOptions, train_stream
 from flowpipe.training.checkpoint import (
@@ -133,7 +132,6 @@ class ClipStream:
     def _build(self, num_classes: int) -> nn.Module:
         clip_CTHW = self.settings.clip_input(self.name).clip_CTHW
         parameters = self.settings.model_parameters
-        refuse_foreign_code([self.settings.model, parameters], f'the stream "{self.name}"')
         return build_for_clip(self.settings.model, clip_CTHW, num_classes=num_classes, **parameters)
 
     def train(
@@ -275,6 +273,7 @@ class FeatureStream(ClipStream):
         )
 
     def _build(self, num_classes: int) -> nn.Module:
+        self.settings.refuse_foreign_code(self.name)
         return build_head(
             self.settings.model,
             self.cache.feature_shape,

@@ -19,6 +19,13 @@ import numpy as np
 from flowpipe.atomic import write_aside
 from flowpipe.errors import AnnotationError, nearest_name
 from flowpipe.metrics.temporal import Segments
+from flowpipe.tables import (
+    check_column,
+    csv_rows,
+    parse_number,
+    read_json,
+    read_lines,
+)
 
 AMBIGUOUS = "Ambiguous"
 PLAIN_COLUMNS = ("video", "label", "start_s", "end_s")
@@ -253,7 +260,7 @@ def _annotations(
     label_numbers: Mapping[int, str] | None = None,
 ) -> Annotations:
     for video, label, start, end in rows:
-        if not (math.isfinite(start) and math.isfinite(end) and end >= start):
+        if end < start:
             raise AnnotationError(
                 f"{path}: video {video}, {label}: from {start:g} to {end:g} s is no stretch of "
                 "time; the end must not lie before the start"
@@ -285,23 +292,33 @@ def _from_json(path: Path) -> Annotations:
         duration = _duration(path, video, entry)
         if duration is not None:
             durations[video] = duration
-        if "subset" in entry:
-            subsets[video] = str(entry["subset"])
+        if isinstance(entry.get("subset"), str):
+            subsets[video] = entry["subset"].strip()
         for annotation in entry.get("annotations", []):
             label, start, end = _annotation(path, video, annotation)
             rows.append((video, label, start, end))
-            if isinstance(annotation.get("label_id"), int):
+            if type(annotation.get("label_id")) is int:
                 numbers[annotation["label_id"]] = label
     return _annotations(path, rows, database, durations, subsets, numbers)
 
 
 def _duration(path: Path, video: str, entry: Mapping[str, Any]) -> float | None:
     """Return the length of a video; BMN's counts frames that its features do not reach."""
-    if "duration_second" in entry:
-        seconds = _number(path, video, entry["duration_second"])
-        frames, seen = entry.get("duration_frame"), entry.get("feature_frame")
-        return seconds * seen / frames if frames and seen else seconds
-    return _number(path, video, entry["duration"]) if "duration" in entry else None
+    where = f"{path}: video {video}"
+    if "duration_second" not in entry:
+        return _length(entry["duration"], where) if "duration" in entry else None
+    seconds = _length(entry["duration_second"], where)
+    frames, seen = (
+        parse_number(entry.get(key) or 0, where) for key in ("duration_frame", "feature_frame")
+    )
+    return seconds * seen / frames if frames > 0 and seen > 0 else seconds
+
+
+def _length(value: object, where: str) -> float:
+    length_s = parse_number(value, where)
+    if length_s <= 0:
+        raise AnnotationError(f"{where}: a duration of {length_s:g} s must be > 0")
+    return length_s
 
 
 def _annotation(
@@ -312,11 +329,14 @@ def _annotation(
         start, end = annotation["segment"]
         label = annotation["label"] if label is None else annotation.get("label", label)
     except (KeyError, TypeError, ValueError):
+        label = None
+    if type(label) not in (str, int) or not str(label).strip():
         raise AnnotationError(
-            f'{path}: video {video}: {str(annotation)[:80]} must have "label" and "segment": '
+            f'{path}: video {video}: {str(annotation)[:80]} must have a "label" and "segment": '
             "[start, end]"
-        ) from None
-    return str(label), _number(path, video, start), _number(path, video, end)
+        )
+    where = f"{path}: video {video}"
+    return str(label).strip(), parse_number(start, where), parse_number(end, where)
 
 
 def _detections_from_json(path: Path, numbers: Mapping[int, str]) -> Segments:
@@ -329,12 +349,14 @@ def _detections_from_json(path: Path, numbers: Mapping[int, str]) -> Segments:
     rows: list[Row] = []
     scores = []
     for video, found in _items(path, record["results"]):
+        if not isinstance(found, list):
+            raise AnnotationError(f"{path}: video {video}: its detections must be a list")
         for detection in found:
             label, start, end = _annotation(path, video, detection, label="proposal")
             if "score" not in detection:
                 raise AnnotationError(f"{path}: video {video}: a detection has no score")
             rows.append((video, _named(label, numbers), start, end))
-            scores.append(_number(path, video, detection["score"]))
+            scores.append(parse_number(detection["score"], f"{path}: video {video}"))
     return Segments.of(rows, scores)
 
 
@@ -344,10 +366,7 @@ def _named(label: str, numbers: Mapping[int, str]) -> str:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{path} cannot be read as JSON: {error}") from error
+    record = read_json(path)
     if not isinstance(record, dict):
         raise AnnotationError(f"{path} must hold one JSON object, with a key for each video")
     return record
@@ -359,135 +378,121 @@ def _items(path: Path, table: Any) -> Iterable[tuple[str, Any]]:
     return table.items()
 
 
-def _number(path: Path, video: str, text: Any) -> float:
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise AnnotationError(f"{path}: video {video}: {str(text)!r} is no number") from None
-
-
 # CSV
 
 
+CsvRows = Sequence[tuple[str, Mapping[str, str]]]
+
+
 def _from_csv(path: Path, label_column: str) -> Annotations:
-    columns, records = _csv_rows(path)
-    readers: dict[str, Callable[[Path, Sequence[dict[str, str]], str], Annotations]] = {
-        "start_s": _from_plain,
-        "actions": _from_charades,
-        "start_timestamp": _from_epic,
-        "startFrame": _from_afsd,
+    columns, rows = csv_rows(path)
+    forms: dict[str, tuple[Callable[[Path, CsvRows, str], Annotations], Sequence[str]]] = {
+        "start_s": (_from_plain, PLAIN_COLUMNS),
+        "actions": (_from_charades, ("id",)),
+        "start_timestamp": (_from_epic, ("video_id", label_column, "stop_timestamp")),
+        "startFrame": (_from_afsd, ("video", "type", "start", "end")),
     }
-    for column, reader in readers.items():
+    for column, (reader, needed) in forms.items():
         if column in columns:
-            return reader(path, records, label_column)
+            check_column(path, columns, *needed)
+            return reader(path, rows, label_column)
     raise AnnotationError(
         f"{path}: its columns {', '.join(columns) or '(none)'} are of no known form; the plain one "
         f"has {', '.join(PLAIN_COLUMNS)}"
     )
 
 
-def _csv_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True, restval="")
-            records = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{path} cannot be read as CSV: {error}") from error
-    for number, record in enumerate(records, 2):
-        if None in record:
-            raise AnnotationError(f"{path}, row {number} has more fields than the header")
-    return list(reader.fieldnames or ()), records
-
-
-def _from_plain(path: Path, records: Sequence[dict[str, str]], _: str) -> Annotations:
+def _from_plain(path: Path, records: CsvRows, _: str) -> Annotations:
     rows: list[Row] = []
-    durations, subsets = {}, {}
-    videos = [_field(path, number, record, "video") for number, record in enumerate(records, 2)]
-    for video, record in zip(videos, records, strict=True):
+    durations: dict[str, float] = {}
+    subsets: dict[str, str] = {}
+    videos = []
+    for where, record in records:
+        video = _field(where, record, "video")
+        videos.append(video)
         if record.get("subset"):
-            subsets[video] = record["subset"]
+            _note_once(subsets, video, record["subset"], where)
         if record.get("duration_s"):
-            durations[video] = _number(path, video, record["duration_s"])
-        if any(record.get(column) for column in PLAIN_COLUMNS[1:]):
-            if not record["label"]:
-                raise AnnotationError(f"{path}: video {video}: an instance has no label")
-            start, end = (_number(path, video, record[column]) for column in PLAIN_COLUMNS[2:])
-            rows.append((video, record["label"], start, end))
+            _note_once(durations, video, _length(record["duration_s"], where), where)
+        if any(record[column] for column in PLAIN_COLUMNS[1:]):
+            label = _field(where, record, "label")
+            start, end = (parse_number(record[column], where) for column in PLAIN_COLUMNS[2:])
+            rows.append((video, label, start, end))
     return _annotations(path, rows, videos, durations, subsets)
 
 
-def _from_charades(path: Path, records: Sequence[dict[str, str]], _: str) -> Annotations:
+def _note_once(noted: dict[str, Any], video: str, value: Any, where: str) -> None:
+    if noted.setdefault(video, value) != value:
+        raise AnnotationError(
+            f'{where}: video {video} is of "{noted[video]}" in a row before, and here of "{value}"'
+        )
+
+
+def _from_charades(path: Path, records: CsvRows, _: str) -> Annotations:
     rows: list[Row] = []
     durations = {}
-    videos = [_field(path, number, record, "id") for number, record in enumerate(records, 2)]
-    for video, record in zip(videos, records, strict=True):
+    videos = []
+    for where, record in records:
+        video = _field(where, record, "id")
+        videos.append(video)
         if record.get("length"):
-            durations[video] = _number(path, video, record["length"])
+            durations[video] = _length(record["length"], where)
         for action in filter(None, record["actions"].split(";")):
             parts = action.split()
             if len(parts) != 3:
-                raise AnnotationError(f'{path}: video {video}: "{action}" must be class start end')
-            times = (_number(path, video, part) for part in parts[1:])
-            rows.append((video, parts[0], *times))  # type: ignore[arg-type]
+                raise AnnotationError(f'{where}: "{action}" must be class start end')
+            start, end = (parse_number(part, where) for part in parts[1:])
+            rows.append((video, parts[0], start, end))
     return _annotations(path, rows, videos, durations, {})
 
 
-def _from_epic(path: Path, records: Sequence[dict[str, str]], label_column: str) -> Annotations:
+def _from_epic(path: Path, records: CsvRows, label_column: str) -> Annotations:
     rows: list[Row] = []
-    for number, record in enumerate(records, 2):
-        video = _field(path, number, record, "video_id")
-        label = _field(path, number, record, label_column)
-        times = [_clock(path, video, record[f"{end}_timestamp"]) for end in ("start", "stop")]
-        rows.append((video, label, times[0], times[1]))
+    for where, record in records:
+        video, label = (_field(where, record, name) for name in ("video_id", label_column))
+        start, end = (_clock(record[f"{edge}_timestamp"], where) for edge in ("start", "stop"))
+        rows.append((video, label, start, end))
     return _annotations(path, rows, [], {}, {})
 
 
-def _from_afsd(path: Path, records: Sequence[dict[str, str]], _: str) -> Annotations:
+def _from_afsd(path: Path, records: CsvRows, _: str) -> Annotations:
     rows: list[Row] = []
     numbers = {}
-    for number, record in enumerate(records, 2):
-        video, label = (_field(path, number, record, name) for name in ("video", "type"))
-        times = [_number(path, video, record[end]) for end in ("start", "end")]
-        rows.append((video, label, times[0], times[1]))
+    for where, record in records:
+        video, label = (_field(where, record, name) for name in ("video", "type"))
+        start, end = (parse_number(record[edge], where) for edge in ("start", "end"))
+        rows.append((video, label, start, end))
         if record.get("type_idx", "").isdecimal():
             numbers[int(record["type_idx"])] = label
     return _annotations(path, rows, [], {}, {}, numbers)
 
 
 def _detections_from_csv(path: Path, numbers: Mapping[int, str]) -> Segments:
-    columns, records = _csv_rows(path)
-    missing = [name for name in ("video", "start_s", "end_s", "score") if name not in columns]
-    if missing:
-        raise AnnotationError(
-            f"{path} has no column {missing[0]}{nearest_name(missing[0], columns)}; detections are "
-            f"{','.join(PLAIN_COLUMNS)},score"
-        )
+    columns, records = csv_rows(path)
+    check_column(path, columns, "video", "start_s", "end_s", "score")
     rows: list[Row] = []
     scores = []
-    for record in records:
+    for where, record in records:
         if not record["score"] and not record["start_s"]:
             continue  # a video without a detection
-        video = record["video"]
-        start, end, score = (_number(path, video, record[c]) for c in ("start_s", "end_s", "score"))
-        rows.append((video, _named(record.get("label", ""), numbers), start, end))
+        start, end, score = (parse_number(record[c], where) for c in ("start_s", "end_s", "score"))
+        rows.append((record["video"], _named(record.get("label", ""), numbers), start, end))
         scores.append(score)
     return Segments.of(rows, scores)
 
 
-def _field(path: Path, number: int, record: Mapping[str, str], column: str) -> str:
-    value = record.get(column, "").strip()
-    if not value:
-        raise AnnotationError(f"{path}, row {number}: {column} is empty or missing")
-    return value
+def _field(where: str, record: Mapping[str, str], column: str) -> str:
+    if not record[column]:
+        raise AnnotationError(f"{where}: {column} is empty")
+    return record[column]
 
 
-def _clock(path: Path, video: str, text: str) -> float:
+def _clock(text: str, where: str) -> float:
     """Return the seconds of HH:MM:SS.mmm."""
-    try:
-        hours, minutes, seconds = text.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        raise AnnotationError(f'{path}: video {video}: "{text}" is no HH:MM:SS.mmm') from None
+    if (match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", text)) is None:
+        raise AnnotationError(f'{where}: "{text}" is no HH:MM:SS.mmm')
+    hours, minutes, seconds = map(float, match.groups())
+    return hours * 3600 + minutes * 60 + seconds
 
 
 # THUMOS'14 text
@@ -500,14 +505,14 @@ def _from_thumos(folder: Path) -> Annotations:
     for file, name in files:
         if name is None:
             continue
-        for number, line in enumerate(_lines(file), 1):
-            parts = line.split()
+        for number, line in enumerate(read_lines(file), 1):
+            where, parts = f"{file}, row {number}", line.split()
             if not parts:
                 continue
             if len(parts) != 3:
-                raise AnnotationError(f"{file}, row {number}: {line!r} must be video start end")
-            times = (_number(file, parts[0], part) for part in parts[1:])
-            rows.append((parts[0], name["label"], *times))  # type: ignore[arg-type]
+                raise AnnotationError(f"{where}: {line.strip()!r} must be video start end")
+            start, end = (parse_number(part, where) for part in parts[1:])
+            rows.append((parts[0], name["label"], start, end))
             subsets[parts[0]] = "validation" if name["subset"] == "val" else "test"
     if not rows:
         raise AnnotationError(
@@ -516,11 +521,11 @@ def _from_thumos(folder: Path) -> Annotations:
         )
     numbers = {}
     if (folder / _THUMOS_LABELS).is_file():
-        for number, line in enumerate(_lines(folder / _THUMOS_LABELS), 1):
+        for number, line in enumerate(read_lines(folder / _THUMOS_LABELS), 1):
             parts = line.split()
             if len(parts) != 2 or not parts[0].isdecimal():
                 raise AnnotationError(
-                    f"{folder / _THUMOS_LABELS}, row {number}: {line!r} must be number class"
+                    f"{folder / _THUMOS_LABELS}, row {number}: {parts} must be number class"
                 )
             numbers[int(parts[0])] = parts[1]
     return _annotations(folder, rows, [], {}, subsets, numbers)
@@ -530,25 +535,16 @@ def _detections_from_text(path: Path, numbers: Mapping[int, str]) -> Segments:
     """Read `video[.mpeg] start end class score`; an end before the start is put in order."""
     rows: list[Row] = []
     scores = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         parts = line.split()
         if not parts:
             continue
         if len(parts) != 5:
             raise AnnotationError(
-                f"{path}, row {number}: {line!r} must be video start end class score"
+                f"{path}, row {number}: {line.strip()!r} must be video start end class score"
             )
-        video, (one, other, score) = (
-            parts[0],
-            (_number(path, parts[0], parts[i]) for i in (1, 2, 4)),
-        )
-        rows.append((video.removesuffix(".mpeg"), _named(parts[3], numbers), *sorted((one, other))))  # type: ignore[arg-type]
+        one, other, score = (parse_number(parts[i], f"{path}, row {number}") for i in (1, 2, 4))
+        video, label = parts[0].removesuffix(".mpeg"), _named(parts[3], numbers)
+        rows.append((video, label, min(one, other), max(one, other)))
         scores.append(score)
     return Segments.of(rows, scores)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path} cannot be read: {error}") from error

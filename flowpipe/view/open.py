@@ -1,6 +1,5 @@
 """From a path to what the page shows: a cache, features, a run, or a file of findings."""
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from flowpipe.errors import AnnotationError, CacheNotFound, InvalidArgument
 from flowpipe.localisation.annotations import read_annotations, read_detections, renamed
 from flowpipe.metrics.temporal import Segments, temporal_iou
 from flowpipe.scores import Scores, load_scores
+from flowpipe.tables import csv_table, parse_number, read_json
 from flowpipe.view.catalogue import UNSURE_MARGIN, UNSURE_SCORE, Answer, Catalogue, Item
 from flowpipe.view.media import Media, inside, open_cache_inside
 
@@ -364,18 +364,17 @@ def _curves_of(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def _read_timelines(file: Path, details: _Findings) -> None:
     """Read the CSV of scores over time: a row for each window, a column for each class."""
     windows: dict[str, list[tuple[float, float, str, list[float]]]] = {}
-    with file.open(encoding="utf-8", newline="") as lines:
-        header, *rows = csv.reader(lines)
+    (_, header), *rows = csv_table(file)
     classes = header[len(TIMELINE_COLUMNS) :]
-    for number, row in enumerate(rows, 2):
+    for where, row in rows:
         if len(row) != len(header):
-            raise AnnotationError(f"{file}, row {number} has {len(row)} fields, not {len(header)}")
-        try:
-            start, end = float(row[1]), float(row[2])
-            scores = [float(value) for value in row[len(TIMELINE_COLUMNS) :]]
-        except ValueError as error:
-            raise AnnotationError(f"{file}, row {number}: {error}") from error
-        windows.setdefault(row[0], []).append((start, end, row[3], scores))
+            raise AnnotationError(f"{where} has {len(row)} values, not {len(header)}")
+        video, start, end, label, _, *values = row
+        if label not in classes:
+            raise AnnotationError(f'{where}: label "{label}" has no column of scores')
+        scores = [parse_number(value, where) for value in values]
+        window = (parse_number(start, where), parse_number(end, where), label, scores)
+        windows.setdefault(video, []).append(window)
     for video, of_video in windows.items():
         scores_TK = np.array([scores for *_, scores in of_video])
         middles = [(start + end) / 2 for start, end, *_ in of_video]
@@ -438,11 +437,7 @@ def _header(file: Path) -> list[str]:
     """Return the first row of a CSV; nothing of other files."""
     if file.suffix.lower() != ".csv":
         return []
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            return next(csv.reader(lines), [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AnnotationError(f"{file} cannot be read as CSV: {error}") from error
+    return next((values for _, values in csv_table(file)), [])
 
 
 def _has_boxes(header: Sequence[str]) -> bool:
@@ -456,8 +451,5 @@ def _is_truth(file: Path, header: Sequence[str]) -> bool:
     """Whether a file has no scores, so that it holds annotations."""
     if file.suffix.lower() != ".json":
         return bool(header) and "score" not in header
-    try:
-        record = json.loads(file.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise AnnotationError(f"{file} cannot be read as JSON: {error}") from error
+    record = read_json(file)
     return not (isinstance(record, dict) and "results" in record)
