@@ -176,6 +176,40 @@ def test_evidence_lies_where_it_was_planted(seeing, method):
     assert all(hits)
 
 
+def test_what_a_map_points_at_is_tried():
+    """Of a linear network, the hottest eighth is worth the sum of its weights times the clip."""
+    look = stream("flow", frames=4)
+    model = Flat(math.prod(look.input_shape))
+    model.fc.weight.data.zero_()
+    by_place = model.fc.weight.data[1].view(look.input_shape)
+    by_place[:, 2:, :12, :12] = 1  # an eighth: a quadrant, half of the time
+    (found,) = explain(model, torch.ones(look.input_shape), look, 1, "integrated")
+    assert found.hottest == pytest.approx(found.logit - found.blank_logit)
+    assert found.elsewhere == pytest.approx(0, abs=1e-4)
+
+    class Sure(nn.Module):
+        """Knows the class by that eighth; its slope there is nearly zero."""
+
+        input_layout, stem_name, classifier_name = "CTHW", "gain", "gain"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Linear(2, 2)
+            self.gain.weight.data = torch.tensor([[0, 0], [1, 1e-3]])
+
+        def forward(self, clip):
+            seen, faint = clip[:, 0, 2:, :12, :12], clip[:, 0, :2, 12:, 12:]
+            return self.gain(
+                torch.stack([(20 * seen.mean((1, 2, 3))).tanh(), faint.mean((1, 2, 3))], 1)
+            )
+
+    clip = torch.ones(look.input_shape)
+    (blind,) = explain(Sure(), clip, look, 1, "gradient")
+    (seeing,) = explain(Sure(), clip, look, 1, "integrated")
+    assert blind.hottest < 0.01 < 0.9 < blind.elsewhere
+    assert seeing.elsewhere < 0.01 < 0.9 < seeing.hottest
+
+
 def test_another_class_gives_another_map(seeing):
     clip, _ = planted(torch.Generator().manual_seed(5), 1, (1, 0, 0))
     (before,) = explain(seeing, clip, stream(), 1, "gradcam")
@@ -294,39 +328,90 @@ def test_tokens_in_another_order_and_a_class_token_give_the_same_map():
     np.testing.assert_allclose(found[0].heat_THW, found[1].heat_THW, atol=1e-5)
 
 
-def planted_in_time(generator: torch.Generator, label: int, third: int = 0):
-    """Noise; of class 1, a bright square in one quadrant and one third of the time."""
-    clip = 0.1 * torch.randn(3, FRAMES, 48, 48, generator=generator)
+def planted_in_time(generator: torch.Generator, label: int, third: int, number=3, at=slice(3)):
+    """Noise in so many channels; of class 1, a bright square in one quadrant and one third."""
+    clip = 0.1 * torch.randn(number, FRAMES, 48, 48, generator=generator)
     top, left = (torch.randint(0, 2, (2,), generator=generator) * 24).tolist()
     box = slice(third * 4, third * 4 + 4), slice(top, top + 24), slice(left, left + 24)
     if label:
-        clip[:, *box] += 1.5
+        clip[at, *box] += 1.5
     return clip, box
 
 
-@pytest.mark.slow
-def test_an_attention_network_sees_what_was_planted():
-    torch.manual_seed(15)
-    generator = torch.Generator().manual_seed(15)
-    look = StreamInput("s", "rgb", FRAMES, crop_size=(48, 48), layout="CTHW")
-    model = build_for_clip("i3d-resnet50-nonlocal-tiny", look.clip_CTHW, num_classes=2)
+def trained(name: str, look: StreamInput, seed: int, places=(slice(3), slice(3)), **more):
+    """Return a network that tells on whole clips which have a square, and how its input is laid."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+
+    def laid(clips_BCTHW):
+        return from_BTCHW(clips_BCTHW.transpose(1, 2), look)
+
+    model = build_for_clip(name, look.clip_CTHW, num_classes=2, **more)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
-    for step in range(80):
+    for step in range(40):
         labels = torch.arange(8) % 2
-        some = [planted_in_time(generator, int(y), (step + n) % 3)[0] for n, y in enumerate(labels)]
-        loss = nn.functional.cross_entropy(model(torch.stack(some)), labels)
+        clips = [
+            planted_in_time(generator, n % 2, (step + n) % 3, look.channels, places[n // 4])[0]
+            for n in range(8)
+        ]
+        loss = nn.functional.cross_entropy(model(laid(torch.stack(clips))), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    shares, in_time = [], []
-    for third in (0, 1, 2):
+    assert loss < 0.1
+    return model, laid
+
+
+def shares(heat, box) -> tuple[float, float]:
+    """Return what lies in the planted place and time, and in the time."""
+    return float(heat[box].sum() / heat.sum()), float(heat[box[0]].sum() / heat.sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "layout", "more"),
+    [
+        ("small-cnn", "CHW", {"width": 8}),
+        ("i3d-tiny", "CTHW", {}),
+        ("i3d-resnet50-nonlocal-tiny", "CTHW", {}),
+        ("cnn-lstm-tiny", "TCHW", {}),
+        ("convgru-tiny", "TCHW", {}),
+    ],
+)
+def test_every_kind_of_network_sees_what_was_planted(name, layout, more):
+    look = StreamInput("s", "rgb", FRAMES, crop_size=(48, 48), layout=layout)
+    model, laid = trained(name, look, 15, **more)
+    generator = torch.Generator().manual_seed(16)
+    for third in range(3):
         clip, box = planted_in_time(generator, 1, third)
-        (found,) = explain(model, clip, look, 1, "integrated")
-        heat = found.heat_THW
-        shares.append(float(heat[box].sum() / heat.sum()))
-        in_time.append(float(heat[box[0]].sum() / heat.sum()))
-    assert min(in_time) >= 0.6  # chance: a third
-    assert min(shares) >= 0.6  # chance: a twelfth
+        for method in ("integrated", "occlusion"):
+            (found,) = explain(model, laid(clip[None])[0], look, 1, method)
+            in_box, in_time = shares(found.heat_THW, box)
+            assert in_box >= 0.6, (method, third)  # chance: a twelfth
+            assert in_time >= 0.6, (method, third)  # chance: a third
+            assert found.hottest > found.elsewhere, (method, third)
+
+
+@pytest.mark.slow
+def test_each_pathway_shows_the_evidence_that_it_was_given():
+    """Frames go into the slow pathway alone, flow into the fast one alone."""
+    look = StreamInput("s", "rgb+flow", FRAMES, crop_size=(48, 48), layout="CTHW")
+    places = {"slow": slice(0, 3), "fast": slice(3, 5)}
+    model, laid = trained("slowfast-tiny", look, 17, list(places.values()), fast_channels=2)
+    generator = torch.Generator().manual_seed(18)
+    for pathway, channels in places.items():
+        for third in (0, 2):
+            clip, box = planted_in_time(generator, 1, third, 5, channels)
+            found = explain(model, laid(clip[None])[0], look, 1, "integrated")
+            sums = {each.pathway: float(each.signed_THW.sum()) for each in found}
+            gained = found[0].logit - found[0].blank_logit
+            assert sum(sums.values()) == pytest.approx(gained, rel=0.02)
+            assert sums[pathway] > 0.8 * gained
+            (own,) = (each for each in found if each.pathway == pathway)
+            assert min(shares(own.heat_THW, box)) >= 0.6
+            assert own.hottest > own.elsewhere
+            (hidden,) = explain(model, laid(clip[None])[0], look, 1, "occlusion")
+            assert min(shares(hidden.heat_THW, box)) >= 0.6
 
 
 def test_the_network_stays_as_it_was():
@@ -503,6 +588,9 @@ def test_see_why(run, tmp_path, method):
     assert done.status == 0, done.err
     record = json.loads(done.out)
     assert {row["class"] for row in record.values()} == {"right"}
+    for name, row in record.items():
+        said = f"{name}: this map points at nothing" in done.err
+        assert said == (row["hottest"] <= row["elsewhere"])
     for name in ("motion", "look"):
         assert frames_of(tmp_path / f"{name}.mp4") == 14
         rows = (tmp_path / f"{name}.csv").read_text().splitlines()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flowpipe.visualize.explain import VideoEvidence
 
 # A literal copy of flowpipe.visualize.explain.METHODS: torch costs --help seconds.
-METHODS = ("gradcam", "gradient", "integrated", "occlusion")
+METHODS = ("integrated", "occlusion", "gradcam", "gradient")
 
 
 @click.command()
@@ -29,7 +29,7 @@ METHODS = ("gradcam", "gradient", "integrated", "occlusion")
 @click.argument("video", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--class", "label", help="The class. [default: each network's own answer]")
 @click.option(
-    "--method", type=click.Choice(METHODS), default="gradcam", show_default=True, help="How."
+    "--method", type=click.Choice(METHODS), default="integrated", show_default=True, help="How."
 )
 @stream_option
 @fold_option
@@ -48,10 +48,13 @@ def why(
     """Show where and when in VIDEO the evidence for a class lies: a clip and a curve per stream.
 
     \b
-    gradcam     the last maps, weighed by how much the class rises with each; fast and coarse
-    gradient    how much the class would change with each pixel; fine and noisy
     integrated  gradients on the way from an empty clip; sums to what the clip gains
-    occlusion   the fall of the class when a part is hidden; slow, the honest reference
+    occlusion   what each part is worth, hidden and alone; slow and coarse, the honest reference
+    gradcam     the last maps, weighed by how much the class rises with each; fast
+    gradient    how much the class would change with each pixel; fast and noisy
+
+    Every map is tried: how far its hottest eighth moves the class, against the same shape
+    elsewhere. What points at nothing is named.
     """
     from flowpipe.cache import open_cache
     from flowpipe.datasets import videos_of
@@ -87,6 +90,7 @@ def why(
                 "class": classes[each.number], "logit": float(each.logits_K[each.number]),
                 "answer": classes[int(each.logits_K.argmax())], "clips": each.clips,
                 "times_in_a_clip": each.times, "peak_s": _peak_s(cache[name].pts_s, each),
+                "hottest": each.hottest, "elsewhere": each.elsewhere,
             }  # fmt: skip
             write_json(out / f"{title}.json", record[title])
             say(f"{title}: {out / title}.mp4, .csv, .json")
@@ -95,14 +99,24 @@ def why(
                     f"{title}: one map for each clip of {look.frames} items; occlusion and the "
                     "gradients tell its moments apart"
                 )
+            if each.hottest <= each.elsewhere:
+                say(
+                    f"{title}: this map points at nothing: its hottest eighth moves the class by "
+                    f"{each.hottest:.2f}, the same shape elsewhere by {each.elsewhere:.2f}; "
+                    f"{'integrated gradients see' if method == 'occlusion' else 'occlusion sees'} "
+                    "more, or the evidence lies everywhere"
+                )
     if as_json:
         print_json(record)
         return
     rows = [
-        [title, row["class"], row["answer"], f"{row['logit']:.2f}", f"{row['peak_s']:.2f}"]
+        [title, row["class"], row["answer"],
+         *(f"{row[key]:.2f}" for key in ("logit", "hottest", "elsewhere", "peak_s"))]
         for title, row in record.items()
-    ]
-    header = ["stream", "evidence for", "network's answer", "logit", "peak s"]
+    ]  # fmt: skip
+    header = [
+        "stream", "evidence for", "network's answer", "logit", "hottest 1/8", "elsewhere", "peak s"
+    ]  # fmt: skip
     print_table(str(video), header, rows, text_columns=3)
 
 

@@ -4,11 +4,18 @@ Gradient: K. Simonyan, A. Vedaldi, A. Zisserman, "Deep inside convolutional netw
 doi:10.48550/arXiv.1312.6034. Grad-CAM: R. Selvaraju et al., ICCV 2017, doi:10.1109/ICCV.2017.74;
 the weights are means over space and time, the map is brought to the clip's size by cell centres.
 Integrated gradients: M. Sundararajan, A. Taly, Q. Yan, ICML 2017, doi:10.48550/arXiv.1703.01365.
-Occlusion: M. Zeiler, R. Fergus, ECCV 2014, doi:10.1007/978-3-319-10590-1_53, in space and time.
+Occlusion: M. Zeiler, R. Fergus, ECCV 2014, doi:10.1007/978-3-319-10590-1_53, in space and time; a
+part counts half by what hiding it takes and half by what it brings alone.
+
+Slopes at the clip itself (gradient, Grad-CAM) vanish where a network is sure: the gates of an LSTM
+are shut then, and what is left lies at its last frames. Integrated gradients begin at an empty clip
+and see the rise. Deep maps of Grad-CAM reach over the whole picture, and a class's even share of
+them is heat as well.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,12 +30,14 @@ from flowpipe.clips.transforms import View
 from flowpipe.errors import InvalidArgument
 from flowpipe.visualize.network import check_class, class_logits, from_BTCHW, to_BTCHW, untouched
 
-Method = Literal["gradcam", "gradient", "integrated", "occlusion"]
+Method = Literal["integrated", "occlusion", "gradcam", "gradient"]
 METHODS = get_args(Method)
 # Steps on the straight way from nothing to the clip.
 STEPS, BATCH = 64, 8
 # Occlusion: windows along time, height and width.
-WINDOWS = 4
+WINDOWS = (6, 4, 4)
+# A map is tried by what its hottest part, this share of the clip, does to the class.
+HOTTEST = 1 / 8
 # A heat map of every frame is kept.
 MOST_FRAMES = 3000
 
@@ -48,6 +57,10 @@ class Evidence:
         Of the class for the clip, and for an input of zeros (mean colour, no motion).
     times : int
         Instants that the map itself tells apart: 1 for Grad-CAM of a stack in one picture.
+    hottest, elsewhere : float
+        What the hottest eighth of the map is worth: how far the logit moves, half by hiding it and
+        half by showing it alone. And what the same shape is worth half a clip away, at best. A map
+        whose `hottest` does not exceed `elsewhere` points at nothing.
     """
 
     pathway: str
@@ -55,6 +68,8 @@ class Evidence:
     logit: float
     blank_logit: float
     times: int
+    hottest: float
+    elsewhere: float
 
     @property
     def heat_THW(self) -> NDArray[np.float32]:
@@ -70,7 +85,9 @@ class Evidence:
 def explain(
     model: nn.Module, clip: Tensor, stream: StreamInput, number: int, method: Method
 ) -> list[Evidence]:
-    """Return the evidence for a class in one clip; of Grad-CAM, one map for each pathway.
+    """Return the evidence for a class in one clip.
+
+    Grad-CAM and integrated gradients return a map for each pathway of the network.
 
     Parameters
     ----------
@@ -81,7 +98,7 @@ def explain(
     stream : StreamInput
     number : int
         The class.
-    method : {"gradcam", "gradient", "integrated", "occlusion"}
+    method : {"integrated", "occlusion", "gradcam", "gradient"}
 
     Raises
     ------
@@ -97,11 +114,44 @@ def explain(
         check_class(number, logits_BK)
         logit, blank = (float(value) for value in logits_BK[:, number])
         run: Callable[..., list[tuple[str, Tensor, int]]] = _RULES[method]
-        maps = run(model, values, stream, number)
-    return [
-        Evidence(pathway, heat_THW.cpu().float().numpy(), logit, blank, times)
-        for pathway, heat_THW, times in maps
-    ]
+        found = []
+        for pathway, signed_THW, times in run(model, values, stream, number):
+            worth_B = _worth(model, values, stream, number, _hottest_and_elsewhere(signed_THW))
+            here, *others = worth_B.tolist()
+            signed = signed_THW.cpu().float().numpy()
+            found.append(Evidence(pathway, signed, logit, blank, times, here, max(others)))
+    return found
+
+
+def _hottest_and_elsewhere(heat_THW: Tensor) -> list[Tensor]:
+    """Return masks: of the hottest part, then of its shape moved by half a clip along the axes."""
+    order = heat_THW.flatten().argsort(descending=True)
+    mask_THW = torch.zeros_like(heat_THW, dtype=torch.bool)
+    mask_THW.view(-1)[order[: math.ceil(HOTTEST * len(order))]] = True
+    halves = itertools.product(*({0, length // 2} for length in mask_THW.shape))
+    return [mask_THW.roll(shifts, (0, 1, 2)) for shifts in sorted(halves)]
+
+
+def _worth(
+    model: nn.Module, values: Tensor, stream: StreamInput, number: int, masks: Iterable[Tensor]
+) -> Tensor:
+    """Return what parts of a clip are worth: half what hiding each takes, half what it brings.
+
+    Where each of several parts suffices, hiding one takes nothing; where several are needed, one
+    alone brings nothing. Of a linear network both are the same.
+    """
+    whole_TCHW = to_BTCHW(values, stream)[0]
+
+    def logits_B(shown_BTCHW: Tensor) -> Tensor:
+        return class_logits(model, from_BTCHW(shown_BTCHW, stream))[:, number]
+
+    left, twice = iter(masks), []
+    with torch.no_grad():
+        whole, blank = logits_B(torch.stack([whole_TCHW, torch.zeros_like(whole_TCHW)]))
+        while some := list(itertools.islice(left, BATCH)):
+            shown = torch.stack(some)[:, :, None]
+            twice.append(logits_B(whole_TCHW * shown) - logits_B(whole_TCHW * ~shown))
+    return (torch.cat(twice) + whole - blank) / 2
 
 
 def _gradient_of(model: nn.Module, values: Tensor, number: int) -> Tensor:
@@ -127,42 +177,80 @@ def _by_gradient(
 def _by_integration(
     model: nn.Module, values: Tensor, stream: StreamInput, number: int
 ) -> list[tuple[str, Tensor, int]]:
+    if len(pathways := _pathways(model)) > 1:
+        return _by_integration_of_pathways(model, values, stream, number, pathways)
     total = torch.zeros_like(values)
-    shares = (torch.arange(STEPS, device=values.device) + 0.5) / STEPS
-    for some in torch.split(shares, BATCH):
-        way = values * some.reshape(-1, *[1] * (values.ndim - 1))
-        total += _gradient_of(model, way, number).sum(0, keepdim=True)
+    for some in _shares(values):
+        total += _gradient_of(model, values * some, number).sum(0, keepdim=True)
     given = to_BTCHW(values * total / STEPS, stream)[0].sum(1)
     return [("", given, stream.frames)]
+
+
+def _by_integration_of_pathways(
+    model: nn.Module,
+    values: Tensor,
+    stream: StreamInput,
+    number: int,
+    pathways: Mapping[str, nn.Module],
+) -> list[tuple[str, Tensor, int]]:
+    """Divide what the clip gains among the inputs of the pathways, each at its own instants."""
+    taken: dict[str, Tensor] = {}
+
+    def take(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            taken[name] = inputs[0]
+
+        return hook
+
+    hooks = [stem.register_forward_pre_hook(take(name)) for name, stem in pathways.items()]
+    given: dict[str, Tensor] = {}
+    try:
+        for some in _shares(values):
+            with torch.enable_grad():
+                way = (values * some).requires_grad_()
+                score = class_logits(model, way)[:, number].sum()
+                slopes = torch.autograd.grad(score, [taken[name] for name in pathways])
+            for name, slope in zip(pathways, slopes, strict=True):
+                piece_CTHW = (slope * taken[name].detach() / some).sum(0)
+                given[name] = given.get(name, 0) + piece_CTHW.sum(0) / STEPS
+    finally:
+        for each in hooks:
+            each.remove()
+    return [(name, _to_clip_size(piece, stream), len(piece)) for name, piece in given.items()]
+
+
+def _pathways(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the first layer of each pathway by the pathway's name."""
+    stems = [str(model.stem_name), *getattr(model, "other_stem_names", ())]
+    return {stem.split(".")[0]: model.get_submodule(stem) for stem in stems}
+
+
+def _shares(values: Tensor) -> Sequence[Tensor]:
+    """Return the places on the way from nothing to the clip, in batches that multiply `values`."""
+    shares = (torch.arange(STEPS, device=values.device) + 0.5) / STEPS
+    return torch.split(shares.reshape(-1, *[1] * (values.ndim - 1)), BATCH)
+
+
+def _to_clip_size(piece_THW: Tensor, stream: StreamInput) -> Tensor:
+    """Repeat the values of fewer instants over the clip; their sum stays."""
+    sized = nn.functional.interpolate(piece_THW[None, None], (stream.frames, *stream.crop_size))
+    return sized[0, 0] * (piece_THW.numel() / sized.numel())
 
 
 def _by_occlusion(
     model: nn.Module, values: Tensor, stream: StreamInput, number: int
 ) -> list[tuple[str, Tensor, int]]:
-    whole_TCHW = to_BTCHW(values, stream)[0]
-    frames, _, height, width = whole_TCHW.shape
-    cuts = [
-        np.array_split(np.arange(length), min(WINDOWS, length))
-        for length in (frames, height, width)
+    lengths = (stream.frames, *stream.crop_size)
+    places = [
+        torch.arange(length, device=values.device) * min(windows, length) // length
+        for length, windows in zip(lengths, WINDOWS, strict=True)
     ]
-    boxes = [
-        tuple(slice(int(part[0]), int(part[-1]) + 1) for part in (t, y, x))
-        for t in cuts[0]
-        for y in cuts[1]
-        for x in cuts[2]
-    ]
-    fall_THW = whole_TCHW.new_zeros(frames, height, width)
-    with torch.no_grad():
-        seen = class_logits(model, values)[0, number]
-        for start in range(0, len(boxes), BATCH):
-            some = boxes[start : start + BATCH]
-            hidden_BTCHW = whole_TCHW.repeat(len(some), 1, 1, 1, 1)
-            for clip_TCHW, (t, y, x) in zip(hidden_BTCHW, some, strict=True):
-                clip_TCHW[t, :, y, x] = 0
-            left_B = class_logits(model, from_BTCHW(hidden_BTCHW, stream))[:, number]
-            for value, box in zip(left_B, some, strict=True):
-                fall_THW[box] = seen - value
-    return [("", fall_THW, len(cuts[0]))]
+    counts = [int(place[-1]) + 1 for place in places]
+    t, y, x = torch.meshgrid(*places, indexing="ij")
+    cells_THW = (t * counts[1] + y) * counts[2] + x
+    masks = (cells_THW == cell for cell in range(math.prod(counts)))
+    worth_N = _worth(model, values, stream, number, masks)
+    return [("", worth_N[cells_THW], counts[0])]
 
 
 def _by_gradcam(
@@ -185,8 +273,9 @@ def _by_gradcam(
     finally:
         for each in hooks:
             each.remove()
-    stems = [str(model.stem_name), *getattr(model, "other_stem_names", ())]
-    pathways = [stem.split(".")[0] for stem in stems] if len(stems) > 1 else [""]
+    pathways = list(_pathways(model))
+    if len(pathways) == 1:
+        pathways = [""]
     found = []
     for pathway in pathways:
         own = [(name, out) for name, out in fired if name.startswith(pathway)]
@@ -289,6 +378,8 @@ class VideoEvidence:
         Means over the clips.
     clips, times : int
         Clips, and the instants that the map tells apart in each.
+    hottest, elsewhere : float
+        As of `Evidence`, means over the clips.
     view : View
         The part of the picture.
     """
@@ -299,6 +390,8 @@ class VideoEvidence:
     logits_K: NDArray[np.float64]
     clips: int
     times: int
+    hottest: float
+    elsewhere: float
     view: View
 
     @property
@@ -351,11 +444,13 @@ def explain_video(
     number = int(logits_K.argmax()) if number is None else number
     heats: dict[str, NDArray[np.float32]] = {}
     times = {}
+    tried: dict[str, list[tuple[float, float]]] = {}
     seen_N = np.zeros(count)
     for centre, clip in zip(places, batch, strict=True):
         indices = stream.indices(entry, centre, "repeat-last")
         np.add.at(seen_N, indices, 1)
         for found in explain(model, clip, stream, number, method):
+            tried.setdefault(found.pathway, []).append((found.hottest, found.elsewhere))
             empty = np.zeros((count, *stream.crop_size), np.float32)
             np.add.at(heats.setdefault(found.pathway, empty), indices, found.heat_THW)
             times[found.pathway] = found.times
@@ -368,7 +463,9 @@ def explain_video(
     }
     logits = logits_K.double().cpu().numpy()
     return [
-        VideoEvidence(name, heat, number, logits, len(places), times[name], view)
+        VideoEvidence(
+            name, heat, number, logits, len(places), times[name], *np.mean(tried[name], 0), view
+        )
         for name, heat in means.items()
     ]
 
