@@ -441,7 +441,7 @@ def test_time_gets_slower_as_its_penalty_grows():
         float(variation(torch.from_numpy(each.values_TCHW), kappa=0, chi=1)) for each in found
     ]
     assert centroids[0] > 0.3 > 0.12 > centroids[2]
-    assert (np.diff(centroids) <= 0.01).all()
+    assert (np.diff(centroids) <= 0.02).all()  # between the slow ones it is noise
     assert changes == sorted(changes, reverse=True)
     assert all(each.activation > each.noise_activation for each in found)
     again = maximise(model, look, 0, chi=3.0, steps=100)

@@ -14,12 +14,13 @@ SIDE_PX = 128
 LOOPS = 4
 TITLE_PX = 16
 GREY = 127.5
+MOST_OF_FLOW = 99.5  # %; the few longest vectors would leave the others pale
 
 
 def paint(found: Maximised, stream: StreamInput) -> list[Picture]:
     """Return a picture for each moment; frames and flow, where both are seen, side by side.
 
-    Flow has one scale over all moments. Frames are brought back to pixels.
+    Flow has one scale over all moments, which few pixels exceed. Frames are brought back to pixels.
     """
     cuts = np.cumsum([part.channels for part in stream.parts])[:-1]
     pieces = np.split(found.values_TCHW, cuts, axis=1)
@@ -32,8 +33,10 @@ def paint(found: Maximised, stream: StreamInput) -> list[Picture]:
 def _paint_part(values_TCHW: np.ndarray, part: StreamInput) -> list[Picture]:
     values_THWC = values_TCHW.transpose(0, 2, 3, 1)
     if part.input == "flow":
-        reach = float(np.hypot(values_THWC[..., 0], values_THWC[..., 1]).max()) or 1.0
-        pictures = [flow_to_color(uv_HWC, reach) for uv_HWC in values_THWC]
+        length_THW1 = np.hypot(values_THWC[..., :1], values_THWC[..., 1:])
+        reach = float(np.percentile(length_THW1, MOST_OF_FLOW)) or 1.0
+        shown_THWC = values_THWC * np.minimum(1, 0.999 * reach / np.maximum(length_THW1, 1e-12))
+        pictures = [flow_to_color(uv_HWC, reach) for uv_HWC in shown_THWC]
     elif part.input == "rgbdiff":
         reach = float(np.abs(values_THWC).max()) or 1.0
         pictures = list(np.rint(GREY * (1 + values_THWC / reach)).astype(np.uint8))
