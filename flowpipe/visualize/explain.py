@@ -151,7 +151,8 @@ def _worth(
         while some := list(itertools.islice(left, BATCH)):
             shown = torch.stack(some)[:, :, None]
             twice.append(logits_B(whole_TCHW * shown) - logits_B(whole_TCHW * ~shown))
-    return (torch.cat(twice) + whole - blank) / 2
+    worth_B: Tensor = (torch.cat(twice) + whole - blank) / 2
+    return worth_B
 
 
 def _gradient_of(model: nn.Module, values: Tensor, number: int) -> Tensor:
@@ -462,11 +463,13 @@ def explain_video(
         for name, heat in heats.items()
     }
     logits = logits_K.double().cpu().numpy()
+    worth = {name: [float(mean) for mean in np.mean(pairs, 0)] for name, pairs in tried.items()}
     return [
         VideoEvidence(
-            name, heat, number, logits, len(places), times[name], *np.mean(tried[name], 0), view
+            name, heat, number, logits, len(places), times[name], hottest, elsewhere, view
         )
         for name, heat in means.items()
+        for hottest, elsewhere in [worth[name]]
     ]
 
 
