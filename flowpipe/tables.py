@@ -1,7 +1,8 @@
 """Text that people and programs write: CSV, JSON and numbers, read in one way everywhere.
 
 Files are UTF-8, with or without a byte order mark. CSV is separated by comma, semicolon or tab;
-blanks around values do not count. What would be read wrong without a word is refused: two columns
+blanks around values do not count, and "nan", as pandas writes what is missing, is an empty value.
+What would be read wrong without a word is refused: two columns
 or two keys of one name, rows of another length than the header, "nan" where a number is wanted.
 """
 
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from flowpipe.errors import AnnotationError, nearest_name, some
+
+# What pandas, numpy and spreadsheets write where a value is missing.
+MISSING_VALUES = frozenset({"nan", "NaN", "<NA>", "#N/A", "NaT"})
 
 
 def csv_table(path: Path) -> list[tuple[str, list[str]]]:
@@ -61,7 +65,8 @@ def with_header(
                 f"{where}: the row must have {len(columns)} values, like the header, but has "
                 f"{len(values)}; put values that hold a comma into quotes"
             )
-        rows.append((where, dict(zip(columns, values, strict=True))))
+        known = ["" if value in MISSING_VALUES else value for value in values]
+        rows.append((where, dict(zip(columns, known, strict=True))))
     return rows
 
 

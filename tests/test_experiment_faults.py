@@ -624,3 +624,24 @@ def test_doubts_stand_in_the_record_and_on_the_page(run):
     record["notes"] = ["spatial: it learnt nothing"]
     (run / "results.json").write_text(json.dumps(record))
     assert "spatial: it learnt nothing" in Experiment.of_run(run).report().read_text()
+
+
+@pytest.mark.parametrize(
+    ("unit", "start", "end"), [("s", 200, 400), ("frame", 5000, 5010), ("s", 0.04, 0.2)]
+)
+def test_parts_behind_the_end_are_refused_before_extraction(folder, tmp_path, unit, start, end):
+    """Milliseconds for seconds: every video was extracted before the first of them was refused."""
+    rows = rows_of(folder)[1:]
+    header = ("video", "label", "fold", f"start_{unit}", f"end_{unit}")
+    times = [(str(start), str(end)) if row == rows[-1] else ("", "") for row in rows]
+    path = tmp_path / "parts.csv"
+    write_rows(path, [header, *(row + time for row, time in zip(rows, times, strict=True))])
+    changes = (f"data.annotations={path}", f"data.cache={tmp_path / 'c'}")
+    settings = load_settings(folder / "config.toml", changes).only("spatial")
+    experiment = Experiment(settings, tmp_path / "run")
+    if start < 1:
+        checks.check_parts(experiment.dataset)
+        return
+    with pytest.raises(FlowpipeError, match=r"begins at 200 s, but the video has 0\.\d+ s"):
+        experiment.run()
+    assert not (tmp_path / "c").exists()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flowpipe import datasets
-from flowpipe.datasets import Dataset, Span, Video, videos_of
-from flowpipe.datasets.readers import VIDEO_COLUMNS, clean_name
+from flowpipe.datasets import Dataset, Span, Video, open_dataset, videos_of
+from flowpipe.datasets.readers import VIDEO_COLUMNS, clean_name, list_videos
 from flowpipe.errors import AnnotationError, InvalidArgument, VideoNotFound
 
 
@@ -214,7 +214,7 @@ def test_what_a_list_in_the_folder_leaves_out_is_told(tmp_path):
     read = datasets.open_dataset(root)
     assert [(v.id, v.label) for v in read.videos] == [("red/a.mp4", "Red"), ("blue/a.mp4", "red")]
     assert read.notes == (
-        'classes that differ in case or spaces only: "Red", "red"',
+        'classes whose names look the same: "Red", "red"',
         "the labels are those of annotations.csv; not read: splits.csv",
         'left out: 1 videos not in annotations.csv: "blue/b.mp4"',
     )
@@ -536,3 +536,62 @@ def test_weizmann_splits(shared_data):
         train, test = datasets.split_fold(read, fold)
         assert (len(train), len(test)) == (80, 10)
         assert {r.group for r in train.videos}.isdisjoint({r.group for r in test.videos})
+
+
+class TestWhatProgramsWrite:
+    @pytest.fixture
+    def root(self, tmp_path):
+        for name in "abc":
+            (tmp_path / f"{name}.mp4").write_bytes(b"video")
+        return tmp_path
+
+    def read(self, root, name, text, **options):
+        (root / name).write_text(text)
+        return open_dataset(root, annotations=root / name, **options)
+
+    @pytest.mark.parametrize("value", ["nan", "NaN", "<NA>", "#N/A", ""])
+    def test_missing_values(self, root, value):
+        """Pandas writes nan for a missing label, fold or group; they are no class, fold, group."""
+        with pytest.raises(AnnotationError, match=r'"a.mp4" without a label.*nan is none'):
+            self.read(root, "l.csv", f"video,label\na.mp4,{value}\nb.mp4,run\n")
+        read = self.read(
+            root, "l.csv", f"video,label,fold,group\na.mp4,x,{value},g\nb.mp4,x,1,{value}\n"
+        )
+        assert [(video.id, video.folds, video.group) for video in read.videos] == [
+            ("b.mp4", ("1",), None)
+        ]
+        assert any("1 rows without a value" in note for note in read.notes)
+
+    @pytest.mark.parametrize("name", ["None", "null", "NA", "nanny"])
+    def test_words_that_may_be_classes(self, root, name):
+        read = self.read(root, "l.csv", f"video,label\na.mp4,{name}\nb.mp4,run\n")
+        assert name in read.classes
+
+    @pytest.mark.parametrize("columns", ["start,end", "start_time,end_time", "start_s", "Onset"])
+    def test_times_that_are_not_read_are_told(self, root, columns):
+        values = ",".join("1" for _ in columns.split(","))
+        rows = f"a.mp4,x,{values}\nb.mp4,y,{values}\n"
+        read = self.read(root, "l.csv", f"video,label,{columns}\n{rows}")
+        assert any(note.startswith(f'not read: "{columns.split(",")[0]}"') for note in read.notes)
+
+    def test_columns_of_times_in_capitals(self, root):
+        read = self.read(root, "l.csv", "Video,Label,Start_s,END_S\na.mp4,x,0,1\na.mp4,y,1,2\n")
+        assert [video.id for video in read.videos] == ["a.mp4@0-1s", "a.mp4@1-2s"]
+        with pytest.raises(AnnotationError, match="start_frame"):
+            self.read(root, "l.csv", "video,label,start_frame,end_frame\na.mp4,x,0.5,2\n")
+
+    @pytest.mark.parametrize(
+        ("one", "other"), [("run", "Run"), ("1", "1.0"), ("é", "e\u0301"), ("a", "a\u200b")]
+    )
+    def test_names_that_look_the_same(self, root, one, other):
+        read = self.read(root, "l.csv", f"video,label\na.mp4,{one}\nb.mp4,{other}\n")
+        assert [note for note in read.notes if "look the same" in note]
+
+    @pytest.mark.parametrize("label", ["250 3.0", "250 1 2", "250 -2"])
+    def test_numbers_that_are_no_label(self, root, label):
+        with pytest.raises(AnnotationError, match=f'line 1: "{label}" is no label'):
+            self.read(root, "l.txt", f"a.mp4 {label}\nb.mp4 100 0\n")
+
+    def test_unknown_labels_of_lists(self, root):
+        (root / "l.txt").write_text("a 250 -1\nb 100 0\n")
+        assert [video.labels for video in list_videos(root / "l.txt", root)] == [(), ("0",)]

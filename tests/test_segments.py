@@ -165,6 +165,14 @@ def test_label_studio(root):
         ("boris", BORIS_EVENTS.rpartition("62.0")[0], 'START of "walk" in two.avi without a STOP'),
         ("boris", BORIS_EVENTS.replace(",START", ",STOP", 1), 'line 5: STOP of "walk" without'),
         ("boris", BORIS_AGGREGATED.replace("\t0.5\t", "\tnow\t"), 'line 2: time "now" must be'),
+        (
+            "boris",
+            BORIS_EVENTS.replace("2.0,player #1:day 1/one.mp4,90,25,A,walk,,,STOP\n", "").replace(
+                "A,run,,,START", "A,walk,,,START"
+            ),
+            'line 6: a second START of "walk" before its STOP',
+        ),
+        ("boris", BORIS_AGGREGATED.replace("2.0\t3.25", "3.25\t2.0"), "line 3: part 3.25-2s of a"),
         ("elan", "one two\n", "line 1: the line has no tabs"),
         ("elan", "act\twalk\n", "line 1: begin and end time must be"),
         ("elan", "act\t\t00:00:03.000\t00:00:02.000\twalk\n", "line 1: part 3-2s of a video must"),
@@ -203,3 +211,74 @@ def test_a_name_that_two_files_have(root):
 
 def test_the_configuration_takes_every_form():
     assert set(Form.__args__) == set(FORMS)
+
+
+class TestWhatWouldBeLost:
+    """Exports whose labels or times were read as others, or not at all, without a word."""
+
+    @pytest.mark.parametrize(
+        ("rows", "expected"),
+        [
+            # Numbers as annotations: the tier's name was taken.
+            (
+                "tier\t\t00:00:00.000\t00:00:00.200\t00:00:00.200\t1\n"
+                "tier\t\t00:00:00.200\t00:00:00.400\t00:00:00.200\t2\n",
+                [("1",), ("2",)],
+            ),
+            # Two tiers that say something at one time: the second alone was kept.
+            (
+                "Begin Time - ss.msec\tEnd Time - ss.msec\tone\ttwo\n0.0\t0.2\twalk\tfast\n"
+                "0.2\t0.4\trun\t\n",
+                [("walk", "fast"), ("run",)],
+            ),
+        ],
+    )
+    def test_elan(self, root, rows, expected):
+        path = root / "two.txt"
+        path.write_text(rows)
+        read = from_segments(path, root, "elan")
+        assert [video.labels for video in read.videos] == expected
+
+    def test_an_empty_annotation_of_elan_is_no_tier(self, root):
+        path = root / "two.txt"
+        path.write_text("Tier\tBegin Time - msec\tEnd Time - msec\tAnnotation\nt\t0\t200\t\n")
+        with pytest.raises(AnnotationError, match="line 2: the annotation is empty"):
+            from_segments(path, root, "elan")
+
+    def test_boris_with_semicolons(self, root):
+        path = root / "events.csv"
+        path.write_text(BORIS_AGGREGATED.replace("\t", ";"))
+        assert parts(from_segments(path, root, "boris")) == EXPECTED
+
+    def test_annotations_that_were_cancelled(self, root):
+        choice = {"type": "choices", "value": {"choices": ["walk"]}}
+        other = {"type": "choices", "value": {"choices": ["run"]}}
+        annotations = [{"was_cancelled": True, "result": [other]}, {"result": [choice]}]
+        path = root / "tasks.json"
+        path.write_text(json.dumps([{"data": {"video": "two.avi"}, "annotations": annotations}]))
+        assert parts(from_segments(path, root, "label-studio")) == [(TWO, ("walk",), None)]
+
+    def test_several_ticked_boxes_of_via(self, root):
+        path = root / "via.csv"
+        path.write_text(VIA.replace('""1"":""r""', '""1"":""w,r""'))
+        labels = {video.labels for video in from_segments(path, root, "via").videos}
+        assert labels == {("walk",), ("walk", "run")}
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"label": None}, "label None must be a name"),
+            ({"label": ["run"]}, "must be a name"),
+            ({"segment": [0, "nan"]}, "no finite number"),
+        ],
+    )
+    def test_activitynet(self, root, change, message):
+        entry = {"subset": None, "annotations": [{"label": "run", "segment": [0, 1]}]}
+        path = root / "truth.json"
+        path.write_text(json.dumps({"database": {"two": entry}}))
+        (video,) = from_segments(path, root, "activitynet").videos
+        assert (video.labels, video.folds) == (("run",), ())  # no subset is no fold "None"
+        entry["annotations"][0].update(change)
+        path.write_text(json.dumps({"database": {"two": entry}}))
+        with pytest.raises(AnnotationError, match=message):
+            from_segments(path, root, "activitynet")

@@ -10,8 +10,10 @@ A video's id is its path relative to the root with forward slashes. A path that 
 byte order mark.
 """
 
+import contextlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -52,10 +54,13 @@ _EXTENSIONS = "|".join(re.escape(extension) for extension in sorted(VIDEO_EXTENS
 # a line that ends in any other extension is a path as a whole.
 _LIST_LINE = re.compile(
     rf"(?P<path>.+?(?:{_EXTENSIONS}))(?:\s+(?P<rest>.*))?"
-    r"|(?P<bare>\S+)\s+(?P<counts>\d+\s+\d+)|(?P<whole>.*\S\.\w{1,5})",
+    r"|(?P<bare>\S+)\s+(?P<counts>\d+\s+(?:-1|\d+))|(?P<whole>.*\S\.\w{1,5})",
     re.IGNORECASE,
 )
-_COUNT_AND_LABEL = re.compile(r"\d+\s+(\d+)")
+_COUNT_AND_LABEL = re.compile(r"\d+\s+(-1|\d+)")  # -1: unknown, as in lists of tests
+_NUMBERS = re.compile(r"-?[\d.]+(\s+-?[\d.]+)+")
+# Columns that look like times, but are not called as those of SPAN_COLUMNS.
+_TIMES = re.compile(r"(start|begin|onset|from|end|stop|offset|to)([\s_-].*)?", re.IGNORECASE)
 
 
 def from_folders(root: str | Path) -> Dataset:
@@ -141,7 +146,12 @@ def from_csv(
     )
     if label_column is not None:
         _refuse_unlabelled(videos, path)
-    return make_dataset(videos, path, missing=missing)
+    dataset = make_dataset(videos, path, missing=missing)
+    times = [name for name in csv_rows(path)[0] if _TIMES.fullmatch(name)]
+    if times and not any(video.span for video in videos):
+        note = f"not read: {some(times)}; times are start_s, end_s or start_frame, end_frame"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
+    return dataset
 
 
 def from_list(list_file: str | Path, root: str | Path, *, missing: Missing = "refuse") -> Dataset:
@@ -264,10 +274,16 @@ def list_videos(path: Path, root: Path) -> list[Video]:
     lines = list_lines(path, root)
     numbers = [_COUNT_AND_LABEL.fullmatch(label) for _, _, label in lines]
     counted = all(numbers)  # every line is `path num_frames label_index`
+    unclear = not counted and all(_NUMBERS.fullmatch(label) for _, _, label in lines)
     names = _with_extensions([name for _, name, _ in lines], root)
     videos = []
     for name, (where, _, label), match in zip(names, lines, numbers, strict=True):
-        own = match[1] if counted and match else label
+        own = match[1].removeprefix("-1") if counted and match else label
+        if unclear:
+            raise AnnotationError(
+                f'{where}: "{label}" is no label; a line is a path, or a path, its number of '
+                "frames and one label >= 0; several labels need a CSV file"
+            )
         videos.append(make_video(name, root, where, labels=[own] if own else []))
     return videos
 
@@ -396,12 +412,16 @@ def _refuse_twice(videos: Sequence[Video], source: Path) -> None:
 
 
 def _alike(classes: Sequence[str]) -> tuple[str, ...]:
-    """Return a note on names of classes that differ in upper and lower case only."""
-    groups: dict[str, list[str]] = {}
+    """Return a note on names of classes that look the same: run, Run, 1, 1.0, an unseen space."""
+    groups: dict[object, list[str]] = {}
     for name in classes:
-        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+        seen = "".join(c for c in unicodedata.normalize("NFKC", name) if c.isprintable())
+        key: object = " ".join(seen.casefold().split())
+        with contextlib.suppress(ValueError):
+            key = float(seen)
+        groups.setdefault(key, []).append(name)
     alike = [name for names in groups.values() if len(names) > 1 for name in names]
-    return (f"classes that differ in case or spaces only: {some(alike)}",) if alike else ()
+    return (f"classes whose names look the same: {some(alike)}",) if alike else ()
 
 
 def clean_name(name: str) -> str:
@@ -427,8 +447,11 @@ def _literal(name: str) -> str:
 
 
 def _span_of(row: Mapping[str, str], where: str) -> Span | None:
-    for start, end, unit in SPAN_COLUMNS:
-        if start in row and end in row and (row[start] or row[end]):
+    columns = {name.lower(): name for name in row}
+    for wanted in SPAN_COLUMNS:
+        start, end = (columns.get(name, "") for name in wanted[:2])
+        unit = wanted[2]
+        if start and end and (row[start] or row[end]):
             try:
                 return Span(parse_number(row[start], where), parse_number(row[end], where), unit)
             except AnnotationError as error:
@@ -442,5 +465,6 @@ def _span_of(row: Mapping[str, str], where: str) -> Span | None:
 def _refuse_unlabelled(videos: Sequence[Video], source: Path) -> None:
     if unlabelled := [video.id for video in videos if not video.labels]:
         raise AnnotationError(
-            f"{source}: {some(unlabelled)} without a label; give every video one, or none any"
+            f"{source}: {some(unlabelled)} without a label; give every video one, or none any "
+            "(nan is none)"
         )

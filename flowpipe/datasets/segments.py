@@ -126,13 +126,15 @@ def _boris(path: Path) -> Iterator[Segment]:
             raise AnnotationError(f"{where}: media file and Behavior must not be empty")
         if "Start (s)" in row and "Stop (s)" in row:
             start, end = _number(row["Start (s)"], where), _number(row["Stop (s)"], where)
-            if end > start:
+            if end != start:  # a point has no length
                 yield Segment(where, video, label, start, end)
             continue
         event = (row.get("Behavior type") or row.get("Status", "")).upper()
         time_s = _number(row.get("Time") or row.get("Time relative to start", ""), where)
         key = video, label, subject
         if event == "START":
+            if key in started:
+                raise AnnotationError(f'{where}: a second START of "{label}" before its STOP')
             started[key] = time_s
         elif event == "STOP":
             if key not in started:
@@ -147,6 +149,7 @@ def _elan(path: Path) -> Iterator[Segment]:
     """Rows of tier, times, annotation; the video is a column, or has the name of the file."""
     lines = [line.rstrip("\r\n").split("\t") for line in read_lines(path)]
     header = next((cells for cells in lines[:1] if any("Begin Time" in cell for cell in cells)), [])
+    places = _elan_places(lines, header)
     for number, cells in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         if cells == header or not any(cell.strip() for cell in cells):
@@ -156,17 +159,25 @@ def _elan(path: Path) -> Iterator[Segment]:
         start, end = _elan_times(cells, header, where)
         named = [cell for cell in cells if PurePosixPath(cell).suffix.lower() in (".eaf", ".mp4")]
         video = PurePosixPath(named[0] if named else path.name).stem
-        texts = [cell.strip() for cell in cells if cell.strip() and cell not in named]
-        label = next((t for t in reversed(texts) if not re.fullmatch(r"[\d:.]+", t)), "")
-        if header:
-            tiers = [
-                n for n, name in enumerate(header) if not re.search("Time|Duration|File", name)
-            ]
-            own = [cells[n].strip() for n in tiers if n < len(cells)]
-            label = next((text for text in reversed(own) if text), "")
-        if not label:
+        labels = [cells[n].strip() for n in places if n < len(cells) and cells[n] not in named]
+        if not any(labels):
             raise AnnotationError(f"{where}: the annotation is empty; give a label")
-        yield Segment(where, video, label, start, end)
+        for label in filter(None, labels):
+            yield Segment(where, video, label, start, end)
+
+
+def _elan_places(lines: list[list[str]], header: list[str]) -> list[int]:
+    """Return the columns of annotations: one, or one for each tier; without a header the last."""
+    if header:
+        others = re.compile(".*(Time|Duration|File).*|Tier|Participant")
+        return [n for n, name in enumerate(header) if not others.fullmatch(name.strip())]
+    texts = [
+        n
+        for cells in lines
+        for n, cell in enumerate(cells)
+        if cell.strip() and PurePosixPath(cell).suffix.lower() not in (".eaf", ".mp4")
+    ]
+    return [max(texts, default=0)]
 
 
 def _elan_times(cells: list[str], header: list[str], where: str) -> tuple[float, float]:
@@ -199,6 +210,8 @@ def _label_studio(path: Path) -> Iterator[Segment]:
         local = parse_qs(parts.query).get("d")
         video = unquote(local[0] if local else parts.path)
         for annotation in task.get("annotations", []):
+            if annotation.get("was_cancelled"):
+                continue
             for result in annotation.get("result", []):
                 yield from _label_studio_result(result, where, video)
 
@@ -208,10 +221,11 @@ def _label_studio_result(result: Mapping[str, Any], where: str, video: str) -> I
     labels = [str(label) for label in value.get(result.get("type", ""), [])]
     for label in labels:
         for part in value.get("ranges", []):
-            start, end = float(part["start"]), float(part["end"])
+            start, end = (parse_number(part[edge], where) for edge in ("start", "end"))
             yield Segment(where, video, label, max(0.0, start - 1), end, "frame")
         if "ranges" not in value and "start" in value and "end" in value:
-            yield Segment(where, video, label, float(value["start"]), float(value["end"]))
+            start, end = (parse_number(value[edge], where) for edge in ("start", "end"))
+            yield Segment(where, video, label, start, end)
         if result.get("type") == "choices":
             yield Segment(where, video, label)
 
@@ -236,9 +250,12 @@ def _via(path: Path) -> Iterator[Segment]:
         if not isinstance(times, list) or len(times) != 2:
             continue  # a region of one frame
         (video, *_) = parse_json(row["file_list"], where)
+        start, end = (parse_number(time, where) for time in times)
         for key, value in parse_json(row["metadata"], where).items():
-            label = options.get(key, {}).get(str(value), str(value))
-            yield Segment(where, str(video), label, float(times[0]), float(times[1]))
+            texts = options.get(key, {})
+            chosen = str(value).split(",")  # several boxes may be ticked
+            for part in chosen if set(chosen) <= set(texts) else [str(value)]:
+                yield Segment(where, str(video), texts.get(part, part), start, end)
 
 
 def _activitynet(path: Path) -> Iterator[Segment]:
@@ -247,11 +264,14 @@ def _activitynet(path: Path) -> Iterator[Segment]:
         raise AnnotationError(f'{path}: must hold {{"database": {{id: …}}}}, as of ActivityNet')
     for video, entry in table["database"].items():
         where = f"{path}, {video}"
-        fold = str(entry.get("subset", "")) or None
+        fold = entry.get("subset") or None
         fold = FOLD_WORDS.get(fold.lower(), fold) if fold else None
         for annotation in entry.get("annotations", []):
-            start, end = (_number(str(value), where) for value in annotation["segment"])
-            yield Segment(where, str(video), str(annotation["label"]), start, end, fold=fold)
+            start, end = (parse_number(value, where) for value in annotation["segment"])
+            label = annotation["label"]
+            if not isinstance(label, str | int):
+                raise AnnotationError(f"{where}: label {label!r} must be a name")
+            yield Segment(where, str(video), str(label), start, end, fold=fold)
 
 
 FORMS: Mapping[str, Callable[[Path], Iterator[Segment]]] = {
@@ -266,10 +286,12 @@ FORMS: Mapping[str, Callable[[Path], Iterator[Segment]]] = {
 def _table(path: Path, column: str) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the rows below the header, which has `column`; lines above it are left out."""
     lines = read_lines(path)
-    delimiter = "\t" if any("\t" in line for line in lines) else ","
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
-    place = next((n for n, row in enumerate(rows) if column in row), None)
-    if place is None:
+    for delimiter in "\t,;":
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+        place = next((n for n, row in enumerate(rows) if column in row and len(row) > 1), None)
+        if place is not None:
+            break
+    else:
         raise AnnotationError(f'{path}: no line is a header with the column "{column}"')
     header = rows[place]
     return header, [

@@ -27,6 +27,8 @@ class Span:
     def __post_init__(self) -> None:
         if not (0 <= self.start < self.end and math.isfinite(self.end)):
             raise AnnotationError(f"part {self} of a video must have 0 <= start < end")
+        if self.unit == "frame" and (self.start % 1 or self.end % 1):
+            raise AnnotationError(f"part {self} of a video must begin and end at whole frames")
 
     def __str__(self) -> str:
         start, end = (f"{v:.3f}".rstrip("0").rstrip(".") for v in (self.start, self.end))

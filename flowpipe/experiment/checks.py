@@ -1,8 +1,10 @@
 """What is refused before anything is extracted or trained, and doubts about results."""
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,13 @@ import torch
 from torch import nn
 
 from flowpipe.datasets import Dataset, folds
-from flowpipe.errors import ConfigError, FlowpipeError, InvalidArgument
+from flowpipe.errors import (
+    AnnotationError,
+    ConfigError,
+    FlowpipeError,
+    InvalidArgument,
+    VideoError,
+)
 from flowpipe.experiment.results import Fold, accuracy
 from flowpipe.experiment.settings import HISTOGRAM, Settings, StreamSettings
 from flowpipe.experiment.streams import ClipStream
@@ -20,6 +28,7 @@ from flowpipe.training import TestOptions
 from flowpipe.training.devices import choose_device
 from flowpipe.training.loop import check_logits, needing_two_clips
 from flowpipe.training.ranks import join
+from flowpipe.video import VideoInfo, probe
 
 # A loss that has fallen by less than this share of ln K has learnt nothing.
 LEAST_GAIN = 0.01
@@ -49,6 +58,30 @@ def check_folds(dataset: Dataset, chosen: Sequence[Fold]) -> None:
                 f'fold "{fold.name}": all training videos are of one class; a network needs two '
                 "classes at least",
                 parameter="fold",
+            )
+
+
+def check_parts(dataset: Dataset) -> None:
+    """Refuse parts far behind the end that their file states, such as milliseconds for seconds.
+
+    Headers may be wrong, so that what is nearer is looked at when the frames are there.
+    """
+    files: dict[Path, VideoInfo | None] = {}
+    for video in dataset.videos:
+        if video.span is None:
+            continue
+        if video.path not in files:
+            files[video.path] = None
+            with contextlib.suppress(VideoError):  # extraction tells what is wrong with it
+                files[video.path] = probe(video.path)
+        info = files[video.path]
+        if info is None or info.duration_s is None:
+            continue
+        rate = 1.0 if video.span.unit == "s" else info.average_fps or math.inf
+        if video.span.start / rate > 2 * info.duration_s + 1:
+            raise AnnotationError(
+                f'"{video.id}" begins at {video.span.start / rate:g} s, but the video has '
+                f"{info.duration_s:g} s; times are seconds, or numbers of frames"
             )
 
 

@@ -240,6 +240,7 @@ class Experiment:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file; a run is a folder", parameter="out")
         checks.check_folds(self.dataset, folds)
+        checks.check_parts(self.dataset)
         checks.check_test(self.settings, self.settings.test)
         checks.check_fusion(self.settings, self._several_labels)
         if self.settings.needs_flow:
