@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flowpipe.cache import open_cache
-from flowpipe.errors import FlowError
+from flowpipe.errors import FlowError, InvalidArgument
 from flowpipe.extraction import extract
 from flowpipe.flow import create
 from flowpipe.flow.codec import FIELDS, dense
@@ -100,6 +100,33 @@ def test_extraction(video, tmp_path):
     assert len(uv) == 19
     motion = np.median(uv[:, 32:-32, 32:-32], axis=(1, 2))
     np.testing.assert_allclose(motion, [[RIGHT, DOWN]] * 19, atol=0.3)
+
+
+def test_vectors_are_the_same_without_pictures(video):
+    plain, bare = (
+        list(VideoReader(video, vectors=True, pictures=pictures)) for pictures in (True, False)
+    )
+    assert len(plain) == len(bare)
+    assert plain[0].grey_HW.shape == (HEIGHT, WIDTH)
+    for (a, b), (c, d) in zip(itertools.pairwise(plain), itertools.pairwise(bare), strict=True):
+        assert d.grey_HW.size == 0
+        np.testing.assert_array_equal(create("codec")(c, d), create("codec")(a, b))
+    with pytest.raises(InvalidArgument, match="rgb needs pictures"):
+        VideoReader(video, rgb=True, pictures=False)
+
+
+def test_extraction_with_frames_cuts_or_neither_gives_one_flow(video, tmp_path):
+    options = {"flow": "codec", "workers": 1}
+    flows = []
+    for number, more in enumerate([{"rgb": False}, {"rgb": True}, {"rgb": False, "cuts": True}]):
+        result = extract(video, tmp_path / str(number), **options, **more)
+        assert not result.failures
+        entry = open_cache(tmp_path / str(number))[video.name]
+        flows.append(entry.flow[:])
+        if more["rgb"]:
+            assert entry.rgb[0].std() > 10
+    np.testing.assert_array_equal(flows[0], flows[1])
+    np.testing.assert_array_equal(flows[0], flows[2])
 
 
 def test_frames_that_were_left_out_are_refused(video):

@@ -265,7 +265,8 @@ def _reader(job: Job, task: Task) -> VideoReader:
         size=recipe.size,
         fps=recipe.fps,
         rgb=recipe.rgb or kind == "rgb",
-        vectors=kind == "frame",
+        vectors=kind in ("frame", "vectors"),
+        pictures=recipe.rgb or recipe.cuts or kind != "vectors",
         max_pixels=job.max_pixels,
     )
 

@@ -33,7 +33,7 @@ class CodecFlow(RecordMethod):
     """Motion vectors as flow; takes frames of `VideoReader(…, vectors=True)`."""
 
     version = 1
-    takes = "frame"
+    takes = "vectors"
 
     def __call__(self, prev: Frame, next: Frame) -> NDArray[np.float32]:
         """Return the field between neighbouring frames, in either direction of time.

@@ -74,14 +74,17 @@ class BatchFlowMethod(FlowMethod, Protocol):
 
 
 def takes(method: FlowMethod) -> str:
-    """Return what a method is called with: "grey" (H×W), "rgb" (H×W×3), or "frame" (`Frame`)."""
+    """Return what a method is called with: "grey" (H×W), "rgb" (H×W×3), "frame" (`Frame`).
+
+    "vectors" is a `Frame`, too, of which only the codec's motion vectors are read.
+    """
     return str(getattr(method, "takes", "grey"))
 
 
 def input_of(method: FlowMethod, frame: "Frame") -> Any:
     """Return what a method is called with for a frame of a video."""
     kind = takes(method)
-    if kind == "frame":
+    if kind in ("frame", "vectors"):
         return frame
     return frame.grey_HW if kind == "grey" else frame.rgb_HWC
 

@@ -45,7 +45,8 @@ class RefinedTVL1(RecordMethod):
 
     def __init__(self, start: FlowMethod, record: TVL1Parameters, name: str) -> None:
         super().__init__(record, name)
-        self.start, self.takes = start, takes(start)
+        kind = takes(start)
+        self.start, self.takes = start, "frame" if kind == "vectors" else kind
         self.parameters[VERSION] = start.version
         self.parameters |= {f"{PREFIX}{key}": value for key, value in start.parameters.items()}
         self.libraries = dict(start.libraries)

@@ -10,7 +10,7 @@ import av
 from av.stream import Disposition
 
 from flowpipe.errors import VideoError
-from flowpipe.video.vectors import EXPORT, VectorTracker
+from flowpipe.video.vectors import EXPORT, UNFILTERED, VectorTracker
 
 MAX_PIXELS = 8192 * 8192
 
@@ -79,7 +79,12 @@ class Damage:
 
 
 def open_container(
-    source: Path, max_pixels: int, decode_threads: int, *, vectors: bool = False
+    source: Path,
+    max_pixels: int,
+    decode_threads: int,
+    *,
+    vectors: bool = False,
+    pictures: bool = True,
 ) -> Any:
     if source.stat().st_size == 0:
         raise VideoError(f"{source} has no bytes; copy or download it again")
@@ -113,7 +118,11 @@ def open_container(
         else:
             context.thread_count = decode_threads
             context.thread_type = "AUTO" if decode_threads > 1 else "NONE"
-            context.options = {"max_pixels": str(max_pixels), **(EXPORT if vectors else {})}
+            context.options = {
+                "max_pixels": str(max_pixels),
+                **(EXPORT if vectors else {}),
+                **({} if pictures else UNFILTERED),
+            }
     if problem is not None:
         container.close()
         raise VideoError(f"{source} {problem}")

@@ -133,6 +133,8 @@ class VideoReader:
         Whether frames carry `rgb_HWC` too.
     vectors
         Whether frames carry the codec's motion vectors too.
+    pictures
+        False: only vectors are wanted; `grey_HW` stays empty, which is a third faster with H.264.
     max_pixels
         A frame, before or after the change of size, may not have more pixels.
     decode_threads
@@ -165,6 +167,7 @@ class VideoReader:
         fps: float | None = None,
         rgb: bool = False,
         vectors: bool = False,
+        pictures: bool = True,
         max_pixels: int = MAX_PIXELS,
         decode_threads: int = 1,
     ) -> None:
@@ -172,6 +175,8 @@ class VideoReader:
             raise InvalidArgument(f"fps {fps} must be > 0; None keeps the frames as they are")
         if decode_threads < 1:
             raise InvalidArgument(f"decode_threads {decode_threads} must be >= 1")
+        if rgb and not pictures:
+            raise InvalidArgument("rgb needs pictures: leave pictures at True")
         output_size(1, 1, short_side=short_side, size=size)
         self.info = probe(path, max_pixels=max_pixels)
         self.problem: str | None = None
@@ -185,7 +190,7 @@ class VideoReader:
                 f"max_pixels {max_pixels}; give a smaller short_side or an exact size"
             )
         self._fps = fps
-        self._rgb, self._vectors = rgb, vectors
+        self._rgb, self._vectors, self._with_pictures = rgb, vectors, pictures
         self._max_pixels = max_pixels
         self._decode_threads = decode_threads
 
@@ -206,7 +211,11 @@ class VideoReader:
         damage = Damage()
         self.problem = None
         with open_container(
-            source, self._max_pixels, self._decode_threads, vectors=self._vectors
+            source,
+            self._max_pixels,
+            self._decode_threads,
+            vectors=self._vectors,
+            pictures=self._with_pictures,
         ) as container:
             tracker = VectorTracker() if self._vectors else None
             decoded = decoded_frames(container, damage, self._max_pixels, source, tracker)
@@ -227,7 +236,7 @@ class VideoReader:
                     return
                 self._note_geometry(frame, damage)
                 if index >= start:
-                    if frame is not last:
+                    if frame is not last and self._with_pictures:
                         grey_HW, rgb_HWC = self._pictures(frame)
                         last = frame
                     vectors = self._vectors_of(frame) if self._vectors else None

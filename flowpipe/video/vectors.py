@@ -29,6 +29,9 @@ from flowpipe.video.pictures import Orientation
 EXPORT = {"flags2": "+export_mvs"}
 """The decoder's option."""
 
+UNFILTERED = {"skip_loop_filter": "all"}
+"""Pictures are not smoothed at the edges of blocks, which vectors do not depend on."""
+
 MOST_REFERENCES = 16
 """Of H.264."""
 
