@@ -19,7 +19,7 @@ from flowpipe.experiment.settings import load_settings
 from flowpipe.models import build_for_clip
 from flowpipe.report.seen import SeenClass, SeenClip, write_classes_page
 from flowpipe.visualize import drawing
-from flowpipe.visualize.explain import METHODS, clip_at, explain
+from flowpipe.visualize.explain import METHODS, Evidence, clip_at, explain, explain_video
 from flowpipe.visualize.filters import Filters, first_filters, temporal_centroid
 from flowpipe.visualize.maximise import best_clip, maximise, variation
 from flowpipe.visualize.network import from_BTCHW, to_BTCHW
@@ -580,7 +580,7 @@ def test_see_filters(run, tmp_path):
     assert json.loads((tmp_path / "f" / "motion.json").read_text()) == record["motion"]
 
 
-@pytest.mark.parametrize("method", ["gradcam", "occlusion"])
+@pytest.mark.parametrize("method", ["gradcam", "occlusion", "integrated"])
 def test_see_why(run, tmp_path, method):
     video = run.parent / "videos" / "right" / "1.mp4"
     given = ["see", "why", str(run), str(video), "--method", method, "--class", "right"]
@@ -597,6 +597,26 @@ def test_see_why(run, tmp_path, method):
         assert rows[0] == "time_s,evidence"
         assert len(rows) == 15
     assert ("one map for each clip of 4 items" in done.err) == (method == "gradcam")
+
+
+def test_what_neighbours_say_is_added_up_in_a_video(run, monkeypatch):
+    """A checkerboard for and against is nothing; a spot stays where it is."""
+    experiment = Experiment.of_run(run)
+    name = experiment.fold_name(None)
+    cache, ids = experiment.training_videos(name)
+    own = experiment.stream("look", name)
+    signed = np.indices((24, 24)).sum(0) % 2 * 2.0 - 1
+    signed[:12] = 0
+    signed[4, 7] = 0.5
+    found = Evidence("", signed[None].astype(np.float32), 1.0, 0.0, 1, 1.0, 0.0)
+    monkeypatch.setattr("flowpipe.visualize.explain.explain", lambda *_: [found])
+    (video,) = explain_video(
+        experiment.trained(own, name, 2), own.input, cache[ids["right"][0]], "integrated"
+    )
+    for heat in video.heat_NHW:
+        assert np.unravel_index(heat.argmax(), heat.shape) == (4, 7)
+        assert heat[15:].max() < 0.3 * heat.max()
+        assert heat[:9].sum() == pytest.approx(0.5, rel=0.01)
 
 
 def test_see_why_refuses_a_class_that_is_not_there(run, tmp_path):

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ STEPS, BATCH = 64, 8
 WINDOWS = (6, 4, 4)
 # A map is tried by what its hottest part, this share of the clip, does to the class.
 HOTTEST = 1 / 8
+# Of the short side, the deviation of the bell over the maps of a video.
+BELL = 1 / 32
 # A heat map of every frame is kept.
 MOST_FRAMES = 3000
 
@@ -372,7 +375,8 @@ class VideoEvidence:
     pathway : str
     heat_NHW : array of float32
         Of every frame, in the part of the picture that the network sees; unscaled. Where clips
-        overlap it is their mean.
+        overlap it is their mean. What neighbours say for and against is added up first, under a
+        bell of 1/32 of the picture: single pixels of a gradient are noise.
     number : int
         The class.
     logits_K : array of float
@@ -443,7 +447,7 @@ def explain_video(
     with untouched(model), torch.no_grad():
         logits_K = torch.cat([class_logits(model, clip[None]) for clip in batch]).mean(0)
     number = int(logits_K.argmax()) if number is None else number
-    heats: dict[str, NDArray[np.float32]] = {}
+    sums: dict[str, NDArray[np.float32]] = {}
     times = {}
     tried: dict[str, list[tuple[float, float]]] = {}
     seen_N = np.zeros(count)
@@ -453,22 +457,24 @@ def explain_video(
         for found in explain(model, clip, stream, number, method):
             tried.setdefault(found.pathway, []).append((found.hottest, found.elsewhere))
             empty = np.zeros((count, *stream.crop_size), np.float32)
-            np.add.at(heats.setdefault(found.pathway, empty), indices, found.heat_THW)
+            np.add.at(sums.setdefault(found.pathway, empty), indices, found.signed_THW)
             times[found.pathway] = found.times
     covered = np.flatnonzero(seen_N)
     # Frames between those that clips take show what the nearest taken one shows.
     nearest = covered[np.abs(np.arange(count)[:, None] - covered).argmin(1)]
-    means = {
-        name: (heat / np.maximum(seen_N, 1)[:, None, None].astype(np.float32))[nearest]
-        for name, heat in heats.items()
-    }
+    sigma_px = min(stream.crop_size) * BELL
+    heats = {}
+    for name, signed_NHW in sums.items():
+        means_NHW = signed_NHW[nearest] / seen_N[nearest, None, None].astype(np.float32)
+        blurred = [cv2.GaussianBlur(mean_HW, (0, 0), sigma_px) for mean_HW in means_NHW]
+        heats[name] = np.maximum(np.stack(blurred), 0)
     logits = logits_K.double().cpu().numpy()
     worth = {name: [float(mean) for mean in np.mean(pairs, 0)] for name, pairs in tried.items()}
     return [
         VideoEvidence(
             name, heat, number, logits, len(places), times[name], hottest, elsewhere, view
         )
-        for name, heat in means.items()
+        for name, heat in heats.items()
         for hottest, elsewhere in [worth[name]]
     ]
 

@@ -21,7 +21,7 @@ def write_overlay(
 ) -> None:
     """Write frame, flow (of streams that see it) and overlay side by side, the curve below.
 
-    One scale for the whole video: the largest evidence is fully opaque.
+    One scale for the whole video: evidence that one pixel in a thousand exceeds is fully opaque.
     """
     pts_s = np.asarray(entry.pts_s)
     step_s = float(np.median(np.diff(pts_s))) if len(pts_s) > 1 else 0.04
@@ -30,7 +30,7 @@ def write_overlay(
 
 def _pictures(entry: EntryLike, stream: StreamInput, evidence: VideoEvidence) -> Iterator[Picture]:
     size, view = stream.crop_size, evidence.view
-    largest = float(evidence.heat_NHW.max()) or 1.0
+    largest = float(np.percentile(evidence.heat_NHW, 99.9)) or 1.0
     curve_N = evidence.curve_N
     reach_px = _reach_px(entry) if stream.has_flow else 1.0
     for number in range(int(entry.num_frames)):
@@ -42,17 +42,17 @@ def _pictures(entry: EntryLike, stream: StreamInput, evidence: VideoEvidence) ->
             codes = apply_view(entry.flow.codes(place), view, size, "flow")
             uv_HWC = entry.quantiser.decode(codes)[0].transpose(1, 2, 0)
             shown.append(flow_to_color(uv_HWC, reach_px))
-        shown.append(_laid_over(seen, evidence.heat_NHW[number] / largest))
+        shown.append(_laid_over(seen, np.minimum(1, evidence.heat_NHW[number] / largest)))
         line = row([enlarge(picture, SHOWN_PX) for picture in shown], 4)
         yield column([line, curve_strip(curve_N, number, line.shape[1])], 2)
 
 
 def _reach_px(entry: EntryLike) -> float:
-    """Return the 99th percentile of the magnitudes of some fields, for one scale."""
+    """Return the largest 99th percentile of magnitudes of some fields, for one scale."""
     count = int(entry.num_flows)
     codes = entry.flow.codes(np.unique(np.linspace(0, count - 1, min(count, 16)).astype(int)))
     uv = entry.quantiser.decode(codes)
-    return max(0.1, float(np.percentile(np.hypot(uv[:, 0], uv[:, 1]), 99)))
+    return max(0.1, float(np.percentile(np.hypot(uv[:, 0], uv[:, 1]), 99, axis=(1, 2)).max()))
 
 
 def _laid_over(picture: Picture, share_HW: np.ndarray) -> Picture:
