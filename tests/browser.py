@@ -131,6 +131,15 @@ class Browser:
     def click(self, selector: str) -> None:
         self.js(f"document.querySelector({json.dumps(selector)}).click()")
 
+    def click_at(self, selector: str, share: float) -> None:
+        """Click into an element, at a share of its width."""
+        self.js(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " const box = e.getBoundingClientRect();"
+            f" const at = {{clientX: box.left + {share} * box.width, clientY: box.top + 1}};"
+            " e.dispatchEvent(new MouseEvent('click', {...at, bubbles: true})); })()"
+        )
+
     def screenshot(self, path: Path) -> Path:
         data = self.call("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(data))

@@ -19,6 +19,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from browser import CHROMIUM, Browser
 
 from flowpipe.cache import FlowRecipe, entry_path, write_recipe
 from flowpipe.cache.manifest import ManifestRow, ManifestWriter
@@ -34,6 +35,15 @@ if threading.current_thread() is threading.main_thread():
 def one_thread():
     """Keep OpenCV to one thread, so that times and results do not hang on the machine."""
     cv2.setNumThreads(1)
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if CHROMIUM is None:
+        pytest.skip("no chromium here; apt install chromium")
+    with Browser(tmp_path / "profile") as window:
+        yield window
+        assert window.errors == []
 
 
 @pytest.fixture(scope="session")

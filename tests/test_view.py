@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser
 from support import moving_texture, run_cli
 
 from flowpipe.cache.manifest import FailureRow, add_failure
@@ -553,15 +553,6 @@ def test_the_command_prints_an_address_and_ends_on_ctrl_c(cache):
 
 
 # In a browser
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no chromium here; apt install chromium")
-    with Browser(tmp_path / "profile") as window:
-        yield window
-        assert window.errors == []
 
 
 def opened(browser: Browser, server: PageServer) -> None:
