@@ -31,8 +31,8 @@ def rgb_tile(values_CHW: NDArray[Any], largest: float) -> Picture:
 
 
 def enlarge(picture: Picture, side_px: int) -> Picture:
-    """Repeat pixels, so that the shorter side is at least about `side_px`."""
-    factor = max(1, side_px // min(picture.shape[:2]))
+    """Repeat pixels, so that the shorter side is about `side_px`, or larger as it was."""
+    factor = max(1, round(side_px / min(picture.shape[:2])))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
