@@ -1,5 +1,6 @@
 """Heads on cached features; the same LSTM behind a frozen backbone and on its cached features."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -264,3 +265,11 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
         FeatureTracks(store, ["rgb"], [Video("c/9.avi", Path("c/9.avi"), ("a",))])
     with pytest.raises(InvalidArgument, match="feature_shape"):
         FeatureInput("f", 4, ())
+
+
+@pytest.mark.parametrize("fit", [fit_linear, fit_kernel])
+def test_few_videos_of_many_classes_are_fitted_without_a_warning(fit):
+    features = np.random.default_rng(0).standard_normal((6, 5))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(features, np.arange(6) % 4, 4)

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,7 +176,6 @@ def fit_linear(
     InvalidArgument
         For another method, or videos of one class only.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import LinearSVC
 
@@ -192,9 +191,7 @@ def fit_linear(
         model = LinearSVC(C=PENALTY, random_state=seed, max_iter=MOST_ITERATIONS)
     else:
         model = LogisticRegression(C=PENALTY, random_state=seed, max_iter=MOST_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(values, labels_N)
+    _fit(model, values, labels_N)
     weights, biases = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(seen) == 2:  # scikit-learn gives one column for two classes
         weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
@@ -225,7 +222,7 @@ def fit_kernel(
     features = np.asarray(features_ND, np.float64)
     mean, scale, constant = _standard(features)
     model = SVC(C=KERNEL_PENALTY)
-    model.fit(np.where(constant, 0.0, (features - mean) / scale), labels_N)
+    _fit(model, np.where(constant, 0.0, (features - mean) / scale), labels_N)
 
     def decide(features_MD: NDArray[np.floating]) -> NDArray[np.float64]:
         found = model.decision_function(np.where(constant, 0.0, (features_MD - mean) / scale))
@@ -258,3 +255,13 @@ def softmax(values_NK: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return decision values as shares that sum to 1 for each video."""
     raised = np.exp(values_NK - values_NK.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+
+def _fit(model: Any, values_ND: NDArray[np.float64], labels_N: NDArray[np.integer]) -> None:
+    """Fit, without scikit-learn's warnings of slow convergence, and of nearly as many classes."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        model.fit(values_ND, labels_N)
