@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,6 +34,8 @@ from flowpipe.detection.examples import (
     with_found,
 )
 from flowpipe.detection.experiment import divided, load_settings, predict, train
+from flowpipe.detection.fitting import PENALTIES, Fit
+from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, class_chances, criterion, draw_batches
 from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
@@ -210,6 +213,81 @@ class TestPersonNetwork:
         assert all(p.grad is not None for p in network.parameters())
 
 
+def swaying(frames, speed=1.0, left=20, width=96):
+    """Return flow 2×T×64×width of somebody in rows 20 to 43 who goes right and left, and boxes."""
+    flow = torch.zeros(2, frames, 64, width)
+    for t in range(frames):
+        flow[0, t, 20:44, left : left + 12] = speed * math.cos(t)
+    return flow, still([[left, 20, left + 12, 44]], frames)
+
+
+class TestHistogramNetwork:
+    NETWORK = HistogramNetwork(num_classes=3, follow=False)
+
+    def test_directions_and_change(self):
+        clip, boxes = swaying(8)
+        said = self.NETWORK.describe([clip], [boxes]).reshape(-1)
+        cells = 64 * 9
+        mean = said[:cells].reshape(9, 8, 8)
+        # Right and left, and of all as much as both; nothing up or down, and nothing outside.
+        assert float(mean[2].abs().max()) == float(mean[6].abs().max()) == 0.0
+        total = mean[0].square() + mean[4].square()
+        assert torch.allclose(mean[8].square(), total, atol=1e-6)
+        assert float(mean[:, :2].abs().max()) == 0.0
+        assert float(said.norm()) == pytest.approx(1.0)
+        change = said[cells + 16 * 9 : 2 * cells + 16 * 9].reshape(9, 8, 8)
+        assert float(change[0].max()) > 0
+        clip[:, :] = clip[:, :1]
+        even = self.NETWORK.describe([clip], [boxes]).reshape(-1)
+        assert not even[cells + 16 * 9 :].any()
+
+    def test_speeds_and_sizes_are_the_persons_own(self):
+        clip, boxes = swaying(8)
+        large = torch.nn.functional.interpolate(clip, scale_factor=2, mode="bilinear") * 2
+        one, two, other = self.NETWORK.describe(
+            [clip, large, clip.flip(0)], [boxes, boxes * 2, boxes]
+        )
+        assert float((one - two).norm()) < 0.25 * float((one - other).norm())
+
+    def test_a_neighbour_leaves_the_middle_as_it_is(self):
+        clip, boxes = swaying(8)
+        beside, _ = swaying(8, 3.0, left=40)
+        one, two = self.NETWORK.describe([clip, clip + beside], [boxes, boxes])
+        middle = slice(64 * 9, 64 * 9 + 16 * 9)
+        assert torch.allclose(one[middle], two[middle], atol=1e-6)
+        assert not torch.allclose(one, two, atol=1e-2)
+
+    def test_who_stands_still_says_nothing(self):
+        clip, boxes = swaying(4, 0.0)
+        assert not self.NETWORK.describe([clip], [boxes]).any()
+
+    def test_refusals(self):
+        with pytest.raises(InvalidArgument, match="reads flow, not 3 channels"):
+            build_network("flow-histogram", (3, 4, 64, 64), num_classes=2)
+        with pytest.raises(InvalidArgument, match="lag 0 ≥ 1"):
+            HistogramNetwork(num_classes=2, lag=0)
+
+
+def test_penalties_are_chosen_on_other_videos():
+    """Where persons of a video are alike and labels are noise, the largest penalty is best."""
+    generator = torch.Generator().manual_seed(0)
+    described = torch.randn(120, 12, generator=generator)
+    described /= described.norm(dim=1, keepdim=True)
+    videos = np.repeat(np.arange(24).astype(str), 5)
+    noise = torch.nn.functional.one_hot(torch.randint(0, 2, (120,), generator=generator), 2) > 0
+    rng = np.random.default_rng(0)
+    assert Fit(described, noise, 2, True).choose(videos, rng) == PENALTIES[0]
+    # Far enough from the border that only certainty can be gained.
+    described[:, 0] += described[:, 0].sign() / 2
+    real = torch.stack([described[:, 0] > 0, described[:, 0] <= 0], 1)
+    for softmax in (True, False):
+        fit = Fit(described, real, 2, softmax)
+        assert fit.choose(videos, rng) < PENALTIES[0]
+        weights, bias = fit(slice(None), PENALTIES[-1])
+        logits = described @ weights.T + bias
+        assert (logits.argmax(1) == real.int().argmax(1)).all()
+
+
 def two_movers(kinds, seed=0):
     """Return frames of two persons, and their boxes T×2×4: each sways or hops in its place."""
     rng = np.random.default_rng(seed)
@@ -364,6 +442,24 @@ def test_a_resumed_run_is_the_unbroken_one(scene, trained, tmp_path):
     )
     with pytest.raises(WeightsError, match="epochs 3 → 4"):
         train(settings, tmp_path / "whole", workers=1)
+
+
+def test_histograms_alone(scene, trained, tmp_path):
+    (scene / "default.toml").write_text(
+        '[data]\nvideos = "videos"\nboxes = "boxes.csv"\ntest = ["v4"]\ncache = "cache"\n'
+    )
+    settings = load_settings(scene / "default.toml")
+    assert {stream.model for stream in settings.streams.values()} == {"person", "flow-histogram"}
+    settings = replace(settings, streams={"histogram": settings.streams["histogram"]})
+    record = train(settings, tmp_path / "run", workers=1).record
+    assert record["true_boxes"]["mAP"] > 0.95
+    # What has been fitted is not fitted again.
+    epochs = []
+    again = train(
+        settings, tmp_path / "run", workers=1, on_epoch=lambda name, record: epochs.append(record)
+    ).record
+    assert again == record
+    assert not epochs
 
 
 def test_streams_are_fused_per_box(scene, trained, tmp_path):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from flowpipe.detection.linking import Tracker, TubeOptions, link_tubes, trim
+from flowpipe.detection.linking import Tracker, TubeOptions, link_tubes, smoothed, trim
 from flowpipe.errors import InvalidArgument
 
 
@@ -180,3 +180,35 @@ def test_what_cannot_be_linked_is_said(change, message):
     }
     with pytest.raises(InvalidArgument, match=message):
         link_tubes("v", **given)
+
+
+@pytest.mark.parametrize("over_s", [0.0, 0.5, 1.0, 100.0])
+def test_scores_are_means_over_the_time_around(over_s):
+    rng = np.random.default_rng(0)
+    moments = []
+    for time_s in np.cumsum(rng.choice([0.1, 0.2, 0.7], 40)).tolist():
+        ids = rng.permutation(4)[: rng.integers(0, 5)] - 1
+        moments.append((time_s, ids, rng.random((len(ids), 3))))
+    answers = list(smoothed(moments, over_s))
+    assert len(answers) == len(moments)
+    for (now_s, ids, scores), answer in zip(moments, answers, strict=True):
+        for row, number in enumerate(ids):
+            near = [
+                theirs[others == number][0]
+                for time_s, others, theirs in moments
+                if abs(time_s - now_s) <= over_s / 2 + 1e-9 and number in others
+            ]
+            expected = scores[row] if number < 0 else np.mean(near, axis=0)
+            assert answer[row] == pytest.approx(expected)
+
+
+def test_an_answer_waits_for_no_more_than_its_time():
+    asked = []
+
+    def moments():
+        for number in range(50):
+            asked.append(number)
+            yield number / 10, np.array([0]), np.ones((1, 2))
+
+    next(smoothed(moments(), 1.0))
+    assert len(asked) == 7

@@ -170,6 +170,24 @@ class TestBackground:
         once, again = (found_in(make_person_detector("background"), frames) for _ in range(2))
         assert all(np.array_equal(once[k][0], again[k][0]) for k in once)
 
+    def test_a_lamp_that_is_switched_on_is_nobody(self):
+        frames, truth = walker(50)
+        lit = [
+            (k, np.clip(frame + 40.0 * (k >= 20) * (np.arange(WIDTH) > 60)[:, None], 0, 255))
+            for k, frame in frames
+        ]
+        found = found_in(
+            make_person_detector("background"), [(k, f.astype(np.uint8)) for k, f in lit]
+        )
+        hits = [overlaps(b, truth[k : k + 1]).max(initial=0) > 0.5 for k, (b, _) in found.items()]
+        assert np.mean(hits) > 0.9
+        assert max(len(boxes) for boxes, _ in found.values()) <= 2
+
+    def test_a_last_window_knows_the_one_before(self):
+        frames, truth = walker(46)
+        found = found_in(make_person_detector("background", window=40), frames)
+        assert all(overlaps(found[k][0], truth[k : k + 1]).max() > 0.75 for k in range(40, 46))
+
     def test_an_empty_room_has_nobody(self):
         rng = np.random.default_rng(0)
         frames = ((k, noisy(wall(), rng)) for k in range(30))

@@ -15,12 +15,20 @@ from flowpipe.clips.network_input import to_network_input
 from flowpipe.clips.parts import shot_around
 from flowpipe.clips.streams import FLOW_SCALE_PX, StreamInput
 from flowpipe.clips.transforms import View
-from flowpipe.detection.network import PERSON, PersonNetwork, RoiNetwork, build_network
+from flowpipe.detection.histogram import HistogramNetwork
+from flowpipe.detection.network import (
+    HISTOGRAM,
+    PERSON,
+    PersonNetwork,
+    RoiNetwork,
+    build_network,
+)
+from flowpipe.detection.person_cut import PersonCut
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build_for_clip
 from flowpipe.models.weights import load_weights
 
-Network = RoiNetwork | PersonNetwork
+Network = RoiNetwork | PersonNetwork | HistogramNetwork
 Floats = npt.NDArray[np.float64]
 # The middle of a person's box, as shares of its sides, and how much of that the body fills.
 TORSO_X, TORSO_Y, TORSO_SHARE = (0.25, 0.75), (0.1, 0.7), 0.8
@@ -34,11 +42,11 @@ class DetectStream:
     ----------
     input : "flow", "rgb", "rgbdiff" or "rgb+flow"
     model : str
-        person, a small network that learns from few videos; or a 2D or 3D row of the table of
-        networks under the detection head.
+        person, a small network that learns from few videos; flow-histogram, a linear classifier of
+        histograms of flow; or a 2D or 3D row of the table of networks under the detection head.
     parameters : dict
-        Of the network: context, size, width, dropout of person; context, dilated, dropout, roi_size
-        and the row's own of others.
+        Of the network: context, size, width, dropout of person; lag, directions of flow-histogram;
+        context, dilated, dropout, roi_size and the row's own of others.
     weights : Path, optional
         State dict of a row to start from; public checkpoints are recognised.
     weights_origin : str, optional
@@ -52,7 +60,7 @@ class DetectStream:
     short_side : int, optional
         Shorter side of the frames that the network sees; by default that of the cache.
     flow_scale_px : float
-        Flow is divided by this; person has its own rule.
+        Flow is divided by this; person and flow-histogram have their own rule.
     rgb_range : "imagenet" or "symmetric"
         ImageNet's mean and deviation, or −1 to 1.
     """
@@ -72,9 +80,10 @@ class DetectStream:
     def __post_init__(self) -> None:
         if self.short_side is not None and self.short_side < 16:
             raise InvalidArgument(f"short_side {self.short_side} must be ≥ 16; 256 is usual")
-        if self.weights is not None and self.model == PERSON:
+        if self.weights is not None and self.model in (PERSON, HISTOGRAM):
             raise InvalidArgument(
-                "model person has no published weights; choose a row of the table of networks"
+                f"model {self.model} has no published weights; choose a row of the table of "
+                "networks"
             )
         self.clip_input("stream", (64, 64))
 
@@ -88,7 +97,7 @@ class DetectStream:
             crop_size=size,
             layout="CTHW",
             fps=self.fps,
-            flow_scale_px=1.0 if self.model == PERSON else self.flow_scale_px,
+            flow_scale_px=1.0 if self.model in (PERSON, HISTOGRAM) else self.flow_scale_px,
             rgb_range=self.rgb_range,
         )
 
@@ -173,7 +182,7 @@ def see(
         seen_N4 = seen_N4[:, [2, 1, 0, 3]]
         seen_N4[:, [0, 2]] = size[1] - seen_N4[:, [0, 2]]
     seen_NT4 = np.repeat(seen_N4[:, None], stream.frames, 1)
-    if isinstance(network, PersonNetwork):
+    if isinstance(network, PersonCut):
         if network.follow and stream.input in ("flow", "rgb+flow"):
             decode = entry.quantiser.decode
             seen_NT4 = follow(codes_CTHW[-2:], decode, indices, middle, seen_N4)

@@ -15,6 +15,8 @@ from flowpipe.atomic import write_aside
 from flowpipe.config import from_table, read_json
 from flowpipe.detection.clips import DetectStream, Look, joined, see
 from flowpipe.detection.examples import Example, mirrored
+from flowpipe.detection.fitting import fit_network
+from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
 from flowpipe.errors import InvalidArgument
 from flowpipe.registry import refuse_foreign_code
@@ -122,7 +124,8 @@ class Detector:
             if not (out / name / CHECKPOINT).is_file():
                 report = stream.load(network, self.settings.outputs, (height, width))
                 loaded += [f"{name}: {report}"] if report else []
-            train_network(
+            learn: Any = fit_network if isinstance(network, HistogramNetwork) else train_network
+            learn(
                 network,
                 stream,
                 examples,

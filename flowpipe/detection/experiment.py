@@ -1,7 +1,9 @@
 """A detection experiment: from a configuration to a trained and measured run, and to new videos."""
 
 import fnmatch
+import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,7 +35,8 @@ from flowpipe.detection.examples import (
     with_found,
 )
 from flowpipe.detection.learning import DetectTrain, negatives_in, several_in
-from flowpipe.detection.linking import Tracker
+from flowpipe.detection.linking import Moment, Tracker, smoothed
+from flowpipe.detection.network import HISTOGRAM
 from flowpipe.detection.persons import divide_spec, make_person_detector
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument
 from flowpipe.extraction import extract
@@ -121,14 +124,20 @@ class PersonSettings:
         Found boxes of the training videos teach too: what a true box there does, or nothing.
     weigh : bool
         Scores are the action's probability times the person's score.
+    smooth_s : float
+        Probabilities are means over this time for each person, who is followed from look to look;
+        0: each look speaks for itself.
     """
 
     boxes: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     teach: bool = False
     weigh: bool = False
+    smooth_s: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.smooth_s >= 0:
+            raise InvalidArgument(f"smooth_s {self.smooth_s} must be ≥ 0; 1 is usual")
         if self.boxes is None and self.teach:
             raise InvalidArgument("teach needs boxes that are found: set boxes = background")
         # What is wrong here is said before hours of flow: of csv the video is still missing.
@@ -145,7 +154,7 @@ class DetectSettings:
     data : DetectData
     title : str
     streams : dict of str to DetectStream
-        Fused per box. [default: flow, by the network person]
+        Fused per box. [default: flow by the network person, and by flow-histogram]
     weights : dict of str to float
         Of the streams; 1 where absent.
     train : DetectTrain
@@ -156,7 +165,12 @@ class DetectSettings:
 
     data: DetectData
     title: str = ""
-    streams: dict[str, DetectStream] = field(default_factory=lambda: {"flow": DetectStream()})
+    streams: dict[str, DetectStream] = field(
+        default_factory=lambda: {
+            "flow": DetectStream(),
+            "histogram": DetectStream(model=HISTOGRAM),
+        }
+    )
     weights: dict[str, float] = field(default_factory=dict)
     train: DetectTrain = field(default_factory=DetectTrain)
     persons: PersonSettings = field(default_factory=PersonSettings)
@@ -375,14 +389,16 @@ def measure(
     test = data.test
     if test is None:
         return {}
-    true = _precision(detector, data, test, test.examples, {}, out / TRUE_DETECTIONS)
+    smooth_s = settings.persons.smooth_s
+    true = _precision(detector, data, test, test.examples, {}, smooth_s, out / TRUE_DETECTIONS)
     record: dict[str, Any] = {"test_boxes": test.use.boxes, "true_boxes": true}
     if settings.persons.boxes is not None:
         found = find_persons(settings, data, test)
         nobody = (np.zeros((0, 4)), np.zeros(0))
         seen = [_with_boxes(e, found.get((e.video, e.frame), nobody)[0]) for e in test.examples]
         weights = {key: value for key, (_, value) in found.items() if settings.persons.weigh}
-        precision = _precision(detector, data, test, seen, weights, out / FOUND_DETECTIONS)
+        path = out / FOUND_DETECTIONS
+        precision = _precision(detector, data, test, seen, weights, smooth_s, path)
         record["found_boxes"] = {"boxes": settings.persons.boxes, **precision}
     return record
 
@@ -593,18 +609,24 @@ def _look(
                 yield Example((video.id, index), video.id, index, boxes, targets)
 
     tracker = Tracker(max_missed=round(every_s * _rate_of(entry)) * 3)
-    for example, probabilities_NK in detector.score(examples(), cache):
-        confidence = scores.pop(example.frame)
-        weight = confidence[:, None] if persons.weigh else 1.0
-        yield SeenFrame(
-            video.id,
-            example.frame,
-            float(times_s[example.frame]),
-            example.boxes / scale,
-            tracker.update(example.frame, example.boxes, confidence),
-            confidence,
-            probabilities_NK * weight,
-        )
+    waiting: deque[SeenFrame] = deque()
+
+    def moments() -> Iterator[Moment]:
+        for example, probabilities_NK in detector.score(examples(), cache):
+            confidence = scores.pop(example.frame)
+            weight = confidence[:, None] if persons.weigh else 1.0
+            ids_N = tracker.update(example.frame, example.boxes, confidence)
+            time_s = float(times_s[example.frame])
+            boxes_N4 = example.boxes / scale
+            waiting.append(
+                SeenFrame(
+                    video.id, example.frame, time_s, boxes_N4, ids_N, confidence, probabilities_NK
+                )
+            )
+            yield time_s, ids_N, probabilities_NK * weight
+
+    for probabilities_NK in smoothed(moments(), persons.smooth_s):
+        yield replace(waiting.popleft(), probabilities=probabilities_NK)
 
 
 def _frames_to_see(
@@ -625,6 +647,24 @@ def _frames_to_see(
     moments = boxes.moments[boxes.videos == called[video]]
     frames = moments if boxes.in_frames else moments * _rate_of(entry)
     return set(np.rint(frames).astype(int).tolist()), called[video]
+
+
+def _followed(
+    scored: Iterable[tuple[Example, Floats]], entries: Any, smooth_s: float
+) -> Iterator[tuple[Example, Floats]]:
+    """Return key frames with probabilities that are means over time for each person."""
+    for name, of_video in itertools.groupby(scored, key=lambda each: each[0].video):
+        entry, looks = entries[name], list(of_video)
+        tracker = Tracker(max_missed=round(smooth_s * _rate_of(entry)))
+        moments: list[Moment] = []
+        last = -1
+        for example, probabilities_NK in looks:
+            # Two key frames may be nearest to one frame.
+            last = max(example.frame, last + 1)
+            ids_N = tracker.update(last, example.boxes, np.ones(len(example.boxes)))
+            moments.append((float(entry.pts_s[example.frame]), ids_N, probabilities_NK))
+        for (example, _), means_NK in zip(looks, smoothed(moments, smooth_s), strict=True):
+            yield example, means_NK
 
 
 def detections_of(
@@ -650,10 +690,13 @@ def _precision(
     test: Part,
     examples: Sequence[Example],
     person_scores: Mapping[tuple[str, int], Floats],
+    smooth_s: float,
     path: Path,
 ) -> dict[str, Any]:
     classes = data.classes
-    scored = detector.score(examples, data.cache)
+    # Persons are followed through each video.
+    in_order = sorted(examples, key=lambda example: (example.video, example.frame))
+    scored = _followed(detector.score(in_order, data.cache), data.entries, smooth_s)
     detections = detections_of(scored, classes, person_scores)
     write_boxes(path, detections, test.places)
     truth_rows = [

@@ -261,11 +261,13 @@ def train_network(
     return history
 
 
-def criterion(logits_RK: Tensor, targets_RK: Tensor, softmax: bool) -> tuple[Tensor, int]:
+def criterion(
+    logits_RK: Tensor, targets_RK: Tensor, softmax: bool, weights_R: Tensor | None = None
+) -> tuple[Tensor, int]:
     """Return the loss of a batch, and of how many persons the best class is right.
 
     Of `softmax` an output beyond the classes is that of persons who do nothing of them; without
-    it their rows are left out.
+    it their rows are left out. Without `weights_R` all persons count alike.
     """
     classes = targets_RK.shape[1]
     some = targets_RK.any(1)
@@ -274,13 +276,25 @@ def criterion(logits_RK: Tensor, targets_RK: Tensor, softmax: bool) -> tuple[Ten
     if not softmax:
         loss = functional.binary_cross_entropy_with_logits(
             logits_RK, targets_RK.to(logits_RK.dtype), reduction="none"
-        )
-        return loss.sum(1).mean(), correct
+        ).sum(1)
+        return _mean(loss, weights_R), correct
     labels = torch.where(some, targets_RK.to(torch.int8).argmax(1), classes)
-    ignored = -100
     if logits_RK.shape[1] == classes:
-        labels = torch.where(some, labels, ignored)
-    return functional.cross_entropy(logits_RK, labels, ignore_index=ignored), correct
+        logits_RK, labels = logits_RK[some], labels[some]
+        weights_R = None if weights_R is None else weights_R[some]
+    return _mean(functional.cross_entropy(logits_RK, labels, reduction="none"), weights_R), correct
+
+
+def _mean(loss_R: Tensor, weights_R: Tensor | None) -> Tensor:
+    return loss_R.mean() if weights_R is None else (loss_R * weights_R).sum() / weights_R.sum()
+
+
+def person_weights(targets_RK: Tensor) -> Tensor:
+    """Return how much each person counts where classes are to count alike; 1 on average."""
+    nothing_R1 = ~targets_RK.any(1, keepdim=True)
+    has_RK = torch.cat([targets_RK, nothing_R1], 1).to(torch.float32)
+    weights_R = (has_RK / has_RK.sum(0).clamp(min=1)).sum(1) / has_RK.sum(1)
+    return weights_R / weights_R.mean()
 
 
 def class_chances(examples: Sequence[Example]) -> npt.NDArray[np.float64]:

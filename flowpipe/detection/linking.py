@@ -10,7 +10,8 @@ References
    prediction", ICCV 2017. https://doi.org/10.1109/ICCV.2017.393 (trimming in time as there)
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +133,49 @@ class Tracker:
         near = np.where(alike & (distance < self.max_distance), -distance, -np.inf)
         shared = overlaps(boxes_N4, expected_M4)
         return np.where(shared >= max(self.min_overlap, 1e-9), shared, near)
+
+
+# A moment in s, the persons' numbers N and their scores N×K.
+Moment = tuple[float, npt.NDArray[np.int64], npt.NDArray[np.float64]]
+
+
+def smoothed(moments: Iterable[Moment], over_s: float) -> Iterator[npt.NDArray[np.float64]]:
+    """Return mean scores of each person over the time around each moment of a video.
+
+    An answer comes as soon as the moments of its time are there; memory does not grow. Persons of
+    number -1 keep their scores.
+
+    Parameters
+    ----------
+    moments : iterable of (float, N, N×K)
+        Time, numbers from `Tracker`, scores; in order.
+    over_s : float
+        Half of it before and half behind; 0: scores stay as they are.
+    """
+    near: deque[Moment] = deque()
+    place = 0
+    for moment in moments:
+        while place < len(near) and moment[0] - near[place][0] > over_s / 2 + 1e-9:
+            yield _mean_around(near, place, over_s)
+            place += 1
+            while near[0][0] < near[min(place, len(near) - 1)][0] - over_s / 2 - 1e-9:
+                near.popleft()
+                place -= 1
+        near.append(moment)
+    for late in range(place, len(near)):
+        yield _mean_around(near, late, over_s)
+
+
+def _mean_around(near: Sequence[Moment], place: int, over_s: float) -> npt.NDArray[np.float64]:
+    time_s, ids_N, scores_NK = near[place]
+    around = [each for each in near if abs(each[0] - time_s) <= over_s / 2 + 1e-9]
+    ids_M = np.concatenate([ids for _, ids, _ in around])
+    scores_MK = np.concatenate([scores for _, _, scores in around])
+    means = [
+        scores_MK[ids_M == number].mean(axis=0) if number >= 0 else scores_K
+        for number, scores_K in zip(ids_N.tolist(), scores_NK, strict=True)
+    ]
+    return np.array(means).reshape(scores_NK.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowpipe.detection.histogram import HistogramNetwork
+from flowpipe.detection.person_cut import PersonCut
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build_for_clip
 from flowpipe.models.layers import dropout_layer
 
-PERSON = "person"
-# A person this high, in px, moves in the units of `PersonNetwork`.
-USUAL_HEIGHT_PX = 20.0
+PERSON, HISTOGRAM = "person", "flow-histogram"
 
 
 def build_network(
@@ -35,13 +35,13 @@ def build_network(
     *,
     num_classes: int,
     **parameters: Any,
-) -> "RoiNetwork | PersonNetwork":
+) -> "RoiNetwork | PersonNetwork | HistogramNetwork":
     """Make a network that classifies boxes, with fresh weights.
 
     Parameters
     ----------
     model : str
-        "person", or a row of the table of networks of layout CHW or CTHW.
+        "person", "flow-histogram", or a row of the table of networks of layout CHW or CTHW.
     clip_CTHW : tuple of int
         Channels per frame, frames, height and width of a usual clip; others may have another
         height and width.
@@ -53,6 +53,8 @@ def build_network(
         return PersonNetwork(
             num_classes=num_classes, channels=clip_CTHW[0], frames=clip_CTHW[1], **parameters
         )
+    if model == HISTOGRAM:
+        return HistogramNetwork(num_classes=num_classes, channels=clip_CTHW[0], **parameters)
     return RoiNetwork(model, clip_CTHW, num_classes=num_classes, **parameters)
 
 
@@ -140,7 +142,7 @@ class RoiNetwork(nn.Module):
         return self.fc(self.dropout(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
 
 
-class PersonNetwork(nn.Module):
+class PersonNetwork(PersonCut):
     """Cuts persons out of the clip and classifies each; made for small data, after no paper.
 
     A square around the box, `context` times its longer side, is read by RoIAlign at `size` px from
@@ -166,7 +168,6 @@ class PersonNetwork(nn.Module):
         Share of the pooled features dropped, in [0, 1).
     """
 
-    layout = "CTHW"
     # A clip may begin earlier or later: boxes are known at each of its times.
     moves = True
 
@@ -182,12 +183,7 @@ class PersonNetwork(nn.Module):
         follow: bool = True,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
-        if not context >= 1 or size < 16:
-            raise InvalidArgument(
-                f"context {context} must be ≥ 1 (2 is usual), size {size} ≥ 16 (32 is usual)"
-            )
-        self.context, self.size, self.follow, self.channels = context, size, follow, channels
+        super().__init__(context=context, size=size, follow=follow)
         self.features = nn.Sequential(
             *_conv(channels + 1, width, (3, 5, 5), (1, 2, 2)),
             *_conv(width, 2 * width, (3, 3, 3), (1, 2, 2)),
@@ -203,33 +199,6 @@ class PersonNetwork(nn.Module):
         x = self.features(torch.cat(cut))
         pooled = torch.cat([x.mean((2, 3, 4)), x.amax((2, 3, 4))], 1)
         return self.fc(self.dropout(pooled))  # type: ignore[no-any-return]
-
-    def cut(self, clip_CTHW: Tensor, boxes_NT4: Tensor) -> Tensor:
-        """Return what the network sees of each box, N × C+1 × T × size × size."""
-        channels, frames = clip_CTHW.shape[:2]
-        count = len(boxes_NT4)
-        boxes_M4 = boxes_NT4.flatten(0, 1)
-        sides_M2 = boxes_M4[:, 2:] - boxes_M4[:, :2]
-        middle_M2 = (boxes_M4[:, 2:] + boxes_M4[:, :2]) / 2
-        half_M1 = sides_M2.amax(1, keepdim=True) * self.context / 2
-        squares_M4 = torch.cat([middle_M2 - half_M1, middle_M2 + half_M1], 1)
-        times_M = torch.arange(frames, device=clip_CTHW.device).repeat(count)
-        frames_TCHW = clip_CTHW.transpose(0, 1)
-        # RoIAlign reads four points of a cell: where the largest cell is of many px, their means.
-        shrink = max(1, int(float(half_M1.max()) / self.size))
-        if shrink > 1:
-            frames_TCHW = functional.avg_pool2d(frames_TCHW, shrink, ceil_mode=True)
-        read = roi_align(
-            frames_TCHW, squares_M4, times_M, size=(self.size, self.size), scale=1 / shrink
-        )
-        if channels != 3:
-            unit_M = USUAL_HEIGHT_PX / sides_M2[:, 1].clamp(min=1)
-            read = torch.cat([read[:, :-2], read[:, -2:] * unit_M.view(-1, 1, 1, 1)], 1)
-        place = (torch.arange(self.size, device=read.device) + 0.5) / self.size * 2 - 1
-        x_MS, y_MS = (place.abs() * half_M1 <= sides_M2[:, axis, None] / 2 for axis in (0, 1))
-        mask = (y_MS[:, None, :, None] & x_MS[:, None, None, :]).to(read.dtype)
-        seen = torch.cat([read, mask], 1).reshape(count, frames, channels + 1, *mask.shape[2:])
-        return seen.transpose(1, 2)
 
 
 def _conv(

@@ -1,9 +1,11 @@
 """What differs from a still background: persons before a static camera.
 
-In: RGB frames, a window of them at a time (10 s at 25 fps). The background is the median of the
-window. Persons who stay in their place are in the median themselves: they are cut out of it,
-around where anything moved (GrabCut [1]_), and filled in from their surroundings. What differs
-from the background is joined to components; parts above each other are one person.
+In: RGB frames, a window of them at a time (20 s at 25 fps). The background is the median of the
+window; where a large part of the picture changes at once and stays so (a lamp, another camera), of
+the time between two such changes, in that part. Persons who stay in their place are in the median
+themselves: they are cut out of it, around where anything moved (GrabCut [1]_), and filled in from
+their surroundings. What differs from the background is joined to components; parts above each
+other are one person.
 
 References
 ----------
@@ -30,6 +32,9 @@ USUAL_DIFFERENCE = 22.0
 MOVED_SHARE = 0.06
 # Who moves in a region of which they cover this share at a time stays in the place.
 STAYING_SHARE = 0.35
+# The background of a part of the picture is another one where most of a cell changes by so much of
+# 255 from one frame to the next, is still so STAYS frames later, and that of so many cells at once.
+CELL_PX, CHANGE, STAYS, CHANGED_SHARE = 15, 5.0, 4, 0.06
 # Within this share of the picture's height, parts are joined.
 GAP_SHARE = 0.06
 # How many times the usual difference from what the surroundings let expect is likely, and is at
@@ -43,8 +48,8 @@ class BackgroundDetector:
     Parameters
     ----------
     window : int
-        Frames that are read ahead and share a background; memory grows with it. Fewer where light
-        or scenery changes; many more than a person needs to cross the picture.
+        Frames that are read ahead and share a background, and fewer at the end with those before;
+        memory grows with it. Many more than a person needs to cross the picture.
     short_side : int
         Frames are looked at in this size at most.
     min_height : float
@@ -58,7 +63,7 @@ class BackgroundDetector:
     def __init__(
         self,
         *,
-        window: int = 250,
+        window: int = 500,
         short_side: int = 240,
         min_height: float = 0.12,
         sensitivity: float = 1.0,
@@ -75,15 +80,21 @@ class BackgroundDetector:
     def find(self, frames: Iterable[tuple[int, npt.NDArray[np.uint8]]]) -> Iterator[Found]:
         """Return the boxes of each frame, a window of frames at a time."""
         rest = iter(frames)
+        before: list[Picture] = []
         while chunk := [
             (index, frame.shape[:2], self._small(frame))
             for index, frame in itertools.islice(rest, self.window)
         ]:
-            background_HWC = self._background(np.stack([small for _, _, small in chunk]))
-            for index, size, small_HWC in chunk:
+            smalls = [small for _, _, small in chunk]
+            # A last window of few frames would show persons in their places.
+            known = before[len(smalls) :]
+            backgrounds = self._backgrounds(np.stack([*known, *smalls]))
+            shown = itertools.islice(backgrounds, len(known), None)
+            for (index, size, small_HWC), background_HWC in zip(chunk, shown, strict=True):
                 boxes_N4, scores_N = self._boxes(self._difference(small_HWC, background_HWC))
                 scale = (size[1] / small_HWC.shape[1], size[0] / small_HWC.shape[0])
                 yield index, *clean(boxes_N4 * np.tile(scale, 2), scores_N, size)
+            before = smalls
 
     def _small(self, frame_HWC: Picture) -> Picture:
         height, width = frame_HWC.shape[:2]
@@ -91,6 +102,23 @@ class BackgroundDetector:
         size = (round(width * scale), round(height * scale))
         small = cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA)
         return np.asarray(cv2.GaussianBlur(small, (3, 3), 0), np.uint8)
+
+    def _backgrounds(self, small_THWC: Picture) -> Iterator[Picture]:
+        """Return the background of each frame of a window."""
+        whole_HWC = np.zeros_like(small_THWC[0])
+        starts: dict[int, list[tuple[npt.NDArray[np.bool_], tuple[slice, slice], Picture]]] = {}
+        for region_HW, times in regions(changes(small_THWC), small_THWC.shape[1:3]):
+            rows, columns = (np.flatnonzero(region_HW.any(axis=axis)) for axis in (1, 0))
+            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            for start, stop in itertools.pairwise([0, *times, len(small_THWC)]):
+                found_HWC = self._background(small_THWC[start:stop, box[0], box[1]])
+                starts.setdefault(start, []).append((region_HW[box], box, found_HWC))
+        for time in range(len(small_THWC)):
+            if time in starts:
+                whole_HWC = whole_HWC.copy()
+                for mask_HW, box, found_HWC in starts[time]:
+                    whole_HWC[box][mask_HW] = found_HWC[mask_HW]
+            yield whole_HWC
 
     def _background(self, small_THWC: Picture) -> Picture:
         samples = small_THWC[:: -(-len(small_THWC) // MOST_SAMPLES)]
@@ -120,6 +148,44 @@ class BackgroundDetector:
             boxes.append((x, y, x + w, y + h))
             scores.append(float(mask[y : y + h, x : x + w].mean()))
         return np.array(boxes, np.float64).reshape(-1, 4), np.array(scores)
+
+
+def changes(small_THWC: Picture) -> npt.NDArray[np.bool_]:
+    """Return in which cells the background changes with a frame, T×rows×columns."""
+    count, height, width = small_THWC.shape[:3]
+    cells = max(1, round(height / CELL_PX)), max(1, round(width / CELL_PX))
+    rows, columns = _edges(height, cells[0]), _edges(width, cells[1])
+    changed = np.zeros((count, *cells), bool)
+    for time in range(1, count):
+        later = min(time + STAYS, count - 1)
+        apart = np.minimum(
+            *(cv2.absdiff(small_THWC[k], small_THWC[time - 1]).max(axis=2) for k in (time, later))
+        )
+        if np.mean(apart > CHANGE) < CHANGED_SHARE / 2:
+            continue
+        for row, (top, bottom) in enumerate(itertools.pairwise(rows)):
+            for column, (left, right) in enumerate(itertools.pairwise(columns)):
+                changed[time, row, column] = np.median(apart[top:bottom, left:right]) > CHANGE
+        if changed[time].mean() < CHANGED_SHARE:
+            changed[time] = False
+    return changed
+
+
+def regions(
+    changed: npt.NDArray[np.bool_], size: tuple[int, int]
+) -> Iterator[tuple[npt.NDArray[np.bool_], list[int]]]:
+    """Return the parts of a picture whose background changes at the same times, and the times."""
+    histories, which = np.unique(changed.reshape(len(changed), -1), axis=1, return_inverse=True)
+    cells = which.reshape(changed.shape[1:])
+    height, width = changed.shape[1:]
+    rows = np.searchsorted(_edges(size[0], height), np.arange(size[0]), "right") - 1
+    columns = np.searchsorted(_edges(size[1], width), np.arange(size[1]), "right") - 1
+    for number, history in enumerate(histories.T):
+        yield (cells == number)[rows][:, columns], np.flatnonzero(history).tolist()
+
+
+def _edges(length: int, cells: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, length, cells + 1).astype(np.int64)
 
 
 def who_stays(median_HWC: Picture, differs_THW: npt.NDArray[np.bool_]) -> Picture:
@@ -181,7 +247,16 @@ def _cut(picture_HWC: Picture, within_HW: Picture, moved_HW: Picture) -> Picture
     _, parts = cv2.connectedComponents(person_HW.astype(np.uint8))
     near = cv2.dilate(np.ascontiguousarray(moved_HW), np.ones((3, 3)))
     touched = np.unique(parts[np.asarray(near) > 0])
-    return np.asarray(np.isin(parts, touched[touched > 0]), np.uint8)
+    cut_HW = np.asarray(np.isin(parts, touched[touched > 0]))
+    return np.asarray(cut_HW & ~_walls(cut_HW, np.asarray(np.asarray(near).any(axis=0))), np.uint8)
+
+
+def _walls(cut_HW: npt.NDArray[np.bool_], moved_W: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return what a cut takes of the wall: wider than high, beside the columns where one moved."""
+    beside_HW = (cut_HW & ~moved_W).astype(np.uint8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(beside_HW)
+    wide = np.flatnonzero(stats[:, cv2.CC_STAT_WIDTH] > stats[:, cv2.CC_STAT_HEIGHT])
+    return np.asarray(np.isin(parts, wide[wide > 0]))
 
 
 def _without_specks(mask_HW: npt.NDArray[np.bool_]) -> Picture:
