@@ -89,7 +89,7 @@ def measure_whole_frame(settings: DetectSettings, work: Path) -> float:
     with settings.data.boxes.open() as file, boxes.open("w") as out:
         for video, second, *_, action, person in csv.reader(file):
             out.write(f"{video},{second},0,0,1,1,{action},{person}\n")
-    wide = {"flow": DetectStream(parameters={"context": 1.0, "size": 64})}
+    wide = {"flow": DetectStream(model="flow-histogram")}
     data = replace(settings.data, boxes=boxes, test_boxes=None)
     run = work / "scenes.whole"
     experiment.train(replace(settings, data=data, streams=wide), run, on_epoch=progress)
@@ -124,7 +124,8 @@ def main() -> None:
             result = experiment.measure(found, data, load_detector(run), run)["found_boxes"]
             rows.append({"data": part, "boxes": Path(spec).name, "mAP": result["mAP"]})
         if given.rgb:
-            rgb = {"streams": {"rgb": {"input": "rgb"}, "flow": {}}} | changes
+            flow = {"model": "flow-histogram"}
+            rgb = {"streams": {"rgb": {"input": "rgb"}, "flow": flow}} | changes
             both = experiment.train(
                 settings_of(part, given.shared, given.work, rgb), given.work / f"{part}.both"
             )

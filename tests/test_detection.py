@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -280,9 +279,9 @@ def test_penalties_are_chosen_on_other_videos():
     # Far enough from the border that only certainty can be gained.
     described[:, 0] += described[:, 0].sign() / 2
     real = torch.stack([described[:, 0] > 0, described[:, 0] <= 0], 1)
+    assert Fit(described, real, 2, True).choose(videos, rng) < PENALTIES[0]
     for softmax in (True, False):
         fit = Fit(described, real, 2, softmax)
-        assert fit.choose(videos, rng) < PENALTIES[0]
         weights, bias = fit(slice(None), PENALTIES[-1])
         logits = described @ weights.T + bias
         assert (logits.argmax(1) == real.int().argmax(1)).all()
@@ -444,13 +443,12 @@ def test_a_resumed_run_is_the_unbroken_one(scene, trained, tmp_path):
         train(settings, tmp_path / "whole", workers=1)
 
 
-def test_histograms_alone(scene, trained, tmp_path):
+def test_histograms_are_the_default(scene, trained, tmp_path):
     (scene / "default.toml").write_text(
         '[data]\nvideos = "videos"\nboxes = "boxes.csv"\ntest = ["v4"]\ncache = "cache"\n'
     )
     settings = load_settings(scene / "default.toml")
-    assert {stream.model for stream in settings.streams.values()} == {"person", "flow-histogram"}
-    settings = replace(settings, streams={"histogram": settings.streams["histogram"]})
+    assert [stream.model for stream in settings.streams.values()] == ["flow-histogram"]
     record = train(settings, tmp_path / "run", workers=1).record
     assert record["true_boxes"]["mAP"] > 0.95
     # What has been fitted is not fitted again.
@@ -733,7 +731,7 @@ def test_key_frames_know_their_videos(scene, trained):
 @pytest.mark.data
 @pytest.mark.slow
 def test_weizmann(shared_data, tmp_path):
-    """Three unseen actors, true boxes; about three minutes of one core."""
+    """Three unseen actors, true boxes; about a minute of one core."""
     boxes = tmp_path / "boxes.csv"
     with (shared_data / "ava" / "weizmann_boxes.csv").open() as file, boxes.open("w") as out:
         out.write("video,frame,x1,y1,x2,y2,label\n")
@@ -748,7 +746,7 @@ def test_weizmann(shared_data, tmp_path):
         'test = ["*/lyova_*", "*/moshe_*", "*/shahar_*"]\n'
     )
     record = train(load_settings(config), tmp_path / "run").record
-    assert record["true_boxes"]["mAP"] >= 0.9
+    assert record["true_boxes"]["mAP"] >= 0.95
 
 
 def test_a_table_of_boxes_without_a_row_is_refused(tmp_path):

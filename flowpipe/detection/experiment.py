@@ -154,7 +154,7 @@ class DetectSettings:
     data : DetectData
     title : str
     streams : dict of str to DetectStream
-        Fused per box. [default: flow by the network person, and by flow-histogram]
+        Fused per box. [default: flow, by flow-histogram]
     weights : dict of str to float
         Of the streams; 1 where absent.
     train : DetectTrain
@@ -166,10 +166,7 @@ class DetectSettings:
     data: DetectData
     title: str = ""
     streams: dict[str, DetectStream] = field(
-        default_factory=lambda: {
-            "flow": DetectStream(),
-            "histogram": DetectStream(model=HISTOGRAM),
-        }
+        default_factory=lambda: {"flow": DetectStream(model=HISTOGRAM)}
     )
     weights: dict[str, float] = field(default_factory=dict)
     train: DetectTrain = field(default_factory=DetectTrain)

@@ -1,9 +1,9 @@
 """Fitting of the linear classifier of histograms: at once, with the penalty chosen by validation.
 
 Logistic regression (softmax or one sigmoid for each class) on what `HistogramNetwork.describe`
-says of each training person, seen as they are and once more with a moved box (in the mirror, where
-an action is the same there). Several penalties of the weights are compared on videos that were
-held out; the one of the lowest loss is fitted to all.
+says of each training person: as they are, and with moved boxes earlier, later and in the mirror
+(where an action is the same there). Several penalties of the weights are compared on videos that
+were held out; the one of the lowest loss is fitted to all.
 """
 
 import time
@@ -74,13 +74,16 @@ def fit_network(
     room = np.cumsum([len(example.boxes) for example in chosen])
     chosen = chosen[: max(1, int((room <= MOST_PERSONS).sum()))]
     seen, targets = [], []
-    for flipped, jitter in ((False, 0.0), (flip, options.jitter)):
-        seen.append(_described(network, stream, chosen, cache, options, rng, flipped, jitter))
+    most = round(stream.frames * options.shift)
+    looks = (Look(), Look(flip), Look(shift=-most), Look(flip, shift=most))
+    for view, look in enumerate(looks):
+        jitter = options.jitter if view else 0.0
+        seen.append(_described(network, stream, chosen, cache, jitter, rng, look))
         targets += [example.targets for example in chosen]
     described_RD, targets_RK = torch.cat(seen), torch.from_numpy(np.concatenate(targets))
     videos = np.repeat([example.video for example in chosen], [len(e.boxes) for e in chosen])
     fit = Fit(described_RD, targets_RK.to(described_RD.device), network.fc.out_features, softmax)
-    penalty = fit.choose(np.tile(videos, 2), rng)
+    penalty = fit.choose(np.tile(videos, len(looks)), rng)
     weights_KD, bias_K = fit(slice(None), penalty)
     with torch.no_grad():
         network.fc.weight.copy_(weights_KD)
@@ -108,10 +111,9 @@ def _described(
     stream: DetectStream,
     examples: Sequence[Example],
     cache: Any,
-    options: DetectTrain,
-    rng: np.random.Generator,
-    flip: bool,
     jitter: float,
+    rng: np.random.Generator,
+    look: Look,
 ) -> Tensor:
     """Return what is said of each person, R×D."""
     device = network.fc.weight.device
@@ -120,7 +122,6 @@ def _described(
         for example in examples:
             boxes = jittered(example.boxes, jitter, rng)
             entry = cache[example.video]
-            look = Look(flip)
             shown = see(stream, entry, example.frame, boxes, network, device, look)
             parts.append(network.describe(*joined([shown])))
     return torch.cat(parts)

@@ -46,8 +46,7 @@ class HistogramNetwork(PersonCut):
         Whether squares move with the persons.
     """
 
-    # The mean over a clip hardly depends on where the clip begins.
-    moves = False
+    moves = True
 
     def __init__(
         self,
