@@ -191,7 +191,7 @@ def fit_linear(
         model = LinearSVC(C=PENALTY, random_state=seed, max_iter=MOST_ITERATIONS)
     else:
         model = LogisticRegression(C=PENALTY, random_state=seed, max_iter=MOST_ITERATIONS)
-    _fit(model, values, labels_N)
+    _fit_quietly(model, values, labels_N)
     weights, biases = np.asarray(model.coef_), np.asarray(model.intercept_)
     if len(seen) == 2:  # scikit-learn gives one column for two classes
         weights, biases = np.concatenate([-weights, weights]), np.concatenate([-biases, biases])
@@ -222,7 +222,7 @@ def fit_kernel(
     features = np.asarray(features_ND, np.float64)
     mean, scale, constant = _standard(features)
     model = SVC(C=KERNEL_PENALTY)
-    _fit(model, np.where(constant, 0.0, (features - mean) / scale), labels_N)
+    _fit_quietly(model, np.where(constant, 0.0, (features - mean) / scale), labels_N)
 
     def decide(features_MD: NDArray[np.floating]) -> NDArray[np.float64]:
         found = model.decision_function(np.where(constant, 0.0, (features_MD - mean) / scale))
@@ -257,7 +257,7 @@ def softmax(values_NK: NDArray[np.float64]) -> NDArray[np.float64]:
     return raised / raised.sum(axis=1, keepdims=True)  # type: ignore[no-any-return]
 
 
-def _fit(model: Any, values_ND: NDArray[np.float64], labels_N: NDArray[np.integer]) -> None:
+def _fit_quietly(model: Any, values_ND: NDArray[np.float64], labels_N: NDArray[np.integer]) -> None:
     """Fit, without scikit-learn's warnings of slow convergence, and of nearly as many classes."""
     from sklearn.exceptions import ConvergenceWarning
 
