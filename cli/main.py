@@ -125,6 +125,9 @@ def main(arguments: list[str] | None = None) -> None:
             click.echo(printable(f"flowpipe: {error}{_options_named(error, given)}"), err=True)
         elif isinstance(error, OSError) and error.errno:  # of the system: no permission, no space
             say(f"flowpipe: {error.strerror}: {error.filename or error}")
+        elif _is_out_of_memory(error):
+            reason = next(iter(str(error).splitlines()), "")
+            say(f"flowpipe: out of memory: {reason}; take smaller sizes, batches or fewer workers")
         else:
             told = f"{type(error).__name__}: {error}"
             say(f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.")
@@ -166,6 +169,13 @@ def _options_named(error: FlowpipeError, arguments: list[str]) -> str:
     options["trust"] = "--trust"
     named = [options[name] for name in error.parameters if name in options]
     return f" ({', '.join(named)})" if named else ""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether numpy, torch on a CPU or torch on a GPU found no memory."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in text for word in words)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

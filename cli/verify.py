@@ -14,6 +14,7 @@ from .output import counted, print_json, printable, say
 def verify(run: Path, as_json: bool) -> None:
     """Check that every file of a RUN is what was written: settings, results, weights, scores.
 
+    RUN may be an exported file.
     Its cache is checked by `flowpipe cache verify`. Exit status: 0 all are well, 1 something is
     wrong, 2 no run.
     """

@@ -170,7 +170,7 @@ def test_geometry_rate_and_storage_arrive(run, videos, tmp_path):
         ("--size 30x40 --short-side 3", "give one of the two"),
         ("--short-side 0", "short_side 0 px must be >= 1"),
         ("--fps 0", "fps 0.0 must be > 0"),
-        ("--workers 0", "workers 0 must be >= 1"),
+        ("--workers 0", "workers 0 must be in [1, 1024]"),
         ("--flow farnebak", 'did you mean "farneback"'),
         ("--flow os:nothing", 'os has no callable "nothing"'),
         ("--flow-arg levels", '"levels" is not key=value'),

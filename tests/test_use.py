@@ -12,7 +12,13 @@ import pytest
 from support import run_cli
 
 import flowpipe
-from flowpipe.errors import ConfigError, InvalidArgument, VideoError, WeightsError
+from flowpipe.errors import (
+    ConfigError,
+    FlowpipeError,
+    InvalidArgument,
+    VideoError,
+    WeightsError,
+)
 from flowpipe.experiment import sharing
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import load_settings
@@ -404,3 +410,77 @@ def test_a_forged_file_writes_nowhere_else(model, tmp_path, place):
     with pytest.raises(WeightsError, match="cannot be the name"):
         sharing.unpack(forged, tmp_path / "run")
     assert not list(tmp_path.glob("outside*"))
+
+
+class TestForgedSizes:
+    """A file from elsewhere names sizes; its digest is right, as the forger computed it."""
+
+    @staticmethod
+    def forged(model, folder, part, changes):
+        facts, tensors = sharing.read_file(model)
+        name = next(iter(facts["settings"]["streams"]))
+        table = facts["settings"]["streams"][name] if part == "stream" else facts["settings"][part]
+        table.update(changes)
+        facts["sha256"] = sharing._digest(facts, tensors)
+        path = folder / "forged.flowpipe"
+        path.write_bytes(sharing.save(tensors, {sharing.FACTS: json.dumps(facts)}))
+        return path
+
+    @pytest.mark.parametrize(
+        ("part", "changes", "message"),
+        [
+            ("stream", {"crop_size": [10**6, 10**6]}, "more than memory holds"),
+            ("stream", {"frames": 10**9}, "more than memory holds"),
+            ("stream", {"model_parameters": {"width": 10**6}}, "does not fit the network"),
+            ("test", {"clips": 10**9}, "must be a whole number from 1 to 10000"),
+        ],
+    )
+    def test_are_refused_before_they_take_memory(
+        self, model, folder, tmp_path, part, changes, message
+    ):
+        import resource
+
+        path = self.forged(model, tmp_path, part, changes)
+        video = next((folder / "videos").rglob("*.mp4"))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(FlowpipeError, match=message):
+            flowpipe.load(path).predict([video])
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+    def test_as_many_workers_as_another_machine_has(self, model, tmp_path):
+        path = self.forged(model, tmp_path, "extract", {"workers": 10**6})
+        assert sharing.open_run(path).settings.extract.workers is None
+        assert sharing.read_file(model)[0]["settings"]["extract"]["workers"] is None
+
+
+def test_what_a_file_cannot_do_is_said(model, tmp_path):
+    for words in (("test", model), ("export", model, "--out", tmp_path / "o.flowpipe")):
+        done = run_cli(*words)
+        assert done.status == 2
+        assert "is no folder of a run; an exported file predicts" in done.err
+    done = run_cli("features", model, "--cache", tmp_path, "--out", tmp_path / "s")
+    assert (done.status, "is no network" in done.err) == (2, True)
+    assert run_cli("verify", model).status == 0
+    content = bytearray(model.read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "bad.flowpipe").write_bytes(content)
+    done = run_cli("verify", tmp_path / "bad.flowpipe")
+    assert (done.status, "is not what was exported" in done.out) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 2.73 TiB for an array"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
+def test_too_little_memory_is_no_fault_of_flowpipe(error, monkeypatch, tmp_path):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("flowpipe.experiment.verify.verify_run", fail)
+    done = run_cli("verify", tmp_path)
+    assert (done.status, "fault of flowpipe" in done.err) == (1, False)
+    assert f"out of memory: {error}; take smaller sizes" in done.err

@@ -22,6 +22,8 @@ FLOW_SCALE_PX = 9.0
 INPUTS = ("rgb", "flow", "rgbdiff", "rgb+flow")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of a crop, and of all items of a clip.
+MAX_PIXELS, MAX_CLIP_PIXELS = 2**26, 2**28
 RESERVED_KEYS = frozenset({"label", "index", "clip"})
 
 
@@ -191,6 +193,12 @@ class StreamInput:
             raise InvalidArgument(
                 f'stream "{self.name}": crop_size {self.crop_size} must be (height, width) in '
                 "pixels, like (224, 224)"
+            )
+        height, width = self.crop_size
+        if height * width > MAX_PIXELS or height * width * self.frames > MAX_CLIP_PIXELS:
+            raise InvalidArgument(
+                f'stream "{self.name}": {self.frames} items of {height}×{width} px are more than '
+                "memory holds; take a smaller crop_size or fewer frames"
             )
         if self.mean_subtraction and self.input != "flow":
             raise InvalidArgument(

@@ -116,6 +116,11 @@ class Experiment:
         ConfigError
             If there is no finished run in the folder.
         """
+        if run.is_file():
+            raise ConfigError(
+                f"{run} is no folder of a run; an exported file predicts, and its page can be "
+                "written, but its videos and trainings are with the run that it was made of"
+            )
         experiment = cls(read_run_settings(run), run, **callbacks)
         assert experiment.results
         return experiment

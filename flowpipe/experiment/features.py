@@ -120,6 +120,8 @@ def extractors_of(
         for found, suffix, network in run_networks(Path(source), choice.stream, choice.fold):
             yield (name or found) + suffix, FeatureExtractor(network, layer, options, device=device)
         return
+    if Path(source).is_file():
+        raise InvalidArgument(f"{source} is no network; name the folder of a run, or a network")
     choice.refuse(OF_RUN, f'they belong to a run, and "{source}" is no directory')
     if source == histogram.NAME:
         choice.refuse(OF_NETWORK[:4], "histograms of flow have no weights")

@@ -93,6 +93,7 @@ def export_run(run: Path, out: Path, *, fold: str | None = None) -> dict[str, An
         _add_scores(tensors, kept, f"fused/{method}", load_scores(fused_file(run, method)))
     table = json.loads(settings.to_json())
     table["data"] = {k: v for k, v in table["data"].items() if k not in PATHS} | {"root": "."}
+    table["extract"]["workers"] = None  # one per core of the machine that predicts
     for stream in table["streams"].values():
         stream["weights"] = None
     results = {**results, "out": "", "folds": [r for r in results["folds"] if r["fold"] == fold]}
@@ -253,6 +254,7 @@ def unpack(path: Path, folder: Path) -> Path:
             else:
                 scores.save(folder / SCORES_FOLDER / f"{rest}.npz")
         results = dict(facts["results"].items())
+        facts["settings"]["extract"]["workers"] = None  # files of before have the exporter's
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{path}: {error} is missing in it or of another kind") from error
     for name, table in ((SETTINGS_FILE, facts["settings"]), (RESULTS_FILE, results)):

@@ -32,7 +32,7 @@ from flowpipe.fusion import calibrate
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
-from flowpipe.models.weights import load_weights
+from flowpipe.models.weights import check_state, load_state, load_weights
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions, TrainOptions, train_stream
@@ -41,9 +41,9 @@ from flowpipe.training.checkpoint import (
     METRICS,
     check_same,
     load_checkpoint,
-    read_model,
     read_settings,
     read_tensors,
+    read_weights,
     save_checkpoint,
     write_metrics,
 )
@@ -169,8 +169,15 @@ class ClipStream:
 
     def trained(self, folder: Path, num_classes: int) -> nn.Module:
         """Return the network as a run left it."""
+        path = folder / CHECKPOINT
+        weights = read_weights(path)
+        if ":" not in self.settings.model:
+            # Sizes that a forged file names must not take memory before they are known to fit.
+            with torch.device("meta"):
+                empty = self._build(num_classes)
+            check_state(empty, weights, where=str(path))
         model = self.network(num_classes)
-        read_model(folder / CHECKPOINT, model)
+        load_state(model, weights, where=str(path))
         return model
 
     def held_out_scores(self, model: nn.Module, held_out: Dataset, options: TestOptions) -> Scores:

@@ -14,19 +14,22 @@ from flowpipe.experiment.results import (
     read_results,
 )
 from flowpipe.experiment.settings import read_run_settings
+from flowpipe.experiment.sharing import read_file
 from flowpipe.scores import load_scores
 from flowpipe.sealed import check_zip
 from flowpipe.training.checkpoint import CHECKPOINT, METRICS, read_settings
 
 
 def verify_run(out: Path) -> list[Finding]:
-    """Check settings, results, checkpoints, histories and scores of a run.
+    """Check settings, results, checkpoints, histories and scores of a run, or an exported file.
 
     Raises
     ------
     ConfigError
         If there is no run in the folder.
     """
+    if out.is_file():
+        return [Finding(out, _problem(out, partial(read_file, out)))]
     if not out.is_dir():
         raise ConfigError(f"no run at {out}; flowpipe train makes one")
     files: list[tuple[Path, Callable[[], object]]] = [

@@ -28,6 +28,7 @@ from flowpipe.video import MAX_PIXELS, content_digest
 from flowpipe.video.files import left_out
 
 DEFAULT_TIMEOUT_S = 600.0
+MOST_WORKERS = 1024
 
 TORCH_DEVICE = "cuda"
 """On which recipes of a GPU are computed; tests have it on the CPU."""
@@ -174,9 +175,10 @@ def extract(
             f"max_pixels {max_pixels} must be >= 1; {MAX_PIXELS} is the default",
             parameter="max_pixels",
         )
-    if workers is not None and workers < 1:
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
         raise InvalidArgument(
-            f"workers {workers} must be >= 1; None takes one per core", parameter="workers"
+            f"workers {workers} must be in [1, {MOST_WORKERS}]; None takes one per core",
+            parameter="workers",
         )
     if scheduler is not None and recipe.device != "cpu":
         raise InvalidArgument(

@@ -193,8 +193,12 @@ TRAIN_RULES: dict[str, Rule] = {
     "memory_mb": ("be ≥ 0; 0 keeps nothing", lambda v: v >= 0),
     "device": ("be auto, cpu or cuda", ("auto", "cpu", "cuda").__contains__),
 }
+MOST_CLIPS = 10_000
 TEST_RULES: dict[str, Rule] = {
-    "clips": COUNT,
+    "clips": (
+        f"be a whole number from 1 to {MOST_CLIPS}",
+        lambda v: is_count(v) and v <= MOST_CLIPS,
+    ),
     "crops": ("be center, three, five or ten", ("center", "three", "five", "ten").__contains__),
     "crop_scale": SHARE,
     "batch_size": COUNT,

@@ -4,6 +4,7 @@ from flowpipe.models.weights.networks import load_network
 from flowpipe.models.weights.origins import ORIGINS, Preprocessing, Recognised, recognise
 from flowpipe.models.weights.reading import (
     LoadReport,
+    check_state,
     classes_of,
     load_state,
     load_weights,
@@ -18,6 +19,7 @@ __all__ = [
     "LoadReport",
     "Preprocessing",
     "Recognised",
+    "check_state",
     "classes_of",
     "load_network",
     "load_state",

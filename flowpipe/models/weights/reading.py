@@ -385,6 +385,12 @@ def load_state(model: nn.Module, state: Mapping[str, Any], *, where: str) -> Non
     WeightsError
         If a tensor is missing, unexpected or of another shape.
     """
+    check_state(model, state, where=where)
+    _copy(_strip_prefixes(model.state_dict()), _strip_prefixes(_tensors(state)))
+
+
+def check_state(model: nn.Module, state: Mapping[str, Any], *, where: str) -> None:
+    """Raise the errors of `load_state`, and change nothing; the network may be on "meta"."""
     values = _strip_prefixes(_tensors(state))
     target = _strip_prefixes(model.state_dict())
     if len(values) != len(state):
@@ -401,7 +407,6 @@ def load_state(model: nn.Module, state: Mapping[str, Any], *, where: str) -> Non
         ],
         way_out="build the network with the parameters of the run that wrote this state",
     )
-    _copy(target, values)
 
 
 def read_state(path: str | PathLike[str]) -> dict[str, Tensor]:
