@@ -74,7 +74,7 @@ def probe(
     from flowpipe.features.probe import probe as run
 
     store = open_cache(path)
-    names = networks.split(",") if networks else sorted(store.networks)
+    names = list(dict.fromkeys(networks.split(","))) if networks else sorted(store.networks)
     if annotations is None:
         listed = _from_store(path, names)
     else:

@@ -9,6 +9,7 @@ import pytest
 
 from flowpipe.cache import Entry, open_cache, schema
 from flowpipe.cache.hdf import DAMAGED
+from flowpipe.cache.store import WEIGHTS_FILE
 from flowpipe.cache.verify import left_over, verify, verify_entry
 from flowpipe.cache.write import EntryWriter
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, EntryNotFound, NewerFormat
@@ -151,6 +152,9 @@ def test_missing_folder_and_empty_one(tmp_path):
 
 
 def test_left_over_files_are_told_and_those_in_work_are_not(tmp_path, four):
+    assert left_over(tmp_path) == []
+    # What `features` notes of a network's weights is a part of the cache.
+    (next(tmp_path.glob("*/recipe.json")).parent / WEIGHTS_FILE).write_text("{}")
     assert left_over(tmp_path) == []
     stray = four[0].with_name(f".{'ef' * 32}.123-00112233.part")
     stray.write_bytes(b"\x89HDF")

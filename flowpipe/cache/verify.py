@@ -26,6 +26,7 @@ from flowpipe.cache.part import is_abandoned
 from flowpipe.cache.store import (
     NETWORK_KINDS,
     NETWORKS_FILE,
+    WEIGHTS_FILE,
     read_recipe_file,
     recipe_files,
 )
@@ -81,6 +82,8 @@ def left_over(cache: Path) -> list[Finding]:
                 if is_abandoned(path):
                     why = "left by a process that was killed; the next extract removes it"
                     findings.append(Finding(path, f"{path}: {why}"))
+            elif path.name == WEIGHTS_FILE and path.parent == file.parent:
+                continue
             elif path != file and (path.suffix != ".h5" or path.parent.parent != file.parent):
                 findings.append(Finding(path, f"{path}: no part of a cache; move it elsewhere"))
     return findings

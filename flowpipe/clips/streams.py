@@ -204,10 +204,10 @@ class StreamInput:
             raise InvalidArgument(
                 f'stream "{self.name}": mean_subtraction is for flow, not for {self.input}'
             )
-        if self.fps is not None and (self.frame_step != 1 or not self.fps > 0):
+        if self.fps is not None and (self.frame_step != 1 or not 0 < self.fps < 10_000):
             raise InvalidArgument(
-                f'stream "{self.name}": fps {self.fps} must be > 0 and takes the place of '
-                f"frame_step (here {self.frame_step}); give one of them"
+                f'stream "{self.name}": fps {self.fps} must be > 0 and < 10000 and takes the '
+                f"place of frame_step (here {self.frame_step}); give one of them"
             )
         self._check_choice("stacking", self.stacking, ("plain", "bidirectional", "trajectory"))
         if self.stacking != "plain" and (

@@ -127,6 +127,8 @@ def only_flow(cache: Cache) -> Cache:
     sources = {
         row.recipe for row in cache.rows() if isinstance(cache.recipes[row.recipe], FlowRecipe)
     }
+    if not sources:
+        raise InvalidArgument(f"{cache.path} holds no flow or frames; name a cache of those")
     if len(sources) != 1:
         raise InvalidArgument(
             f"{cache.path} holds videos of {len(sources)} recipes of flow; name the one to read",
