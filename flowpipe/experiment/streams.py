@@ -355,7 +355,7 @@ def grids_of(videos: Iterable[Video], cache: Any, known: dict[str, ClipGrids]) -
 
 
 class HistogramStream(ClipStream):
-    """A kernel SVM on histograms of the flow of whole clips, chosen by cross-validation.
+    """Kernel SVMs on histograms of the flow of whole clips, weighed by cross-validation.
 
     Parameters
     ----------
@@ -431,7 +431,7 @@ class HistogramStream(ClipStream):
             "validation_accuracy": model.classifier.validation_accuracy,
             "seconds": round(seconds, 3),
             "clips_per_s": round(len(data) / max(seconds, 1e-9), 1),
-            "description": asdict(model.classifier.description),
+            "descriptions": [asdict(member) for member in model.classifier.members],
         }
         out.mkdir(parents=True, exist_ok=True)
         model.keep()
@@ -485,7 +485,8 @@ class HistogramStream(ClipStream):
 
     def facts(self) -> dict[str, Any]:
         """Return what of the stream determines what it learns, beside the options of training."""
-        return {"input": HISTOGRAM, "flip": self.flip, "seed": self.options.seed}
+        facts = {"input": HISTOGRAM, "flip": self.flip, "seed": self.options.seed}
+        return {**facts, "descriptions": "grids, parts of parts, blocks"}
 
     def cost(self, num_classes: int) -> dict[str, Any]:
         """Return the classifier's name and input; it has no network to count."""

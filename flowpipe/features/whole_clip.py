@@ -1,27 +1,31 @@
-"""Classify whole clips by histograms of their flow: a kernel SVM chosen by validation, no weights.
+"""Classify whole clips by histograms of their flow: kernel SVMs weighed by validation, no networks.
 
 What ten flows cannot see, a gesture of two seconds or the order of push and fall, stands in the
 histograms of the whole clip. A clip becomes two coarse grids of flow (`flowpipe.flow.histogram`) in
-steps of equal time, and its *description*: the cells of one or both, averaged over equal parts of
-the clip, and how fast they change. Which grids, how many parts, which kernel, and whether training
-clips are also seen in a mirror, is chosen by cross-validation inside the training clips.
+steps of equal time, and small blocks of picture and time (`local_motion`). Its *description* holds
+one or both grids, averaged over the clip, and over its halves, quarters and eighths, of time or of
+motion; the blocks; or all of these. There is an SVM on each description; how much it counts is
+decided by cross-validation inside the training clips.
 
 Axes: N clips, B steps of time, R×Q cells, K directions (and all), D numbers, C classes.
 
 SVM: Cortes and Vapnik, "Support-vector networks", 1995, https://doi.org/10.1007/BF00994018.
+Parts of parts: Lazebnik, Schmid, Ponce, "Beyond bags of features: spatial pyramid matching", CVPR
+2006, https://doi.org/10.1109/CVPR.2006.68.
 """
 
 import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowpipe.errors import InvalidArgument
+from flowpipe.features.local_motion import LocalMotion, Vocabulary, local_motion
 from flowpipe.flow.histogram import Cells, fine_cells, fixed_grid, mirrored, moving_grid
 
 STEP_S = 0.08
@@ -30,6 +34,17 @@ NOMINAL_S = 0.04
 NOMINAL_HEIGHT_PX = 128
 FIELDS_AT_ONCE = 64
 FIXED, MOVING = (3, 4), (4, 4)
+# A grid, its parts and its pyramid; or the blocks.
+Piece: TypeAlias = tuple[str, int, str]
+LOCAL: Piece = ("local", 1, "no")
+# Of equal parts of motion: this share of it is spread evenly over the clip.
+EVEN_SHARE = 0.2
+# So many clips more are imagined, of which nothing is known: a few right ones prove little.
+IMAGINED_CLIPS = 0.5
+# A held-out clip counts as so many independent ones: those of one person or scene are alike.
+EVIDENCE = 0.3
+# Descriptions of a smaller weight are left out.
+LEAST_WEIGHT = 0.02
 INNER_FOLDS = 5
 # So many clips of a class must be judged right, and such a share of them otherwise in a mirror.
 LEAST_CLIPS, MIRRORED_SHARE = 5, 0.6
@@ -38,13 +53,18 @@ TEMPERATURES = tuple(float(t) for t in np.geomspace(0.05, 5.0, 25))
 
 @dataclass(frozen=True)
 class Description:
-    """How the cells of a clip become numbers, and which SVM takes them.
+    """What of a clip becomes numbers, and which SVM takes them.
 
     Attributes
     ----------
-    grids : "fixed", "moving" or "both"
+    grids : "fixed", "moving", "both" or "none"
     parts : int
-        Equal parts of the clip's time, whose means stand one after the other.
+        Equal parts of the clip, whose means stand one after the other.
+    pyramid : "no", "time" or "motion"
+        Whether the halves, the quarters and so on down to `parts` count as much as the whole, and
+        what of the clip is the same in each part.
+    local : bool
+        Whether small blocks of motion, wherever they are, count as much as the grids.
     mirror : bool
         Train on the mirrored clips as well.
     kernel : "linear" or "rbf"
@@ -54,36 +74,47 @@ class Description:
 
     grids: str = "both"
     parts: int = 4
+    pyramid: str = "no"
+    local: bool = False
     mirror: bool = False
     kernel: str = "rbf"
     cost: float = 10.0
 
+    def pieces(self) -> list[Piece]:
+        """Return what the description consists of, each piece as heavy as the others."""
+        chosen = {"fixed": ["fixed"], "moving": ["moving"], "both": ["fixed", "moving"], "none": []}
+        grids: list[Piece] = [(name, self.parts, self.pyramid) for name in chosen[self.grids]]
+        return grids + [LOCAL] * (max(1, len(grids)) if self.local else 0)
+
 
 def candidates(*, mirror: bool) -> list[Description]:
-    """Return the descriptions to choose from; `mirror` allows training on mirrored clips."""
+    """Return the descriptions to choose from; `mirror` has them train on mirrored clips too."""
     choices = itertools.product(
-        ("fixed", "moving", "both"),
-        (1, 4, 8),
-        (False, True) if mirror else (False,),
-        (("linear", 10.0), ("rbf", 10.0)),
+        ("moving", "both", "fixed"),
+        ((1, "no"), (8, "time"), (8, "motion")),
+        (False, True),
     )
-    return [Description(g, p, m, kernel, cost) for g, p, m, (kernel, cost) in choices]
+    listed = [
+        Description(g, parts, pyramid, local, mirror) for g, (parts, pyramid), local in choices
+    ]
+    return [*listed, Description("none", 1, "no", True, mirror)]
 
 
 @dataclass(frozen=True)
 class ClipGrids:
-    """What all descriptions of a clip are made of: its two coarse grids, each B×R×Q×(K+1)."""
+    """What all descriptions of a clip are made of: coarse grids B×R×Q×(K+1), and blocks."""
 
     fixed: Cells
     moving: Cells
+    local: LocalMotion
 
     def mirrored(self) -> "ClipGrids":
-        """Return the grids of the clip in a mirror."""
-        return ClipGrids(mirrored(self.fixed), mirrored(self.moving))
+        """Return the same of the clip in a mirror."""
+        return ClipGrids(mirrored(self.fixed), mirrored(self.moving), self.local.mirrored())
 
 
 def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids:
-    """Return the coarse grids of an entry's flow in steps of `STEP_S`.
+    """Return the coarse grids and blocks of an entry's flow in steps of `STEP_S`.
 
     Lengths are those of flow at a fixed rate and size, so that clips of other frame rates or
     sizes compare.
@@ -106,7 +137,7 @@ def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids
         cells = fine_cells(np.asarray(entry.flow[first:last], np.float32))
         blocks.append(cells * scale[first - start : last - start, None, None, None])
     cells = in_steps(np.concatenate(blocks), interval_s)
-    return ClipGrids(fixed_grid(cells, *FIXED), moving_grid(cells, *MOVING))
+    return ClipGrids(fixed_grid(cells, *FIXED), moving_grid(cells, *MOVING), local_motion(cells))
 
 
 def in_steps(cells: Cells, interval_s: NDArray[np.float64]) -> Cells:
@@ -123,53 +154,111 @@ def in_steps(cells: Cells, interval_s: NDArray[np.float64]) -> Cells:
     return np.tensordot(weights, cells, axes=1).astype(np.float32)
 
 
-def describe(clip: ClipGrids, how: Description) -> NDArray[np.float32]:
-    """Return the description of a clip, D float32 of length one."""
-    grids = {"fixed": (clip.fixed,), "moving": (clip.moving,), "both": (clip.fixed, clip.moving)}
-    chosen = grids[how.grids]
-    return np.concatenate([_pooled(grid, how.parts) / math.sqrt(len(chosen)) for grid in chosen])
+def describe(
+    clip: ClipGrids, how: Description, vocabulary: Vocabulary | None = None
+) -> NDArray[np.float32]:
+    """Return the description of a clip, D float32 of length one; `vocabulary` is that of blocks."""
+    pieces = how.pieces()
+    made = {piece: _piece(clip, piece, vocabulary) for piece in set(pieces)}
+    share = np.float32(math.sqrt(len(pieces)))
+    return np.asarray(np.concatenate([made[piece] for piece in pieces]) / share, np.float32)
 
 
-def _pooled(grid: Cells, parts: int) -> NDArray[np.float32]:
-    """Means over parts of the clip, and the mean change from step to step; roots, length one."""
-    edges = np.linspace(0, len(grid), parts + 1)
-    firsts = np.minimum(np.floor(edges[:-1]).astype(int), len(grid) - 1)
-    stops = np.maximum(np.ceil(edges[1:]).astype(int), firsts + 1)
-    means = [grid[a:b].mean(0) for a, b in zip(firsts, stops, strict=True)]
-    change = np.abs(np.diff(grid, axis=0)).mean(0) if len(grid) > 1 else np.zeros_like(grid[0])
-    numbers = np.sqrt(np.concatenate([part.ravel() for part in (*means, change)]))
-    length = max(1e-6, float(np.linalg.norm(numbers)))
-    return np.asarray(numbers / length, np.float32)
+def _piece(clip: ClipGrids, piece: Piece, vocabulary: Vocabulary | None) -> NDArray[np.float32]:
+    """Return a piece of a clip's description; it has length one."""
+    name, parts, pyramid = piece
+    if piece == LOCAL:
+        assert vocabulary is not None
+        return vocabulary.describe(clip.local)
+    grid: Cells = getattr(clip, name)
+    if pyramid == "no":
+        return _roots([*_parts(grid, parts, "time"), _change(grid)])
+    levels = [_roots([*_parts(grid, 1, "time"), _change(grid)])]
+    levels += [_roots(_parts(grid, 2**n, pyramid)) for n in range(1, parts.bit_length())]
+    return np.asarray(np.concatenate(levels) / np.float32(math.sqrt(len(levels))), np.float32)
+
+
+def _parts(grid: Cells, parts: int, equal: str) -> list[Cells]:
+    """Return means over parts of the clip that have the same time, or as much motion."""
+    steps = len(grid)
+    if equal == "time":
+        edges = np.linspace(0, steps, parts + 1)
+        firsts = np.minimum(np.floor(edges[:-1]).astype(int), steps - 1)
+        stops = np.maximum(np.ceil(edges[1:]).astype(int), firsts + 1)
+        return [grid[a:b].mean(0) for a, b in zip(firsts, stops, strict=True)]
+    amount_B = grid[..., -1].sum((1, 2), dtype=np.float64)
+    amount_B += EVEN_SHARE * amount_B.mean() + 1e-6
+    passed = np.concatenate([[0.0], amount_B.cumsum() / amount_B.sum()])
+    edges = np.interp(np.linspace(0, 1, parts + 1), passed, np.arange(steps + 1))
+    step_B = np.arange(steps)
+    means = []
+    for first, stop in itertools.pairwise(edges):
+        inside_B = np.minimum(step_B + 1, stop) - np.maximum(step_B, first)
+        weights_B = np.maximum(inside_B, 0).astype(np.float32)
+        means.append(np.tensordot(weights_B / weights_B.sum(), grid, axes=1))
+    return means
+
+
+def _change(grid: Cells) -> Cells:
+    """Return the mean change from step to step."""
+    return np.abs(np.diff(grid, axis=0)).mean(0) if len(grid) > 1 else np.zeros_like(grid[0])
+
+
+def _roots(means: Sequence[Cells]) -> NDArray[np.float32]:
+    """Return the roots of some means, one after the other, of length one."""
+    numbers = np.sqrt(np.concatenate([mean.ravel() for mean in means]))
+    return np.asarray(numbers / max(1e-6, float(np.linalg.norm(numbers))), np.float32)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SVM of a classifier: what it looks at, how much it counts, and for its calibration."""
+
+    how: Description
+    weight: float
+    temperature: float
 
 
 class WholeClipClassifier:
-    """An SVM on descriptions of clips.
+    """SVMs on descriptions of clips, whose calibrated answers are averaged.
 
     Attributes
     ----------
-    description : Description
+    members : list of Member
+        The heaviest first.
     validation_accuracy : float
-        Of the chosen description, by cross-validation inside the training clips.
+        By cross-validation inside the training clips.
     validation_logits : array of N×C float64
-        Of each training clip, from an SVM that had not seen its group; in the order of
+        Of each training clip, from SVMs that had not seen its group; in the order of
         `validation_ids`.
     """
 
     def __init__(
         self,
-        description: Description,
+        members: Sequence[Member],
         num_classes: int,
-        support_SD: NDArray[np.float32],
-        labels_S: NDArray[np.int64],
+        support: dict[Piece, NDArray[np.float32]],
+        labels_N: NDArray[np.int64],
         temperature: float,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
-        self.description, self.num_classes = description, num_classes
-        self.support_SD, self.labels_S = support_SD, labels_S
-        self.temperature = temperature
+        self.members, self.num_classes = list(members), num_classes
+        self.support, self.labels_N = support, labels_N
+        self.temperature, self.vocabulary = temperature, vocabulary
         self.validation_accuracy = math.nan
         self.validation_logits: NDArray[np.float64] = np.empty((0, num_classes))
         self.validation_ids: tuple[str, ...] = ()
-        self._svm = _fit(_kernel(description, support_SD, support_SD), labels_S, description.cost)
+        products = {piece: rows @ rows.T for piece, rows in support.items()}
+        self._svms = []
+        for member in self.members:
+            rows = _rows(member.how, np.arange(len(labels_N)), len(labels_N))
+            kernel = _kernel(member.how, products)[np.ix_(rows, rows)]
+            self._svms.append(_fit(kernel, labels_N[rows % len(labels_N)], member.how.cost))
+
+    @property
+    def description(self) -> Description:
+        """What counts most."""
+        return self.members[0].how
 
     @classmethod
     def fit(
@@ -184,7 +273,7 @@ class WholeClipClassifier:
         choices: Sequence[Description] | None = None,
         seed: int = 0,
     ) -> "WholeClipClassifier":
-        """Choose a description by cross-validation and fit its SVM to all clips.
+        """Weigh descriptions by cross-validation and fit their SVMs to all clips.
 
         Parameters
         ----------
@@ -211,69 +300,89 @@ class WholeClipClassifier:
         if len(np.unique(labels_N)) < 2:
             raise InvalidArgument("clips of one class only; a classifier needs two or more")
         folds_N = _inner_folds(labels_N, groups, seed)
-        best: tuple[float, float] | None = None
-        described: dict[tuple[str, int, bool], NDArray[np.float32]] = {}
-        for how in choices if choices is not None else candidates(mirror=mirror):
-            key = (how.grids, how.parts, False)
-            if key not in described:
-                described[key] = np.stack([describe(clip, how) for clip in clips])
-            seen_ND = described[key]
-            turned_ND = None
-            if how.mirror:
-                key = (how.grids, how.parts, True)
-                if key not in described:
-                    described[key] = np.stack([describe(clip.mirrored(), how) for clip in clips])
-                turned_ND = described[key]
-            logits_NC = _validated(how, seen_ND, turned_ND, labels_N, folds_N, num_classes)
-            temperature, loss = _calibrated(logits_NC, labels_N)
-            right = float(np.mean(logits_NC.argmax(1) == labels_N))
-            score = (right - 0.25 * loss, -loss)
-            if best is None or score > best:
-                best, chosen, accuracy = score, how, right
-                validation, parts = logits_NC / temperature, (seen_ND, turned_ND, temperature)
-        seen_ND, turned_ND, temperature = parts
-        support, labels = seen_ND, labels_N
-        if turned_ND is not None:
-            support, labels = np.concatenate([seen_ND, turned_ND]), np.tile(labels_N, 2)
-        found = cls(chosen, num_classes, support, labels, temperature)
-        found.validation_accuracy, found.validation_logits = accuracy, validation
-        found.validation_ids = tuple(ids)
+        listed = list(choices if choices is not None else candidates(mirror=mirror))
+        seen = list(clips)
+        if any(how.mirror for how in listed):
+            seen += [clip.mirrored() for clip in clips]
+        vocabulary = None
+        if any(how.local for how in listed):
+            vocabulary = Vocabulary.learn([clip.local for clip in seen], seed)
+        described = {
+            piece: np.stack([_piece(clip, piece, vocabulary) for clip in seen])
+            for piece in dict.fromkeys(piece for how in listed for piece in how.pieces())
+        }
+        alike = {piece: rows @ rows.T for piece, rows in described.items()}
+        judged: list[tuple[Description, float, float, NDArray[np.float64]]] = []
+        for how in listed:
+            logits_NC = _validated(how, _kernel(how, alike), labels_N, folds_N, num_classes)
+            judged.append((how, *_calibrated(logits_NC, labels_N), logits_NC))
+        losses = np.array([loss for _, _, loss, _ in judged])
+        weights = np.exp(EVIDENCE * len(labels_N) * (losses.min() - losses))
+        weights[weights < LEAST_WEIGHT * weights.sum()] = 0
+        weights /= weights.sum()
+        chosen = [int(n) for n in np.argsort(-weights, kind="stable") if weights[n] > 0]
+        members = [Member(judged[n][0], float(weights[n]), judged[n][1]) for n in chosen]
+        answers = [judged[n][3] / judged[n][1] for n in chosen]
+        mean_NC = np.asarray(np.tensordot(weights[chosen], np.stack(answers), axes=1))
+        temperature, _ = _calibrated(mean_NC, labels_N)
+        kept = {piece for member in members for piece in member.how.pieces()}
+        found = cls(
+            members,
+            num_classes,
+            {piece: rows for piece, rows in described.items() if piece in kept},
+            labels_N,
+            temperature,
+            vocabulary if LOCAL in kept else None,
+        )
+        found.validation_accuracy = float(np.mean(mean_NC.argmax(1) == labels_N))
+        found.validation_logits, found.validation_ids = mean_NC / temperature, tuple(ids)
         return found
 
     def logits(self, clips: Sequence[ClipGrids]) -> NDArray[np.float64]:
         """Return logits of clips, N×C; their softmax is calibrated on the validation."""
-        clips_ND = np.stack([describe(clip, self.description) for clip in clips])
-        kernel = _kernel(self.description, clips_ND, self.support_SD)
-        return _decisions(self._svm, kernel, self.num_classes) / self.temperature
+        products = {
+            piece: np.stack([_piece(clip, piece, self.vocabulary) for clip in clips]) @ rows.T
+            for piece, rows in self.support.items()
+        }
+        logits_NC = np.zeros((len(clips), self.num_classes))
+        count = len(self.labels_N)
+        for member, svm in zip(self.members, self._svms, strict=True):
+            rows = _rows(member.how, np.arange(count), count)
+            kernel = _kernel(member.how, products)[:, rows]
+            answers = _decisions(svm, kernel, self.num_classes) / member.temperature
+            logits_NC += member.weight * answers
+        return logits_NC / self.temperature
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Return what `from_state` needs, as arrays."""
         facts = {
-            **asdict(self.description),
+            "members": [asdict(member) for member in self.members],
+            "pieces": list(self.support),
             "num_classes": self.num_classes,
             "temperature": self.temperature,
             "validation_accuracy": self.validation_accuracy,
             "validation_ids": self.validation_ids,
         }
-        text = np.frombuffer(json.dumps(facts).encode(), np.uint8).copy()
         return {
-            "facts": text,
-            "support_SD": self.support_SD,
-            "labels_S": self.labels_S,
+            "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8).copy(),
+            "labels_N": self.labels_N,
             "validation_logits": self.validation_logits,
+            **{f"support_{n}": rows for n, rows in enumerate(self.support.values())},
+            **({} if self.vocabulary is None else self.vocabulary.state()),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, NDArray[Any]]) -> "WholeClipClassifier":
         """Return the classifier whose `state()` this is."""
         facts = json.loads(np.asarray(state["facts"], np.uint8).tobytes())
-        how = Description(**{f.name: facts[f.name] for f in fields(Description)})
+        pieces: list[Piece] = [(name, parts, equal) for name, parts, equal in facts["pieces"]]
         found = cls(
-            how,
+            [Member(**{**each, "how": Description(**each["how"])}) for each in facts["members"]],
             int(facts["num_classes"]),
-            np.asarray(state["support_SD"], np.float32),
-            np.asarray(state["labels_S"], np.int64),
+            {p: np.asarray(state[f"support_{n}"], np.float32) for n, p in enumerate(pieces)},
+            np.asarray(state["labels_N"], np.int64),
             float(facts["temperature"]),
+            Vocabulary.from_state(state) if LOCAL in pieces else None,
         )
         found.validation_accuracy = float(facts["validation_accuracy"])
         found.validation_ids = tuple(facts["validation_ids"])
@@ -296,18 +405,20 @@ def mirror_images(
     class in a mirror, as those of the other are to be of this.
     """
     how = Description(grids="fixed", parts=4)
+    (piece,) = how.pieces()
     seen_ND = np.stack([describe(clip, how) for clip in clips])
     turned_ND = np.stack([describe(clip.mirrored(), how) for clip in clips])
+    seen_NN, turned_NN = (_kernel(how, {piece: r @ seen_ND.T}) for r in (seen_ND, turned_ND))
     folds_N = _inner_folds(labels_N, groups, seed)
     judged_N, turned_N = np.full((2, len(clips)), -1)
     for fold in np.unique(folds_N):
-        train, held = folds_N != fold, folds_N == fold
+        train, held = np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)
         if len(np.unique(labels_N[train])) < 2:
             continue
-        svm = _fit(_kernel(how, seen_ND[train], seen_ND[train]), labels_N[train], how.cost)
-        for rows_ND, found_N in ((seen_ND, judged_N), (turned_ND, turned_N)):
-            kernel = _kernel(how, rows_ND[held], seen_ND[train])
-            found_N[held] = _decisions(svm, kernel, num_classes).argmax(1)
+        svm = _fit(seen_NN[np.ix_(train, train)], labels_N[train], how.cost)
+        for kernel, found_N in ((seen_NN, judged_N), (turned_NN, turned_N)):
+            held_kernel = kernel[np.ix_(held, train)]
+            found_N[held] = _decisions(svm, held_kernel, num_classes).argmax(1)
     images = {}
     for label in np.unique(labels_N):
         right = (labels_N == label) & (judged_N == label)
@@ -319,15 +430,18 @@ def mirror_images(
     return {one: other for one, other in images.items() if images.get(other) == one}
 
 
-def _kernel(
-    how: Description, left_ND: NDArray[np.float32], right_MD: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Return how alike descriptions are, N×M; they have length one, so that 0 to 2 apart."""
-    alike = (left_ND @ right_MD.T).astype(np.float64)
+def _kernel(how: Description, products: dict[Piece, NDArray[Any]]) -> NDArray[np.float64]:
+    """Return how alike descriptions are, from the products of their pieces."""
+    alike = np.mean([products[piece] for piece in how.pieces()], axis=0, dtype=np.float64)
     if how.kernel == "linear":
-        return alike
-    # Distances of roots of histograms: 0.1 to 0.5 between unlike clips.
-    return np.exp(-4.0 * np.maximum(0.0, 1.0 - alike))
+        return np.asarray(alike)
+    # Descriptions have length one; roots of histograms of unlike clips are 0.1 to 0.5 apart.
+    return np.asarray(np.exp(-4.0 * np.maximum(0.0, 1.0 - alike)))
+
+
+def _rows(how: Description, train: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return the rows to learn from, of `count` clips and (where there are) the mirrored ones."""
+    return np.concatenate([train, count + train]) if how.mirror else train
 
 
 def _fit(kernel: NDArray[np.float64], labels_N: NDArray[np.int64], cost: float) -> Any:
@@ -372,33 +486,24 @@ def _inner_folds(
 
 def _validated(
     how: Description,
-    seen_ND: NDArray[np.float32],
-    turned_ND: NDArray[np.float32] | None,
+    kernel: NDArray[np.float64],
     labels_N: NDArray[np.int64],
     folds_N: NDArray[np.int64],
     num_classes: int,
 ) -> NDArray[np.float64]:
-    """Return decision values of each clip from SVMs that were fitted to the other folds."""
-    both_ND = seen_ND if turned_ND is None else np.concatenate([seen_ND, turned_ND])
-    whole = _kernel(how, seen_ND, both_ND)
-    among = None if turned_ND is None else _kernel(how, turned_ND, turned_ND)
-    logits_NC = np.zeros((len(labels_N), num_classes))
+    """Return decision values of each clip from SVMs that were fitted to the other folds.
+
+    `kernel` is of the N clips, and may hold their N mirrored ones after them.
+    """
     count = len(labels_N)
+    logits_NC = np.zeros((count, num_classes))
     for fold in np.unique(folds_N):
         train, held = np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)
-        labels = labels_N[train]
-        if len(np.unique(labels)) < 2:
+        if len(np.unique(labels_N[train])) < 2:
             continue
-        if among is None:
-            kernel, columns = whole[np.ix_(train, train)], train
-        else:
-            columns = np.concatenate([train, count + train])
-            upper = whole[np.ix_(train, columns)]
-            across = whole[np.ix_(train, count + train)]
-            lower = np.concatenate([across.T, among[np.ix_(train, train)]], axis=1)
-            kernel, labels = np.concatenate([upper, lower]), np.tile(labels, 2)
-        svm = _fit(kernel, labels, how.cost)
-        logits_NC[held] = _decisions(svm, whole[np.ix_(held, columns)], num_classes)
+        rows = _rows(how, train, count)
+        svm = _fit(kernel[np.ix_(rows, rows)], labels_N[rows % count], how.cost)
+        logits_NC[held] = _decisions(svm, kernel[np.ix_(held, rows)], num_classes)
     return logits_NC
 
 
@@ -412,4 +517,6 @@ def _calibrated(logits_NC: NDArray[np.float64], labels_N: NDArray[np.int64]) -> 
 def _loss(logits_NC: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
     top = logits_NC.max(1, keepdims=True)
     logs = logits_NC - top - np.log(np.exp(logits_NC - top).sum(1, keepdims=True))
-    return float(-logs[np.arange(len(labels_N)), labels_N].mean())
+    count = len(labels_N)
+    own = logs[np.arange(count), labels_N].sum() + IMAGINED_CLIPS * logs.mean()
+    return float(-own / (count + IMAGINED_CLIPS))
