@@ -6,6 +6,7 @@ networks decides whether they can be learnt. The three actors are the folds.
 
 import csv
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -386,6 +387,37 @@ def test_streams_are_chosen_by_held_out_videos(data, tmp_path):
     predicted = Experiment.of_run(tmp_path).predict([video])
     assert [scores.stream for scores in predicted.scores][-1] == "fused"
     assert predicted.best(predicted.scores[-1], 0, 1)[0][0] == "left"
+
+
+def test_a_second_training_learns_from_the_held_out_videos_too(data, tmp_path):
+    """The streams are weighed by the first one, and tested by the second."""
+    common = ("train.validation=0.25", "train.epochs=2", "fuse.training_clips=0")
+    runs = {}
+    for keep in ("last", "refit"):
+        settings = settings_of(data, *common, f"train.keep={keep}")
+        Experiment(settings.only("temporal"), tmp_path / keep).run("ann")
+        runs[keep] = tmp_path / keep / "fold-ann" / "temporal"
+    first = runs["refit"] / "held-out"
+    losses = {
+        folder: [
+            json.loads(line)["loss"]
+            for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+        ]
+        for folder in (*runs.values(), first)
+    }
+    assert losses[first] == losses[runs["last"]]
+    assert losses[first] != losses[runs["refit"]]
+    held = [load_scores(folder / "validation_scores.npz") for folder in runs.values()]
+    np.testing.assert_array_equal(held[0].logits_NK, held[1].logits_NK)
+    # The curve of held-out videos is that of the training that did not see them.
+    shown = [read_history(tmp_path / keep, "ann", "temporal") for keep in runs]
+    assert [r["validation_loss"] for r in shown[0]] == [r["validation_loss"] for r in shown[1]]
+    assert [r["loss"] for r in shown[1]] == losses[runs["refit"]]
+
+
+def test_patience_goes_with_no_second_training(data):
+    with pytest.raises(ConfigError, match="patience 3 must be 0 with keep refit"):
+        settings_of(data, "train.keep=refit", "train.patience=3", "train.validation=0.2")
 
 
 def test_validated_fusion_without_validation_is_refused(data):

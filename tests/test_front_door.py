@@ -141,7 +141,7 @@ def test_a_plan_says_what_it_chose_and_why(videos):
     assert plan.table["data"]["folds"] == 5
     assert "flip" not in plan.table["data"]
     text = "\n".join(plan.reasons)
-    for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 10 flows", "epochs"):
+    for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 10 flows of 1.3 s", "epochs"):
         assert word in text
     assert plan.flows == pytest.approx(12 * 30, rel=0.1)
     assert plan.minutes > 0

@@ -1,5 +1,6 @@
 """Whole-clip histograms: rates, mirrors, what is chosen, and that validation keeps groups whole."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -90,6 +91,66 @@ def test_what_says_the_class_in_a_place_chooses_the_fixed_grid():
     assert found.description.grids != "moving"
 
 
+def test_equal_parts_of_motion_do_not_mind_a_pause_before_it():
+    how = Description(grids="both", parts=4, pyramid="motion")
+    path = np.concatenate([RIGHT, DOWN])
+    idle = np.zeros((30, 2))
+    prompt = clip_grids(entry(path))
+    late, early = (clip_grids(entry(np.concatenate(p))) for p in ((idle, path), (path, idle)))
+    by_time = replace(how, pyramid="time")
+    for other in (late, early):
+        apart = describe(prompt, how) - describe(other, how)
+        assert np.linalg.norm(apart) < 0.6 * np.linalg.norm(
+            describe(prompt, by_time) - describe(other, by_time)
+        )
+    assert np.linalg.norm(describe(prompt, how)) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_amount_is_told_from_another_of_the_same_directions():
+    grids, labels = [], []
+    for label, speed in enumerate((0.3, 1.0)):
+        for k in range(12):
+            grids.append(clip_grids(entry(RIGHT * speed, at=(8 + 2 * k, 8 + 4 * k))))
+            labels.append(label)
+    amounts = [Description("moving", 1, amount=True)]
+    found = WholeClipClassifier.fit(grids, np.array(labels), 2, choices=amounts)
+    assert found.validation_accuracy == 1.0
+    shares = [Description("moving", 1)]
+    without = WholeClipClassifier.fit(grids, np.array(labels), 2, choices=shares)
+    assert without.validation_accuracy < 1.0
+
+
+def test_two_that_change_places_are_the_same_blocks():
+    """Two squares, one moves right and one down: which is where says nothing of the class."""
+    rng = np.random.default_rng(0)
+    kinds = [(RIGHT, DOWN), (RIGHT, RIGHT)]
+    grids, labels = [], []
+    for label, pair in enumerate(kinds):
+        for _ in range(14):
+            flow = np.zeros((20, 64, 96, 2), np.float32)
+            for side, path in enumerate(rng.permutation(2)):
+                left, top = 48 * side + int(rng.integers(4, 24)), int(rng.integers(4, 40))
+                flow[:, top : top + 16, left : left + 16] = pair[path][:, None, None]
+            made = entry(RIGHT)
+            made.flow = flow
+            grids.append(clip_grids(made))
+            labels.append(label)
+    labels_N = np.array(labels)
+    blocks = WholeClipClassifier.fit(grids, labels_N, 2, choices=[Description("none", local=True)])
+    assert blocks.validation_accuracy == 1.0
+    found = WholeClipClassifier.fit(grids, labels_N, 2)
+    assert found.members[0].how.local
+
+
+def test_what_all_clips_are_right_by_is_still_not_beyond_doubt():
+    grids, labels = clips([RIGHT, DOWN], 8)
+    found = WholeClipClassifier.fit(grids, labels, 2)
+    assert found.validation_accuracy == 1.0
+    powers = np.exp(found.validation_logits)
+    shares = powers / powers.sum(1, keepdims=True)
+    assert 0.9 < shares.max(1).mean() < 1 - 1e-4
+
+
 def test_mirrored_training_teaches_the_other_side():
     grids, labels = clips([RIGHT, DOWN], 8)
     mirror = WholeClipClassifier.fit(
@@ -104,7 +165,7 @@ def test_a_restored_classifier_gives_the_same_logits():
     found = WholeClipClassifier.fit(grids, labels, 4)  # a class without a clip
     again = WholeClipClassifier.from_state(found.state())
     np.testing.assert_allclose(again.logits(grids), found.logits(grids), rtol=1e-9)
-    assert again.description == found.description
+    assert again.members == found.members
     assert found.logits(grids)[:, 3].max() < found.logits(grids)[:, :3].min()
 
 

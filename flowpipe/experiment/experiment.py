@@ -22,6 +22,7 @@ from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.mirror import mirror_note
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
+    HELD_OUT_FOLDER,
     MOVING,
     SCORES_FOLDER,
     SETTINGS_FILE,
@@ -418,46 +419,49 @@ class Experiment:
         ranks = join()
         stream = self.stream(name, fold.name, fold.videos)
         folder = stream_folder(self.out, fold.name, name)
-        model, loaded = stream.start(len(fold.train.classes))
-        if loaded:
-            self._message(loaded)
-        epochs = stream.options.epochs
-        held_out = self._held_out(fold)
+        epochs, test = stream.options.epochs, self.settings.test
+        held_out, fingerprint = self._held_out(fold), self.fingerprint(stream, fold)
+        trainings = [(folder, held_out)]
+        if held_out is not None and stream.leaves_out and stream.options.keep == "refit":
+            trainings = [(folder / HELD_OUT_FOLDER, held_out), (folder, None)]
+        history: list[dict[str, Any]] = []
+        testing_s = 0.0
+        for number, (place, away) in enumerate(trainings):
+            model, loaded = stream.start(len(fold.train.classes))
+            if loaded and number == 0:
+                self._message(loaded)
 
-        def on_epoch(record: dict[str, Any]) -> None:
-            text = (
-                f"epoch {record['epoch']}/{epochs}, loss {record['loss']:.3f}, "
-                f"{record['clips_per_s']:.0f} clips/s"
+            def on_epoch(record: dict[str, Any], number: int = number) -> None:
+                text = (
+                    f"epoch {record['epoch']}/{epochs}, loss {record['loss']:.3f}, "
+                    f"{record['clips_per_s']:.0f} clips/s"
+                )
+                if stream.settings.input == HISTOGRAM:
+                    text = "fitted"  # at once
+                share = (number + record["epoch"] / epochs) / len(trainings)
+                report(0.9 * share, f"fold {fold.name}, {name}: {text}")
+
+            history += stream.train(
+                model, fold.train, place, fingerprint=fingerprint, held_out=away, on_epoch=on_epoch
             )
-            if stream.settings.input == HISTOGRAM:
-                text = "fitted"  # at once
-            report(0.9 * record["epoch"] / epochs, f"fold {fold.name}, {name}: {text}")
-
-        history = stream.train(
-            model,
-            fold.train,
-            folder,
-            fingerprint=self.fingerprint(stream, fold),
-            held_out=held_out,
-            on_epoch=on_epoch,
-        )
+            if away is not None and ranks.first:
+                started = time.perf_counter()
+                stream.held_out_scores(model, away, test).save(folder / VALIDATION_SCORES)
+                testing_s += time.perf_counter() - started
         if not ranks.first:
             ranks.barrier()
             fold.scores[name] = load_scores(folder / "scores.npz")
             return
         report(0.9, f"fold {fold.name}, {name}: testing")
         started = time.perf_counter()
-        test, clips = self.settings.test, self.settings.fuse.training_clips
-        if held_out is not None:
-            chosen = stream.held_out_scores(model, held_out, test)
-            chosen.save(folder / VALIDATION_SCORES)
+        clips = self.settings.fuse.training_clips
         if len(self.settings.streams) > 1 and clips > 0:
             fitted = stream.predict(model, fold.train, replace(test, clips=clips))
             fitted.save(folder / "training_scores.npz")
         fold.scores[name] = stream.predict(model, fold.test, test)
         fold.scores[name].save(folder / "scores.npz")
         trained_s = sum(record["seconds"] for record in history)
-        fold.seconds[name] = trained_s + time.perf_counter() - started
+        fold.seconds[name] = trained_s + testing_s + time.perf_counter() - started
         ranks.barrier()
 
     def _held_out(self, fold: Fold) -> Dataset | None:

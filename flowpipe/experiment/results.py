@@ -6,6 +6,7 @@
     RUN/results.json            accuracies
     RUN/report.html
     RUN/fold-K/STREAM/checkpoint.pt, metrics.jsonl, scores.npz, training_scores.npz
+    RUN/fold-K/STREAM/held-out/                  of a first training, without the held-out videos
     RUN/scores/STREAM.npz, fused-METHOD.npz      all tested videos
 """
 
@@ -34,6 +35,7 @@ from flowpipe.training.checkpoint import METRICS
 MOVING = ("data.root", "data.cache", "data.features")
 _RESULTS = {"accuracy": dict, "classes": list, "folds": list}
 SETTINGS_FILE, RESULTS_FILE, SCORES_FOLDER = "settings.json", "results.json", "scores"
+HELD_OUT_FOLDER = "held-out"
 
 
 @dataclass
@@ -272,8 +274,19 @@ def read_run_file(out: Path, name: str) -> dict[str, Any]:
 
 
 def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
-    """Return the records of training of one stream on one fold."""
-    path = stream_folder(out, fold, stream) / METRICS
+    """Return the records of training of one stream on one fold.
+
+    What they say of held-out videos is, after a second training, of the first.
+    """
+    folder = stream_folder(out, fold, stream)
+    history = _read_metrics(folder / METRICS)
+    first = {
+        record["epoch"]: record for record in _read_metrics(folder / HELD_OUT_FOLDER / METRICS)
+    }
+    return [{**first.get(record["epoch"], {}), **record} for record in history]
+
+
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = read_lines(path.read_bytes(), None)

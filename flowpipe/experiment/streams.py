@@ -77,6 +77,8 @@ class ClipStream:
 
     input: AnyInput
     cache: Any
+    # Whether training leaves the held-out videos out, so that a second one can learn from them.
+    leaves_out = True
 
     def __init__(
         self,
@@ -364,6 +366,8 @@ class HistogramStream(ClipStream):
     grids : dict
         What has been computed of each video, shared by the folds.
     """
+
+    leaves_out = False
 
     def __init__(
         self,

@@ -37,6 +37,9 @@ FIXED, MOVING = (3, 4), (4, 4)
 # A grid, its parts and its pyramid; or the blocks.
 Piece: TypeAlias = tuple[str, int, str]
 LOCAL: Piece = ("local", 1, "no")
+AMOUNT: Piece = ("amount", 1, "no")
+# Lengths that an amount of motion is counted by, in px; each is twice the one before.
+LEAST_AMOUNT_PX, AMOUNTS = 0.02, 10
 # Of equal parts of motion: this share of it is spread evenly over the clip.
 EVEN_SHARE = 0.2
 # So many clips more are imagined, of which nothing is known: a few right ones prove little.
@@ -65,6 +68,8 @@ class Description:
         what of the clip is the same in each part.
     local : bool
         Whether small blocks of motion, wherever they are, count as much as the grids.
+    amount : bool
+        Whether it counts how much moves, and how suddenly. The rest knows shares only.
     mirror : bool
         Train on the mirrored clips as well.
     kernel : "linear" or "rbf"
@@ -76,6 +81,7 @@ class Description:
     parts: int = 4
     pyramid: str = "no"
     local: bool = False
+    amount: bool = False
     mirror: bool = False
     kernel: str = "rbf"
     cost: float = 10.0
@@ -84,7 +90,8 @@ class Description:
         """Return what the description consists of, each piece as heavy as the others."""
         chosen = {"fixed": ["fixed"], "moving": ["moving"], "both": ["fixed", "moving"], "none": []}
         grids: list[Piece] = [(name, self.parts, self.pyramid) for name in chosen[self.grids]]
-        return grids + [LOCAL] * (max(1, len(grids)) if self.local else 0)
+        pieces = grids + [LOCAL] * (max(1, len(grids)) if self.local else 0)
+        return pieces + [AMOUNT] * (max(1, len(grids)) if self.amount else 0)
 
 
 def candidates(*, mirror: bool) -> list[Description]:
@@ -93,11 +100,16 @@ def candidates(*, mirror: bool) -> list[Description]:
         ("moving", "both", "fixed"),
         ((1, "no"), (8, "time"), (8, "motion")),
         (False, True),
+        (False, True),
     )
     listed = [
-        Description(g, parts, pyramid, local, mirror) for g, (parts, pyramid), local in choices
+        Description(grids, parts, pyramid, local, amount, mirror)
+        for grids, (parts, pyramid), local, amount in choices
     ]
-    return [*listed, Description("none", 1, "no", True, mirror)]
+    return [
+        *listed,
+        *(Description("none", 1, "no", True, amount, mirror) for amount in (False, True)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,8 @@ def _piece(clip: ClipGrids, piece: Piece, vocabulary: Vocabulary | None) -> NDAr
     if piece == LOCAL:
         assert vocabulary is not None
         return vocabulary.describe(clip.local)
+    if piece == AMOUNT:
+        return _amounts(clip.fixed)
     grid: Cells = getattr(clip, name)
     if pyramid == "no":
         return _roots([*_parts(grid, parts, "time"), _change(grid)])
@@ -197,6 +211,19 @@ def _parts(grid: Cells, parts: int, equal: str) -> list[Cells]:
         weights_B = np.maximum(inside_B, 0).astype(np.float32)
         means.append(np.tensordot(weights_B / weights_B.sum(), grid, axes=1))
     return means
+
+
+def _amounts(grid: Cells) -> NDArray[np.float32]:
+    """Return how often so much moves: in all, in the liveliest cell, in any; and how it changes."""
+    length_BC = grid[..., -1].reshape(len(grid), -1)
+    change_B = np.abs(np.diff(length_BC, axis=0)).mean(1) if len(grid) > 1 else np.zeros(1)
+    counts = []
+    for lengths in (length_BC.mean(1), length_BC.max(1), length_BC.ravel(), change_B):
+        place = np.log2(np.maximum(lengths, 1e-6) / LEAST_AMOUNT_PX).clip(0, AMOUNTS - 1.001)
+        low, share = place.astype(int), place % 1
+        count = np.bincount(low, 1 - share, AMOUNTS) + np.bincount(low + 1, share, AMOUNTS)
+        counts.append((count / len(place)).astype(np.float32))
+    return _roots(counts)
 
 
 def _change(grid: Cells) -> Cells:

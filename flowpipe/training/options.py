@@ -59,8 +59,9 @@ class TrainOptions:
         Where the training box lies.
     validation : float
         Share of the training videos that is held out, in whole groups, to choose by; 0 for none.
-    keep : "best" or "last"
-        With validation: the weights of the epoch with the least held-out loss, or of the last.
+    keep : "best", "last" or "refit"
+        With validation: the weights of the epoch with the least held-out loss, of the last, or of
+        a second training, on all training videos, whose last epoch counts.
     patience : int
         With validation: training ends after so many epochs without a lower held-out loss; 0 for
         never.
@@ -100,7 +101,7 @@ class TrainOptions:
     max_distortion: int = 1
     crop: Literal["corners", "random", "center"] = "random"
     validation: float = 0.0
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "last", "refit"] = "best"
     patience: int = 0
     seed: int = 0
     mixed_precision: bool = True
@@ -114,6 +115,12 @@ class TrainOptions:
             raise InvalidArgument(
                 f"label_smoothing {self.label_smoothing} must be 0 with loss sigmoid",
                 parameter="label_smoothing",
+            )
+
+        if self.keep == "refit" and self.patience:
+            raise InvalidArgument(
+                f"patience {self.patience} must be 0 with keep refit: both trainings go to the end",
+                parameter="patience",
             )
 
     def learnt(self) -> dict[str, Any]:
@@ -186,7 +193,7 @@ TRAIN_RULES: dict[str, Rule] = {
     "max_distortion": ("be a whole number ≥ 0", lambda v: is_count(v, 0)),
     "crop": ("be corners, random or center", ("corners", "random", "center").__contains__),
     "validation": ("be ≥ 0 and < 1; 0.2 is usual, 0 is none", lambda v: 0 <= v < 1),
-    "keep": ("be best or last", ("best", "last").__contains__),
+    "keep": ("be best, last or refit", ("best", "last", "refit").__contains__),
     "patience": ("be a whole number ≥ 0; 0 is never", lambda v: is_count(v, 0)),
     "seed": (f"be in [0, {LARGEST_SEED}]", lambda v: is_count(v, 0) and v <= LARGEST_SEED),
     "workers": ("be a whole number ≥ 0; 0 reads clips in this process", lambda v: is_count(v, 0)),
