@@ -3,6 +3,7 @@
 A table maps a name to `"package.module:callable"`; a plug-in is given in the same spelling.
 """
 
+import difflib
 import importlib
 import inspect
 import re
@@ -12,6 +13,8 @@ from typing import Any
 
 from flowpipe.errors import InvalidArgument, UnknownName, nearest_name
 
+# So many names of a table are listed where one is unknown.
+LISTED = 16
 # Names of code of one's own that files may name: those of the person's own configuration, and
 # those given to `trust`.
 _TRUSTED: set[str] = set()
@@ -63,8 +66,8 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise UnknownName(
-            f'unknown {kind} "{name}"{nearest_name(name, table)}; known: '
-            f"{', '.join(sorted(table))}; or give your own as package.module:callable"
+            f'unknown {kind} "{name}"{nearest_name(name, table)}; {_some_of(table, name)}; or give '
+            "your own as package.module:callable"
         )
     if name not in table:
         if not _OWN_CODE.fullmatch(name):
@@ -82,6 +85,14 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
     if not callable(found):
         raise UnknownName(f'{kind} "{name}": {module_name} has no callable "{attribute}"')
     return found  # type: ignore[no-any-return]
+
+
+def _some_of(table: Mapping[str, str], name: str) -> str:
+    """Return the names of a table; of a long one those that are most like `name`."""
+    if len(table) <= LISTED:
+        return f"known: {', '.join(sorted(table))}"
+    like = difflib.get_close_matches(name, table, LISTED // 2, cutoff=0.3) or sorted(table)[:5]
+    return f"{len(table)} are known, such as {', '.join(like)}"
 
 
 def create(

@@ -141,7 +141,7 @@ def test_a_plan_says_what_it_chose_and_why(videos):
     assert plan.table["data"]["folds"] == 5
     assert "flip" not in plan.table["data"]
     text = "\n".join(plan.reasons)
-    for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 10 flows of 1.3 s", "epochs"):
+    for word in ("folds: 5 at random", "flow: dis+tvl1", "motion: 9 flows of 1.2 s", "epochs"):
         assert word in text
     assert plan.flows == pytest.approx(12 * 30, rel=0.1)
     assert plan.minutes > 0
@@ -238,6 +238,15 @@ def test_the_stream_that_counts_follows_the_data(draw, winner, write_video, tmp_
     weights = [fold["weights"] for fold in result.folds]
     assert all(row[winner] > 0 for row in weights)
     assert accuracy[winner] == max(accuracy[name] for name in begun.settings.streams)
+
+
+def test_another_network_gets_no_parameters_of_the_chosen_one(videos, tmp_path):
+    own = "streams.motion.model=resnet18-tiny"
+    given = "streams.motion.model_parameters.dropout=0.5"
+    for overrides, left in (((own,), {}), ((own, given), {"dropout": 0.5})):
+        begun = front.start(videos, runs=tmp_path, overrides=overrides)
+        assert begun.settings.streams["motion"].model_parameters == left
+        assert begun.settings.streams["still"].model_parameters["width"] == 16
 
 
 def test_an_unfinished_run_is_found_by_what_was_asked_for(videos, tmp_path):

@@ -22,7 +22,7 @@ from flowpipe.flow import create
 # A field of u8 knows steps of 0.16 px: below this motion they would be most of what it holds.
 FINE_MOTION_PX = 1.0
 BOUND_PX = 20.0
-STEADY_UPDATES = 800
+STEADY_UPDATES = 700
 CLIPS_PER_VIDEO = 3
 DEFAULT_MINUTES = 30.0
 # Ten flows that lie over a step, a stroke or a wave; of short videos a part is left to move in.

@@ -99,6 +99,7 @@ def start(
     plan.given = given
     plan.table["title"] = folder.resolve().name
     plan.table["data"]["cache"] = "cache"
+    _forget_parameters(plan.table["streams"], overrides)
     apply_overrides(plan.table, overrides)
     target = out or run_folder(runs, folder.resolve().name)
     settings = settings_from(plan.table, where=CONFIG_FILE, folder=target)
@@ -108,6 +109,13 @@ def start(
         f"{folder}: {len(dataset)} videos of {len(dataset.classes)} classes ({each} of each)"
     )
     return Start(settings, target, fold or "all", plan, description)
+
+
+def _forget_parameters(streams: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Take the parameters of the network that was chosen from a stream that is given another."""
+    for name, stream in streams.items():
+        if any(each.startswith(f"streams.{name}.model=") for each in overrides):
+            stream.pop("model_parameters", None)
 
 
 def write_config(out: Path, plan: Plan) -> Path:
