@@ -1,12 +1,13 @@
 """Whole-clip histograms: rates, mirrors, what is chosen, and that validation keeps groups whole."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.features.whole_clip import (
     Description,
     WholeClipClassifier,
@@ -167,6 +168,13 @@ def test_a_restored_classifier_gives_the_same_logits():
     np.testing.assert_allclose(again.logits(grids), found.logits(grids), rtol=1e-9)
     assert again.members == found.members
     assert found.logits(grids)[:, 3].max() < found.logits(grids)[:, :3].min()
+
+
+def test_a_classifier_of_one_description_is_to_be_trained_again():
+    facts = {"grids": "both", "parts": 4, "num_classes": 2, "temperature": 1.0}
+    state = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+    with pytest.raises(WeightsError, match="of an older flowpipe; train its stream again"):
+        WholeClipClassifier.from_state(state)
 
 
 def test_groups_are_never_on_both_sides_of_the_validation():

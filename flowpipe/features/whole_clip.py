@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.features.local_motion import LocalMotion, Vocabulary, local_motion
 from flowpipe.flow.histogram import Cells, fine_cells, fixed_grid, mirrored, moving_grid
 
@@ -400,8 +400,18 @@ class WholeClipClassifier:
 
     @classmethod
     def from_state(cls, state: dict[str, NDArray[Any]]) -> "WholeClipClassifier":
-        """Return the classifier whose `state()` this is."""
+        """Return the classifier whose `state()` this is.
+
+        Raises
+        ------
+        WeightsError
+            For the state of a classifier of one description, as they were before.
+        """
         facts = json.loads(np.asarray(state["facts"], np.uint8).tobytes())
+        if "members" not in facts:
+            raise WeightsError(
+                "this classifier of whole clips is of an older flowpipe; train its stream again"
+            )
         pieces: list[Piece] = [(name, parts, equal) for name, parts, equal in facts["pieces"]]
         found = cls(
             [Member(**{**each, "how": Description(**each["how"])}) for each in facts["members"]],
