@@ -36,9 +36,12 @@ LEAST_SLOPE = 1e-12
 JITTER_PX = 2
 NOISE_CLIPS = 8
 LEAST_STEPS = 10
-# Shares of the penalty, until the class exceeds noise: under too much of it nothing grows at all.
+# The penalty's weight is raised at each step at which the class keeps more than it must, and never
+# lowered below where it began: else what grows first without a penalty stays.
+RAISE = 1.05
+# Shares of that weight, until the class exceeds noise: under too much of it nothing grows at all.
 LIGHTER = (1.0, 0.25, 0.0625)
-WARM_UP = 2  # one step in so many goes without penalty, to tell what it must weigh
+WARM_UP = 2  # one step in so many goes without penalty, to tell what the class can gain
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Maximised:
     activation, noise_activation : float
         The class's logit, and its mean for noise of the same strength.
     chi, kappa, weight : float
-        The penalty of variation: weight · mean of (κ · space² + χ · time²).
+        The penalty of variation: weight · mean of (κ · space² + χ · time²); its last weight.
     seed, steps : int
     """
 
@@ -69,8 +72,7 @@ class Maximised:
         if not self.activation > self.noise_activation:
             raise InvalidArgument(
                 f"the best input found has activation {self.activation:.3g}, noise of its strength "
-                f"{self.noise_activation:.3g}: it shows nothing; give more steps or a smaller "
-                "strength"
+                f"{self.noise_activation:.3g}: it shows nothing; give more steps"
             )
 
 
@@ -92,10 +94,10 @@ def maximise(
     kappa: float = 1.0,
     steps: int = 300,
     seed: int = 0,
-    strength: float = 1.0,
+    keep: float = 0.5,
     bound: float = 2.0,
 ) -> Maximised:
-    """Return the input that raises the logit of a class most under the penalty of variation.
+    """Return an input that a class likes, of as little variation as leaves it a share of its rise.
 
     Parameters
     ----------
@@ -107,8 +109,8 @@ def maximise(
     chi, kappa : float
         Weights of variation along time and in space.
     steps, seed : int
-    strength : float
-        The share that the penalty with κ = χ = 1 would take of what the class gains without it.
+    keep : float
+        That share; the rise is that of the logit from noise, without a penalty.
     bound : float
         Largest length of a pixel's channels, in the network's own scale.
 
@@ -118,11 +120,13 @@ def maximise(
         For values out of range, a class that is not there, and where nothing better than noise of
         the same strength was found.
     """
-    for name, value, least in (("chi", chi, 0), ("kappa", kappa, 0), ("strength", strength, 0)):
+    for name, value, least in (("chi", chi, 0), ("kappa", kappa, 0)):
         if not value >= least:
             raise InvalidArgument(f"{name} {value} must be ≥ {least}", parameter=name)
     if steps < LEAST_STEPS or not bound > 0:
         raise InvalidArgument(f"steps {steps} must be ≥ {LEAST_STEPS} and bound {bound} > 0")
+    if not 0 < keep <= 1:
+        raise InvalidArgument(f"keep {keep} must be in (0, 1]; 0.5 is the usual choice")
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     start = NOISE * bound * torch.randn((1, *stream.input_shape), generator=generator)
@@ -131,41 +135,44 @@ def maximise(
     def logit(values_BTCHW: Tensor) -> Tensor:
         return class_logits(model, from_BTCHW(values_BTCHW, stream))[:, number]
 
-    def climb(count: int, weight: float) -> Tensor:
+    def climb(count: int, least: float, target: float) -> tuple[Tensor, float]:
+        weight = least
         values_TCHW = start_TCHW.clone().requires_grad_()
         mean_TCHW, square = torch.zeros_like(start_TCHW), start_TCHW.new_zeros(())
         for step in range(count):
             shifts = torch.randint(-JITTER_PX, JITTER_PX + 1, (2,), generator=generator).tolist()
-            loss = -logit(values_TCHW.roll(shifts, (2, 3))[None])[0]
-            if weight:
-                loss = loss + weight * variation(values_TCHW, kappa=kappa, chi=chi)
+            score = logit(values_TCHW.roll(shifts, (2, 3))[None])[0]
+            loss = weight * variation(values_TCHW, kappa=kappa, chi=chi) - score
             (slope_TCHW,) = torch.autograd.grad(loss, values_TCHW)
             mean_TCHW.lerp_(slope_TCHW, 1 - MOMENTUM)
             square.lerp_(slope_TCHW.square().mean(), 1 - MEMORY)
-            size = STEP_SIZE * (LAST_FIFTH if step >= 0.8 * count else 1)
+            is_last = step >= 0.8 * count
+            size = STEP_SIZE * (LAST_FIFTH if is_last else 1)
             size *= (1 - MEMORY ** (step + 1)) ** 0.5 / (1 - MOMENTUM ** (step + 1))
+            if not is_last:
+                weight = max(least, weight * (RAISE if score.item() > target else 1 / RAISE))
             with torch.no_grad():
                 moved_TCHW = values_TCHW - size * mean_TCHW / square.sqrt().clamp_min(LEAST_SLOPE)
                 values_TCHW.copy_(_bounded(moved_TCHW, stream, bound))
-        return values_TCHW.detach()
+        return values_TCHW.detach(), weight
 
     with untouched(model), torch.backends.cudnn.flags(enabled=device.type != "cuda"):
         with torch.no_grad():
             check_class(number, class_logits(model, from_BTCHW(start_TCHW[None], stream)))
         with torch.enable_grad():
-            free_TCHW = climb(steps // WARM_UP, 0.0)
+            free_TCHW, _ = climb(steps // WARM_UP, 0.0, math.inf)
         with torch.no_grad():
-            gain = float(logit(free_TCHW[None])[0] - logit(start_TCHW[None])[0])
+            first, most = logit(torch.stack([start_TCHW, free_TCHW])).tolist()
             varied = float(variation(free_TCHW, kappa=1.0, chi=1.0))
-        weight = strength * max(gain, 0.0) / varied
+        gain = max(most - first, 0.0)
         for lighter in LIGHTER:
             with torch.enable_grad():
-                found_TCHW = climb(steps, lighter * weight)
+                found_TCHW, weight = climb(steps, lighter * gain / varied, first + keep * gain)
             with torch.no_grad():
                 reach = found_TCHW.square().mean().sqrt()
                 noise = torch.randn((NOISE_CLIPS, *found_TCHW.shape), generator=generator)
-                activation = float(logit(found_TCHW[None])[0])
-                noise_activation = float(logit(reach * noise.to(device)).mean())
+                both = logit(torch.cat([found_TCHW[None], reach * noise.to(device)])).double()
+            activation, noise_activation = float(both[0]), float(both[1:].mean())
             if activation > noise_activation:
                 break
     return Maximised(
@@ -174,7 +181,7 @@ def maximise(
         noise_activation,
         chi,
         kappa,
-        lighter * weight,
+        weight,
         seed,
         steps,
     )
