@@ -82,5 +82,11 @@ def test_a_segment_shows_its_moment_in_the_video(browser, tmp_path, film, phone)
     browser.click_at(".lane", 0.2)
     assert browser.js("document.querySelector('video').currentTime") == pytest.approx(0.4, abs=0.03)
     assert browser.js(LINE) == pytest.approx(20, abs=1)
+    times = "[...document.querySelectorAll('.axis-row span')].filter(s => s.offsetWidth)"
+    sides = f"{times}.map(s => s.getBoundingClientRect()).map(b => [b.left, b.right, b.height])"
+    lefts, rights, heights = zip(*browser.js(sides), strict=True)
+    assert max(heights) < 20  # on one line, none over the next or the edge
+    assert all(right < left for right, left in zip(rights, lefts[1:], strict=False))
+    assert rights[-1] <= (390 if phone else 1280)
     titles = browser.js("[...document.querySelectorAll('.lane b')].map(b => b.title)")
     assert titles == ["bend 0.20 to 0.60 s, score 0.90", "walk 1.00 to 1.60 s, score 0.70"]
