@@ -448,6 +448,22 @@ def test_time_gets_slower_as_its_penalty_grows():
     np.testing.assert_array_equal(again.values_TCHW, found[1].values_TCHW)
 
 
+def test_what_a_class_does_not_care_for_stays_still():
+    """A class that is sure of a little motion to the right: all of it is one smooth field."""
+
+    class SoonSure(TwoSpeeds):
+        def forward(self, clip):
+            rightness = (4 * clip[:, 0].mean((1, 2, 3))).tanh()
+            speckle = 0.05 * clip.diff(dim=4).abs().mean((1, 2, 3, 4))
+            return self.gain.weight[:, :1] * (rightness + speckle)[:, None]
+
+    look = StreamInput("s", "flow", 4, crop_size=(16, 16), layout="CTHW")
+    found = maximise(SoonSure(), look, 0, chi=10.0, steps=150)
+    u, v = found.values_TCHW[:, 0], found.values_TCHW[:, 1]
+    assert u.mean() > 0.05
+    assert u.mean() ** 2 > 0.9 * (u**2 + v**2).mean()
+
+
 def test_what_noise_does_as_well_is_refused():
     class Deaf(Pooled):
         def forward(self, clip):
