@@ -96,6 +96,7 @@ def probe(
                 "features": str(path),
                 "method": method,
                 "videos": result.videos,
+                "untaught": result.untaught,
                 "accuracy": result.accuracy,
                 "mean_class_accuracy": result.class_mean,
                 "folds": dict(zip(result.folds, _columns(result.per_fold), strict=True)),
@@ -117,6 +118,11 @@ def probe(
     ]
     header = ["", "D", "accuracy", "class mean", *(f for f in result.folds if several)]
     print_table(f"{result.videos} test videos, {method} on the mean over time", header, rows)
+    if result.untaught:
+        say(
+            f"{result.untaught} of {result.videos} test videos are of classes without a training "
+            "video: nothing can be right there"
+        )
     say(f"{duration(result.seconds)}")
 
 

@@ -228,6 +228,11 @@ def test_probe_trains_on_train_and_tests_on_test_alone(folder, tmp_path):
     done = run("probe", folder / "store", *arguments, "--fold", "val", "--method", "kernel")
     told = json.loads(done.out)
     assert (told["videos"], list(told["folds"]), told["accuracy"]["rgb"]) == (2, ["val"], 1.0)
+    lines.append(lines.pop().replace("bright", "striped"))
+    parts.write_text("\n".join(["video,label,part", *lines]) + "\n", encoding="utf-8")
+    assert json.loads(run("probe", folder / "store", *arguments).out)["untaught"] == 1
+    told = run("probe", folder / "store", *arguments[:-1]).err
+    assert "1 of 4 test videos are of classes without a training video" in told
 
 
 def test_cache_commands_on_a_store(folder, tmp_path):

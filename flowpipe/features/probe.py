@@ -38,7 +38,10 @@ class ProbeResult:
     accuracy, class_mean : dict of str to float
         Over the tested videos of all folds.
     per_fold : dict of str to list of float
-    videos, num_features : int, dict of str to int
+    videos, untaught : int
+        Tested videos, and how many of them are of a class without a training video: no classifier
+        can be right there.
+    num_features : dict of str to int
     seconds : float
     """
 
@@ -47,6 +50,7 @@ class ProbeResult:
     class_mean: dict[str, float]
     per_fold: dict[str, list[float]]
     videos: int
+    untaught: int
     num_features: dict[str, int]
     seconds: float
 
@@ -87,10 +91,12 @@ def probe(
     tested: dict[str, list[NDArray[np.float64]]] = {}
     labels: list[NDArray[np.int64]] = []
     sizes: dict[str, int] = {}
+    untaught = 0
     for done, (fold, (train, test)) in enumerate(divisions.items()):
         shares = []
         train_labels, test_labels = _labels(train), _labels(test)
         labels.append(test_labels)
+        untaught += int((~np.isin(test_labels, train_labels)).sum())
         for network in networks:
             name = network.replace("{fold}", fold)
             known = means.setdefault(name, {})
@@ -119,6 +125,7 @@ def probe(
             for name, parts in tested.items()
         },
         len(joined),
+        untaught,
         sizes,
         time.perf_counter() - started,
     )
