@@ -11,6 +11,7 @@ from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.features.whole_clip import (
     Description,
     WholeClipClassifier,
+    candidates,
     clip_grids,
     describe,
     in_steps,
@@ -150,6 +151,14 @@ def test_what_all_clips_are_right_by_is_still_not_beyond_doubt():
     powers = np.exp(found.validation_logits)
     shares = powers / powers.sum(1, keepdims=True)
     assert 0.9 < shares.max(1).mean() < 1 - 1e-4
+
+
+def test_many_clips_are_described_in_few_ways():
+    assert len(candidates(300, mirror=True)) == 38
+    assert all(how.mirror for how in candidates(300, mirror=True))
+    many = candidates(5000, mirror=True)
+    assert len(many) == 2
+    assert not any(how.mirror for how in many)
 
 
 def test_mirrored_training_teaches_the_other_side():

@@ -46,6 +46,8 @@ EVEN_SHARE = 0.2
 IMAGINED_CLIPS = 0.5
 # A held-out clip counts as so many independent ones: those of one person or scene are alike.
 EVIDENCE = 0.3
+# A kernel of so many clips and their mirrored ones takes 64 MB, and there are eight.
+MANY_CLIPS = 2000
 # Descriptions of a smaller weight are left out.
 LEAST_WEIGHT = 0.02
 INNER_FOLDS = 5
@@ -94,8 +96,14 @@ class Description:
         return pieces + [AMOUNT] * (max(1, len(grids)) if self.amount else 0)
 
 
-def candidates(*, mirror: bool) -> list[Description]:
-    """Return the descriptions to choose from; `mirror` has them train on mirrored clips too."""
+def candidates(count: int, *, mirror: bool) -> list[Description]:
+    """Return the descriptions to weigh, for `count` clips.
+
+    `mirror` has them train on mirrored clips too. Of many clips, whose kernels are large, there are
+    few descriptions and no mirrored ones.
+    """
+    if count > MANY_CLIPS:
+        return [Description("both", 8, "time", local) for local in (False, True)]
     choices = itertools.product(
         ("moving", "both", "fixed"),
         ((1, "no"), (8, "time"), (8, "motion")),
@@ -316,7 +324,7 @@ class WholeClipClassifier:
         mirror : bool
             Whether a clip in the mirror is of the same class.
         choices : sequence of Description, optional
-            In place of `candidates(mirror=mirror)`.
+            In place of `candidates(len(clips), mirror=mirror)`.
         seed : int
 
         Raises
@@ -327,7 +335,7 @@ class WholeClipClassifier:
         if len(np.unique(labels_N)) < 2:
             raise InvalidArgument("clips of one class only; a classifier needs two or more")
         folds_N = _inner_folds(labels_N, groups, seed)
-        listed = list(choices if choices is not None else candidates(mirror=mirror))
+        listed = list(choices if choices is not None else candidates(len(clips), mirror=mirror))
         seen = list(clips)
         if any(how.mirror for how in listed):
             seen += [clip.mirrored() for clip in clips]
