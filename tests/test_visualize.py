@@ -626,9 +626,16 @@ def test_what_neighbours_say_is_added_up_in_a_video(run, monkeypatch):
     signed[4, 7] = 0.5
     found = Evidence("", signed[None].astype(np.float32), 1.0, 0.0, 1, 1.0, 0.0)
     monkeypatch.setattr("flowpipe.visualize.explain.explain", lambda *_: [found])
+    entry, said = cache[ids["right"][0]], []
     (video,) = explain_video(
-        experiment.trained(own, name, 2), own.input, cache[ids["right"][0]], "integrated"
+        experiment.trained(own, name, 2),
+        own.input,
+        entry,
+        "integrated",
+        on_progress=lambda share, text: said.append((share, text)),
     )
+    assert said[0] == (0, f"look: clip 1 of {video.clips}")
+    assert len(said) == video.clips
     for heat in video.heat_NHW:
         assert np.unravel_index(heat.argmax(), heat.shape) == (4, 7)
         assert heat[15:].max() < 0.3 * heat.max()

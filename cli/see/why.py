@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import json_option
-from ..output import print_json, print_table, say
+from ..output import print_json, print_table, progress_line, say
 from .common import (
     class_number,
     fold_option,
@@ -78,9 +78,16 @@ def why(
     out.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {}
     for own, look, model in shown:
-        found = explain_video(
-            model, look, cache[name], method, number=number, backward=lambda: cache.backward(name)
-        )
+        with progress_line("see why") as update:
+            found = explain_video(
+                model,
+                look,
+                cache[name],
+                method,
+                number=number,
+                backward=lambda: cache.backward(name),
+                on_progress=update,
+            )
         for each in found:
             title = f"{own}-{each.pathway}" if each.pathway else own
             write_overlay(out / f"{title}.mp4", cache[name], look, each)

@@ -413,6 +413,7 @@ def explain_video(
     *,
     number: int | None = None,
     backward: Backward | None = None,
+    on_progress: Callable[[float, str], None] | None = None,
 ) -> list[VideoEvidence]:
     """Return the evidence along a video, by clips that overlap by half.
 
@@ -428,6 +429,8 @@ def explain_video(
         The class; by default the network's own answer.
     backward : callable, optional
         Opens the backward flow, for streams that stack it.
+    on_progress : callable, optional
+        Called with the share done and a text before each clip.
 
     Raises
     ------
@@ -451,7 +454,9 @@ def explain_video(
     times = {}
     tried: dict[str, list[tuple[float, float]]] = {}
     seen_N = np.zeros(count)
-    for centre, clip in zip(places, batch, strict=True):
+    for done, (centre, clip) in enumerate(zip(places, batch, strict=True)):
+        if on_progress is not None:
+            on_progress(done / len(places), f"{stream.name}: clip {done + 1} of {len(places)}")
         indices = stream.indices(entry, centre, "repeat-last")
         np.add.at(seen_N, indices, 1)
         for found in explain(model, clip, stream, number, method):
