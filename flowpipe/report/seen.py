@@ -85,7 +85,7 @@ def write_classes_page(path: Path, title: str, classes: Sequence[SeenClass]) -> 
         path,
         "seen.html",
         title=title,
-        headline=f"What {_count(len(classes))} like best",
+        headline=f"What {_count(len(classes))} best",
         notes=notes,
         classes=[(each, _drawn(each)) for each in classes],
         is_quiz=False,
@@ -119,7 +119,7 @@ def _drawn(each: SeenClass) -> list[tuple[SeenClip, str, str]]:
 
 
 def _count(number: int) -> str:
-    return "one class" if number == 1 else f"{number} classes"
+    return "one class likes" if number == 1 else f"{number} classes like"
 
 
 def _data(picture: Picture) -> str:
