@@ -126,10 +126,8 @@ def main() -> None:
         )
     table = []
     for name, clips in sets.items():
-        # A scene's background is a new one every two seconds.
-        window = {"window": 40} if name == "scenes" else {}
         for label, spec, options in (
-            ("background", "background", window),
+            ("background", "background", {}),
             ("YOLOX-nano", f"onnx:{weights / 'yolox_nano.onnx'}", {}),
             ("FastestDet", f"onnx:{weights / 'FastestDet.onnx'}", {}),
             ("hog", "hog", {}),

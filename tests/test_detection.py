@@ -133,7 +133,7 @@ def still(boxes, frames):
 def test_slowfast_with_avas_head_has_the_published_parameters():
     network = build_network("slowfast-8x8-r50", (3, 32, 64, 64), num_classes=80)
     assert sum(p.numel() for p in network.parameters()) == 33_828_888
-    assert (network.taps, network.stride) == (("slow.layer4", "fast.layer4"), 16)
+    assert (network.taps, network.stride) == ((("slow.layer4", 1), ("fast.layer4", 1)), 16)
     # Dilated, stride 1: the weights are those of the network for whole clips.
     conv = network.trunk.slow.layer4[0].conv2
     assert (conv.stride, conv.dilation, conv.padding) == ((1, 1, 1), (1, 2, 2), (0, 2, 2))
@@ -150,6 +150,7 @@ def test_slowfast_with_avas_head_has_the_published_parameters():
         ("i3d", (2, 16, 96, 96), 32),
         ("small-cnn", (2, 10, 96, 96), 16),
         ("resnet18", (2, 10, 96, 96), 16),
+        ("lecture-3d", (2, 16, 64, 64), 4),
         ("bn-inception", (2, 10, 96, 128), 32),
     ],
 )

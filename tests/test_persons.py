@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flowpipe.detection.persons import DETECTORS, make_person_detector
+from flowpipe.detection.persons.background import changes, regions
 from flowpipe.detection.persons.boxes import clean, overlaps
 from flowpipe.detection.persons.onnx_file import FORMS
 from flowpipe.errors import AnnotationError, InvalidArgument, UnknownName, WeightsError
@@ -182,6 +183,16 @@ class TestBackground:
         hits = [overlaps(b, truth[k : k + 1]).max(initial=0) > 0.5 for k, (b, _) in found.items()]
         assert np.mean(hits) > 0.9
         assert max(len(boxes) for boxes, _ in found.values()) <= 2
+
+    def test_changes_of_the_background_are_none_of_persons(self):
+        frames = np.stack([frame for _, frame in walker(50)[0]])
+        assert not changes(frames).any()
+        frames[40:, :, : WIDTH // 4] += 12
+        changed = changes(frames)
+        assert np.flatnonzero(changed.any(axis=(1, 2))).tolist() == [40]
+        parts = {tuple(times): mask.mean() for mask, times in regions(changed, frames.shape[1:3])}
+        assert set(parts) == {(), (40,)}
+        assert parts[40,] == pytest.approx(0.25, abs=0.1)
 
     def test_a_last_window_knows_the_one_before(self):
         frames, truth = walker(46)

@@ -12,6 +12,7 @@ References
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -253,20 +254,26 @@ def _dilate(trunk: nn.Module) -> None:
                     layer.padding = (*layer.padding[:-2], 2, 2)
 
 
+# A layer, whose output is taken (of "<avgpool" the input), and which of its calls: a ReLU may stand
+# in a network twice.
+Tap = tuple[str, int]
+
+
 class _MapsComplete(Exception):
     """Ends the pass through a network once its last maps are there."""
 
 
-def _maps(trunk: nn.Module, taps: Sequence[str], batch: Tensor) -> list[Tensor]:
-    """Return maps averaged over time; the pass through the network ends at the last of them.
+def _maps(trunk: nn.Module, taps: Sequence[Tap], batch: Tensor) -> list[Tensor]:
+    """Return maps averaged over time; the pass through the network ends at the last of them."""
+    found: dict[Tap, Tensor] = {}
+    calls = Counter[Tap]()
 
-    A tap is the name of a layer, whose output is taken; of "<avgpool" the input.
-    """
-    found: dict[str, Tensor] = {}
-
-    def keep(tap: str) -> Any:
+    def keep(tap: Tap) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any = None) -> None:
-            found[tap] = inputs[0] if tap.startswith("<") else output
+            calls[tap] += 1
+            if calls[tap] < tap[1]:
+                return
+            found[tap] = inputs[0] if tap[0].startswith("<") else output
             if len(found) == len(taps):
                 raise _MapsComplete
 
@@ -274,8 +281,8 @@ def _maps(trunk: nn.Module, taps: Sequence[str], batch: Tensor) -> list[Tensor]:
 
     hooks = []
     for tap in taps:
-        layer = trunk.get_submodule(tap.removeprefix("<"))
-        before = tap.startswith("<")
+        layer = trunk.get_submodule(tap[0].removeprefix("<"))
+        before = tap[0].startswith("<")
         register: Any = layer.register_forward_pre_hook if before else layer.register_forward_hook
         hooks.append(register(keep(tap)))
     try:
@@ -290,7 +297,7 @@ def _maps(trunk: nn.Module, taps: Sequence[str], batch: Tensor) -> list[Tensor]:
 
 def _find_maps(
     trunk: nn.Module, layout: str, clip_CTHW: tuple[int, int, int, int]
-) -> tuple[tuple[str, ...], int, int]:
+) -> tuple[tuple[Tap, ...], int, int]:
     """Return the layers that make the last maps, their planes together, and their stride.
 
     Those are the outputs of res5 of each pathway, else what enters the last pooling before the
@@ -299,10 +306,12 @@ def _find_maps(
     stages = tuple(name for name, _ in trunk.named_modules() if name.rsplit(".", 1)[-1] == "layer4")
     classifier = str(trunk.classifier_name)
     shapes: dict[str, torch.Size] = {}
+    calls = Counter[str]()
     reached: list[str] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] += not reached
             if name == classifier:
                 reached.append(name)
             # An adaptive pooling has as many positions for any frame: no map of it.
@@ -339,7 +348,7 @@ def _find_maps(
     planes = sum(shapes[name][1] for name in taps)
     # Strides are powers of two; the borders of a small map hide it.
     stride = 2 ** round(math.log2(clip_CTHW[3] / shapes[taps[0]][-1]))
-    return taps, planes, stride
+    return tuple((name, calls[name.removeprefix("<")]) for name in taps), planes, stride
 
 
 def _is_map(value: object) -> bool:

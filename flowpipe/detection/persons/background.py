@@ -32,9 +32,12 @@ USUAL_DIFFERENCE = 22.0
 MOVED_SHARE = 0.06
 # Who moves in a region of which they cover this share at a time stays in the place.
 STAYING_SHARE = 0.35
-# The background of a part of the picture is another one where most of a cell changes by so much of
-# 255 from one frame to the next, is still so STAYS frames later, and that of so many cells at once.
-CELL_PX, CHANGE, STAYS, CHANGED_SHARE = 15, 5.0, 4, 0.06
+# The background of a part of the picture is another one where cells change from one frame to the
+# next, are still so STAYS frames later, and that so many cells at once, several times as many as on
+# most frames about: who moves goes on to move. CHANGE is of 255, the mean of a cell, in which no
+# pixel counts for more than MOST_CHANGE: a person in a corner of it is no change.
+CELL_PX, CHANGE, MOST_CHANGE, STAYS, CHANGED_SHARE = 15, 4.0, 20, 4, 0.05
+ABOUT_FRAMES, TIMES_USUAL = 8, 3.0
 # Within this share of the picture's height, parts are joined.
 GAP_SHARE = 0.06
 # How many times the usual difference from what the surroundings let expect is likely, and is at
@@ -153,21 +156,29 @@ class BackgroundDetector:
 def changes(small_THWC: Picture) -> npt.NDArray[np.bool_]:
     """Return in which cells the background changes with a frame, T×rows×columns."""
     count, height, width = small_THWC.shape[:3]
-    cells = max(1, round(height / CELL_PX)), max(1, round(width / CELL_PX))
-    rows, columns = _edges(height, cells[0]), _edges(width, cells[1])
-    changed = np.zeros((count, *cells), bool)
+    size = max(1, round(width / CELL_PX)), max(1, round(height / CELL_PX))
+    cells_T = np.zeros((count, size[1], size[0]), bool)
     for time in range(1, count):
         later = min(time + STAYS, count - 1)
         apart = np.minimum(
             *(cv2.absdiff(small_THWC[k], small_THWC[time - 1]).max(axis=2) for k in (time, later))
         )
-        if np.mean(apart > CHANGE) < CHANGED_SHARE / 2:
+        means = cv2.resize(
+            np.minimum(apart, MOST_CHANGE).astype(np.float32), size, interpolation=cv2.INTER_AREA
+        )
+        cells_T[time] = np.asarray(means) > CHANGE
+    share_T = cells_T.mean(axis=(1, 2))
+    changed = np.zeros_like(cells_T)
+    for time in np.flatnonzero(share_T >= CHANGED_SHARE).tolist():
+        usual = np.median(share_T[max(0, time - ABOUT_FRAMES) : time + ABOUT_FRAMES + 1])
+        if share_T[time] < TIMES_USUAL * usual:
             continue
-        for row, (top, bottom) in enumerate(itertools.pairwise(rows)):
-            for column, (left, right) in enumerate(itertools.pairwise(columns)):
-                changed[time, row, column] = np.median(apart[top:bottom, left:right]) > CHANGE
-        if changed[time].mean() < CHANGED_SHARE:
-            changed[time] = False
+        _, _, stats, _ = cv2.connectedComponentsWithStats(
+            cv2.morphologyEx(cells_T[time].astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3)))
+        )
+        for x, y, w, h, area in stats[1:].tolist():
+            if area >= CHANGED_SHARE / 2 * size[0] * size[1]:
+                changed[time, y : y + h, x : x + w] = True
     return changed
 
 
