@@ -66,8 +66,8 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
     module_name, colon, attribute = target.partition(":")
     if not colon:
         raise UnknownName(
-            f'unknown {kind} "{name}"{nearest_name(name, table)}; {_some_of(table, name)}; or give '
-            "your own as package.module:callable"
+            f'unknown {kind} "{name}"{nearest_name(name, table)}; {_some_of(table, name, kind)}; '
+            "or give your own as package.module:callable"
         )
     if name not in table:
         if not _OWN_CODE.fullmatch(name):
@@ -87,12 +87,13 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str) -> Callable[..., 
     return found  # type: ignore[no-any-return]
 
 
-def _some_of(table: Mapping[str, str], name: str) -> str:
+def _some_of(table: Mapping[str, str], name: str, kind: str) -> str:
     """Return the names of a table; of a long one those that are most like `name`."""
     if len(table) <= LISTED:
         return f"known: {', '.join(sorted(table))}"
     like = difflib.get_close_matches(name, table, LISTED // 2, cutoff=0.3) or sorted(table)[:5]
-    return f"{len(table)} are known, such as {', '.join(like)}"
+    listed = " (flowpipe models lists them)" if kind == "model" else ""
+    return f"{len(table)} are known{listed}, such as {', '.join(like)}"
 
 
 def create(
