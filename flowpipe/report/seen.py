@@ -80,12 +80,13 @@ class SeenClass:
 def write_classes_page(path: Path, title: str, classes: Sequence[SeenClass]) -> Path:
     """Write what each class likes, side by side, with its activations."""
     refused = sum(bool(clip.refusal) for each in classes for clip in each.clips)
+    who = "one class likes" if len(classes) == 1 else f"{len(classes)} classes like"
     notes = [f"{refused} refused: nothing better than noise was found."] if refused else []
     return write_page(
         path,
         "seen.html",
         title=title,
-        headline=f"What {_count(len(classes))} best",
+        headline=f"What {who} best",
         notes=notes,
         classes=[(each, _drawn(each)) for each in classes],
         is_quiz=False,
@@ -116,10 +117,6 @@ def _drawn(each: SeenClass) -> list[tuple[SeenClip, str, str]]:
         for clip in each.clips
         if clip.strip is not None
     ]
-
-
-def _count(number: int) -> str:
-    return "one class likes" if number == 1 else f"{number} classes like"
 
 
 def _data(picture: Picture) -> str:
