@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flowpipe.cache.pack import pack
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.experiment import PREDICT_CACHE, Experiment
@@ -252,6 +253,36 @@ def test_a_video_without_flow_stops_the_experiment_by_name(data, tmp_path):
     )
     with pytest.raises(VideoError, match=r"1 videos? ha.* no flow.*ann_0\.mp4.*an empty fold"):
         Experiment(settings, tmp_path / "run").run()
+
+
+def test_a_packed_cache_is_trained_on_as_it_is(data, whole_run, tmp_path):
+    packed = tmp_path / "cache.h5"
+    pack(data / "cache", packed)
+    settings = settings_of(data, f"data.cache={packed}")
+    result = Experiment(settings, tmp_path / "run").run("ann")
+    assert (result.extraction.done, result.extraction.skipped) == (0, 12)
+    assert result.extraction.flows_total == 12 * 9
+    for name in ("spatial", "temporal"):
+        file = Path("fold-ann") / name / "scores.npz"
+        mine, other = load_scores(tmp_path / "run" / file), load_scores(whole_run.out / file)
+        np.testing.assert_array_equal(mine.logits_NK, other.logits_NK)
+    with pytest.raises(ConfigError, match=r"cache\.h5 holds no flow of the settings of \[extract"):
+        Experiment(
+            settings_of(data, f"data.cache={packed}", "extract.short_side=24"),
+            tmp_path / "other",
+        ).run("ann")
+
+
+def test_a_video_that_a_pack_lacks_is_named(data, tmp_path, write_video):
+    packed = tmp_path / "cache.h5"
+    pack(data / "cache", packed)
+    videos = shutil.copytree(data / "videos", tmp_path / "videos")
+    with (videos / "list.csv").open("a", newline="") as stream:
+        csv.writer(stream).writerow(("left/new.mp4", "left", "ann", "train"))
+    write_video(videos / "left" / "new.mp4", draw_square("left", seed=7))
+    settings = settings_of(data, f"data.root={videos}", f"data.cache={packed}")
+    with pytest.raises(VideoError, match=r'1 videos? ha.*"left/new\.mp4" is not in .*cache\.h5'):
+        Experiment(settings, tmp_path / "run").run("ann")
 
 
 def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_path, write_video):

@@ -1,9 +1,13 @@
 """The labelled videos of `[data]`, and their folds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from flowpipe.cache import open_cache
 from flowpipe.datasets import (
     Dataset,
+    Video,
     equal_folds,
     folds,
     open_dataset,
@@ -16,6 +20,7 @@ from flowpipe.datasets.splits import TRAIN, tested_folds
 from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.experiment.results import Fold
 from flowpipe.experiment.settings import DataSettings
+from flowpipe.extraction import ExtractionResult, Failure
 
 # The only fold of a data set without folds: a random split.
 WHOLE = "split"
@@ -93,3 +98,30 @@ def make_fold(data: DataSettings, dataset: Dataset, name: str, *, seed: int) -> 
             seed=seed,
         ),
     )
+
+
+def read_pack(path: Path, recipe: str, videos: Sequence[Video]) -> ExtractionResult:
+    """Return what a packed cache holds of videos: nothing is computed, nor are they opened.
+
+    Raises
+    ------
+    ConfigError
+        If the pack is of other recipes.
+    """
+    if recipe not in open_cache(path).recipes:
+        raise ConfigError(
+            f"{path} holds no flow of the settings of [extract]; flowpipe cache info PACK says of "
+            "which: set those, or name a directory as cache, to extract into"
+        )
+    cache = open_cache(path, recipe=recipe)
+    wanted = {video.name: video.path for video in videos}
+    result = ExtractionResult(recipe, videos=len(wanted))
+    for name, source in wanted.items():
+        if name in cache.names():
+            result.skipped += 1
+            result.items_total += cache[name].num_flows
+        else:
+            reason = f'"{name}" is not in {path}; a pack is complete: extract it into a directory'
+            result.failures.append(Failure(name, source, reason))
+    result.failed = len(result.failures)
+    return result

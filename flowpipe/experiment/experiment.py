@@ -18,7 +18,7 @@ from flowpipe.clips.parts import PartCache
 from flowpipe.datasets import Dataset, Video, seeded_split, synthetic, time_only, videos_of
 from flowpipe.errors import ConfigError, FlowpipeError, VideoError, nearest_name, some
 from flowpipe.experiment import checks
-from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
+from flowpipe.experiment.data import choose_folds, make_fold, read_dataset, read_pack
 from flowpipe.experiment.mirror import mirror_note
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
@@ -283,17 +283,20 @@ class Experiment:
 
     def _extract(self) -> ExtractionResult:
         path, videos = self.cache_path, self.dataset.videos
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result = extract(
-            list(videos),
-            path,
-            on_progress=lambda p: self._progress(
-                "extract",
-                p.finished / max(1, p.videos),
-                f"extracting flow: {p.finished}/{p.videos} videos, {p.flows} flows",
-            ),
-            **self.settings.extract_arguments(),
-        )
+        if path.is_file():
+            result = read_pack(path, self.settings.extract.recipe().id, videos)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            result = extract(
+                list(videos),
+                path,
+                on_progress=lambda p: self._progress(
+                    "extract",
+                    p.finished / max(1, p.videos),
+                    f"extracting flow: {p.finished}/{p.videos} videos, {p.flows} flows",
+                ),
+                **self.settings.extract_arguments(),
+            )
         if result.failed and self.settings.data.skip_missing:
             self._leave_out(result)
         elif result.failed:  # no fold may lose a video without a word
