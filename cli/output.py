@@ -1,5 +1,7 @@
 """What commands print: progress on stderr for people, tables or JSON on stdout."""
 
+import contextlib
+import importlib
 import io
 import json
 import os
@@ -24,7 +26,20 @@ def current_folder() -> list[str]:
     try:
         return [str(Path.cwd())]
     except FileNotFoundError:
+        _load_torch()
         return []
+
+
+def _load_torch() -> None:
+    """Load torch from "/": its mathematics library ends the process in a folder that is gone."""
+    here = os.open(".", os.O_RDONLY)
+    os.chdir("/")
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("torch._dynamo")  # it asks for the folder too
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def prepare_streams() -> None:

@@ -38,10 +38,15 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
             opened = aside.open(mode.replace("w", "x"), **text)
         except OSError as error:  # of the file that was asked for, not of the one beside it
             raise OSError(error.errno, error.strerror, str(target)) from error
-        with opened as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with opened as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # a full disk names no file
+            if error.filename is None and error.errno:
+                raise OSError(error.errno, error.strerror, str(target)) from error
+            raise
         aside.replace(target)
         fsync_folder(target.parent)
     finally:

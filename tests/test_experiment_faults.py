@@ -645,3 +645,10 @@ def test_parts_behind_the_end_are_refused_before_extraction(folder, tmp_path, un
     with pytest.raises(FlowpipeError, match=r"begins at 200 s, but the video has 0\.\d+ s"):
         experiment.run()
     assert not (tmp_path / "c").exists()
+
+
+def test_a_pack_is_no_cache_of_a_training(folder, tmp_path):
+    (tmp_path / "pack.h5").write_bytes(b"pack")
+    settings = load_settings(folder / "config.toml", (f"data.cache={tmp_path / 'pack.h5'}",))
+    with pytest.raises(ConfigError, match="is a file; the cache of a training is a directory"):
+        Experiment(settings.only("spatial"), tmp_path / "run").run()

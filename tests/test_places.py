@@ -1,6 +1,7 @@
 """Machines and folders that are not ours: processes that are killed, closed streams, odd files."""
 
 import contextlib
+import errno
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from flowpipe.extraction import processes
 from flowpipe.extraction.processes import WorkerProcess
 from flowpipe.extraction.tasks import Job, Task
 from flowpipe.flow import compiling
+from flowpipe.training.checkpoint import save_tensors
 from flowpipe.video.files import find_videos, left_out
 
 PLUGIN = """
@@ -312,6 +314,26 @@ def test_a_deleted_current_folder(videos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert len(open_cache(tmp_path / "c")) == 3
+    # A network: oneMKL ends the process where torch is imported in a folder that is gone.
+    done = run_in_shell(f"mkdir {gone}; cd {gone}; rmdir {gone}; FLOWPIPE describe small-cnn")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "small-cnn" in done.stdout
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    path = tmp_path / "out.bin"
+    with pytest.raises(OSError, match="No space left") as raised, write_aside(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (raised.value.filename, raised.value.errno) == (str(path), errno.ENOSPC)
+
+    def half(content: object, file: object) -> None:  # as torch's own writer says it
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 9 vs 8")
+
+    monkeypatch.setattr("torch.save", half)
+    with pytest.raises(OSError, match="is the disk full") as raised:
+        save_tensors(path, {}, {}, [])
+    assert raised.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_streams_that_know_ascii_only(tmp_path, write_video):

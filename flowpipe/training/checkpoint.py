@@ -3,6 +3,7 @@
 They hold tensors and plain values only and are read with `weights_only=True`.
 """
 
+import errno
 import importlib.util
 import json
 import pickle
@@ -65,7 +66,11 @@ def save_tensors(
         **others,
     }
     with write_aside(path) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of torch's own writer, where the disk takes half of it
+            told = "cannot be written whole; is the disk full?"
+            raise OSError(errno.EIO, told, str(path)) from error
 
 
 def load_checkpoint(
