@@ -200,7 +200,7 @@ def test_arguments_outside_their_rules():
         predict(batch_size=0)
     with pytest.raises(InvalidArgument, match="workers -1 must be ≥ 0"):
         predict(workers=-1)
-    with pytest.raises(InvalidArgument, match="clips 0 must be a whole number ≥ 1"):
+    with pytest.raises(InvalidArgument, match="clips 0 must be a whole number from 1 to 10000"):
         predict(clips=0)
     with pytest.raises(AnnotationError, match=r'"one\.avi" listed more than once'):
         predict(records=[*RECORDS, RECORDS[0]])
