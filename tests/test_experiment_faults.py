@@ -24,6 +24,7 @@ from flowpipe.datasets import (
     split_fold,
 )
 from flowpipe.errors import (
+    CacheNotFound,
     ConfigError,
     FlowpipeError,
     WeightsError,
@@ -647,8 +648,8 @@ def test_parts_behind_the_end_are_refused_before_extraction(folder, tmp_path, un
     assert not (tmp_path / "c").exists()
 
 
-def test_a_pack_is_no_cache_of_a_training(folder, tmp_path):
+def test_a_file_that_is_no_pack_is_no_cache_of_a_training(folder, tmp_path):
     (tmp_path / "pack.h5").write_bytes(b"pack")
     settings = load_settings(folder / "config.toml", (f"data.cache={tmp_path / 'pack.h5'}",))
-    with pytest.raises(ConfigError, match="is a file; the cache of a training is a directory"):
+    with pytest.raises(CacheNotFound, match=r"pack\.h5: it is neither a directory nor a packed"):
         Experiment(settings.only("spatial"), tmp_path / "run").run()

@@ -245,11 +245,8 @@ class Experiment:
         """
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file; a run is a folder", parameter="out")
-        if self.cache_path.is_file():
-            raise ConfigError(
-                f"{self.cache_path} is a file; the cache of a training is a directory, which it "
-                "fills: unpack a pack first"
-            )
+        if self.settings.needs_flow and self.cache_path.is_file():
+            read_pack(self.cache_path, self.settings.extract.recipe().id, ())
         checks.check_folds(self.dataset, folds)
         checks.check_parts(self.dataset)
         checks.check_test(self.settings, self.settings.test)
