@@ -247,6 +247,7 @@ def test_another_network_gets_no_parameters_of_the_chosen_one(videos, tmp_path):
         begun = front.start(videos, runs=tmp_path, overrides=overrides)
         assert begun.settings.streams["motion"].model_parameters == left
         assert begun.settings.streams["still"].model_parameters["width"] == 16
+        assert begun.plan.reasons[-1] == "in place of what was chosen: " + ", ".join(overrides)
 
 
 def test_an_unfinished_run_is_found_by_what_was_asked_for(videos, tmp_path):

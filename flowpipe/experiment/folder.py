@@ -101,6 +101,8 @@ def start(
     plan.table["data"]["cache"] = "cache"
     _forget_parameters(plan.table["streams"], overrides)
     apply_overrides(plan.table, overrides)
+    if overrides:
+        plan.reasons.append(f"in place of what was chosen: {', '.join(overrides)}")
     target = out or run_folder(runs, folder.resolve().name)
     settings = settings_from(plan.table, where=CONFIG_FILE, folder=target)
     counts = {len([v for v in dataset.videos if v.label == name]) for name in dataset.classes}
