@@ -232,7 +232,7 @@ def test_a_folder_is_trained_resumed_and_trained_again(videos, tmp_path, monkeyp
 def test_the_stream_that_counts_follows_the_data(draw, winner, write_video, tmp_path):
     root = write_folder(tmp_path / "videos", draw, write_video, 40)
     begun = front.start(root, runs=tmp_path / "runs", num_folds=2)
-    result = Experiment(begun.settings, begun.out).run("all")
+    result = Experiment(begun.settings, begun.out).run()
     accuracy = result.as_record()["accuracy"]
     assert accuracy["fused"] >= 0.9
     weights = [fold["weights"] for fold in result.folds]

@@ -17,10 +17,12 @@ def transcript():
 
 
 def key_lines(text: str) -> list[str]:
-    """Return lines without their numbers, their width, and what a fast machine omits."""
-    lines = [line for line in text.splitlines() if "training is shortened" not in line]
+    """Return lines without numbers, width, and what hangs on how fast a machine trains."""
+    apart = ("training is shortened", "note: still")
+    lines = [line for line in text.splitlines() if not any(part in line for part in apart)]
     words = (re.sub(r"\d[\d.,]*", "N", line) for line in lines)
     kept = [" ".join(re.sub("─+", "─", line).split()) for line in words]
+    kept = [re.sub(r"^(still .*)(weight N|left out: chance)$", r"\1weighed", line) for line in kept]
     return [re.sub(r"\bminutes?\b", "min", line) for line in kept if line]
 
 
@@ -31,6 +33,8 @@ def accuracies(text: str) -> list[float]:
 def test_what_differs_from_run_to_run_is_not_compared():
     assert key_lines(" still  29.6%   16% to 48%\n ─────") == key_lines("still 5.0% 1% to 7%\n ──")
     assert key_lines("about 2 minutes here") == key_lines("about 1 minute here")
+    assert key_lines("still 24% left out: chance") == key_lines(" still 36%  weight 0.02")
+    assert key_lines("motion 24% left out: chance") != key_lines("motion 36% weight 0.02")
     assert key_lines("motion 1%") != key_lines("still 1%")
 
 
