@@ -269,7 +269,9 @@ def test_feature_clips_are_cut_as_frames_are(tmp_path, write_entry, smooth_flow)
 
 @pytest.mark.parametrize("fit", [fit_linear, fit_kernel])
 def test_few_videos_of_many_classes_are_fitted_without_a_warning(fit):
-    features = np.random.default_rng(0).standard_normal((6, 5))
+    features = np.random.default_rng(0).standard_normal((24, 40))
+    labels = np.arange(24) % 16
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(features, np.arange(6) % 4, 4)
+        decide = fit(features, labels, 16)
+    np.testing.assert_array_equal(decide(features).argmax(axis=1), labels)
