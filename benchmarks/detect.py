@@ -26,7 +26,7 @@ from flowpipe.config import from_table
 from flowpipe.detection import experiment
 from flowpipe.detection.clips import DetectStream
 from flowpipe.detection.detector import load_detector
-from flowpipe.detection.experiment import DetectSettings
+from flowpipe.detection.settings import DetectSettings
 
 TEST_ACTORS = ("lyova", "moshe", "shahar")
 

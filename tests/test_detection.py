@@ -32,12 +32,13 @@ from flowpipe.detection.examples import (
     read_truth,
     with_found,
 )
-from flowpipe.detection.experiment import divided, load_settings, predict, train
+from flowpipe.detection.experiment import divided, predict, train
 from flowpipe.detection.fitting import PENALTIES, Fit
 from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, class_chances, criterion, draw_batches
 from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
+from flowpipe.detection.settings import load_settings
 from flowpipe.errors import AnnotationError, InvalidArgument, WeightsError
 from flowpipe.video import probe
 
@@ -710,7 +711,7 @@ def test_settings_are_checked(scene, tmp_path):
 
 
 def test_frames_to_look_at_are_stamped_by_the_video(scene, trained):
-    from flowpipe.detection.experiment import PersonSettings
+    from flowpipe.detection.settings import PersonSettings
 
     classes, paths, frames = predict(
         scene / "run",

@@ -79,9 +79,9 @@ def predict(
 
     Persons are numbered over time. Without a file to write, how long each does what is listed.
     """
-    from flowpipe.detection.experiment import PersonSettings
     from flowpipe.detection.experiment import predict as find
     from flowpipe.detection.rows import DetectionWriter
+    from flowpipe.detection.settings import PersonSettings
     from flowpipe.detection.tracks import TrackCollector
 
     with progress_line("predict") as update:

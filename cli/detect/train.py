@@ -41,8 +41,8 @@ def train(
     see. Flow is computed where it is missing. A killed run goes on where it stood, with the same
     command.
     """
-    from flowpipe.detection.experiment import load_settings
     from flowpipe.detection.experiment import train as run
+    from flowpipe.detection.settings import load_settings
 
     given = list(overrides)
     if cache is not None:
