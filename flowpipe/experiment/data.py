@@ -114,10 +114,11 @@ def read_pack(path: Path, recipe: str, videos: Sequence[Video]) -> ExtractionRes
             "which: set those, or name a directory as cache, to extract into"
         )
     cache = open_cache(path, recipe=recipe)
+    known = set(cache.names())
     wanted = {video.name: video.path for video in videos}
     result = ExtractionResult(recipe, videos=len(wanted))
     for name, source in wanted.items():
-        if name in cache.names():
+        if name in known:
             result.skipped += 1
             result.items_total += cache[name].num_flows
         else:
