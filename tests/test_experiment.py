@@ -273,7 +273,7 @@ def test_a_packed_cache_is_trained_on_as_it_is(data, whole_run, tmp_path):
         ).run("ann")
 
 
-def test_a_video_that_a_pack_lacks_is_named(data, tmp_path, write_video):
+def test_a_video_that_a_pack_lacks_is_named(data, whole_run, tmp_path, write_video):
     packed = tmp_path / "cache.h5"
     pack(data / "cache", packed)
     videos = shutil.copytree(data / "videos", tmp_path / "videos")
