@@ -1,6 +1,7 @@
 """`flowpipe`: the group of commands, and what a person sees when something fails."""
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -59,6 +60,7 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 # A batch system or a terminal that closes ends a run as Ctrl-C does: nothing half is left.
 ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 INTERRUPTION = "interrupted; what was done is kept, the same command goes on"
+EMPTY = re.compile(r"(--[\w-]+=)?")
 MISUSES = (
     AnnotationError,
     CacheNotFound,
@@ -96,6 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
     # One option for all commands, wherever it stands.
     wants_traceback = "--traceback" in given
     given = _trusting([argument for argument in given if argument != "--traceback"])
+    if empty := next((n for n, each in enumerate(given, 1) if EMPTY.fullmatch(each)), None):
+        # Path("") is the current folder.
+        after = f', after "{given[empty - 2]}"' if empty > 1 else ""
+        say(f"flowpipe: argument {empty}{after} is empty, such as a shell's variable not set")
+        sys.exit(MISUSED)
     # The current folder may hold package.module:callable of the person's own. Our own place goes
     # before it: an editable install would lose to a folder called flowpipe, in workers too.
     sys.path.append(str(Path(flowpipe.__file__).parents[1]))

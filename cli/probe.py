@@ -67,7 +67,8 @@ def probe(
 ) -> None:
     """Print what FEATURES are worth: a classifier on each video's mean, fold by fold.
 
-    Without a column of folds, the videos are divided at random into five. Of a column with "train",
+    Without a column of folds, the videos are divided at random into five, of whole groups (films,
+    persons) where a column or the names tell them. Of a column with "train",
     "val" and "test", those of "train" are trained on and those of "test" tested.
     """
     from flowpipe.cache import open_cache
@@ -152,11 +153,13 @@ def _from_csv(
     path: Path, root: Path | None, label_column: str, fold_column: str | None
 ) -> "Dataset":
     from flowpipe.datasets import from_csv
+    from flowpipe.datasets.opening import GROUP_COLUMNS
     from flowpipe.errors import AnnotationError
-    from flowpipe.tables import csv_rows
+    from flowpipe.tables import csv_rows, find_column
 
-    if fold_column is None and path.is_file():
-        found = [name for name in csv_rows(path)[0] if name.lower().startswith(("fold", "split"))]
+    columns = csv_rows(path)[0] if path.is_file() else []
+    if fold_column is None:
+        found = [name for name in columns if name.lower().startswith(("fold", "split"))]
         if len(found) > 1:
             raise AnnotationError(
                 f"{path} has the columns {', '.join(found)}; choose one with --fold-column"
@@ -167,6 +170,7 @@ def _from_csv(
         root or path.parent,
         label_column=label_column,
         fold_column=fold_column,
+        group_column=find_column(GROUP_COLUMNS, columns),
         missing="keep",
     )
 
@@ -184,10 +188,21 @@ def _from_store(path: Path, names: list[str]) -> "Dataset":
 
 
 def _divisions(listed: "Dataset", fold: str | None, seed: int) -> dict[str, Any]:
-    from flowpipe.datasets import equal_folds, folds, split_fold
-    from flowpipe.datasets.splits import tested_folds
+    from flowpipe.datasets import equal_folds, folds, split_fold, with_groups
+    from flowpipe.datasets.splits import TRAIN, tested_folds
+    from flowpipe.errors import AnnotationError
 
     if not folds(listed):
-        listed = equal_folds(listed, FOLDS, seed=seed)
-        say(f"no folds given: {FOLDS} at random, seed {seed}")
+        if any(TRAIN in video.folds for video in listed.videos):
+            raise AnnotationError(
+                f'all {len(listed)} videos are of the fold "{TRAIN}", none is left to test; '
+                "without a column of folds they are divided at random"
+            )
+        noted = len(listed.notes)
+        listed = with_groups(listed)
+        groups = len({video.group or video.id for video in listed.videos})
+        count = max(2, min(FOLDS, groups))
+        listed = equal_folds(listed, count, seed=seed)
+        for note in (f"no folds given: {count} at random, seed {seed}", *listed.notes[noted:]):
+            say(note)
     return {name: split_fold(listed, name) for name in ([fold] if fold else tested_folds(listed))}

@@ -114,6 +114,8 @@ def from_table(record: type[Record], table: Mapping[str, Any], *, where: str) ->
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in table:
+            if table[name] == "" and field.default != "":  # Path("") is the current folder
+                raise ConfigError(f"{where}: {name} is empty; leave the key out")
             values[name] = _convert(table[name], hints[name], f"{where}: {name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f'{where}: the key "{name}" is missing')

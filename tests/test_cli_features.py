@@ -9,6 +9,7 @@ import torch
 from support import moving_texture
 from support import run_cli as run
 
+import flowpipe.features.probe
 from flowpipe.cache import open_cache
 from flowpipe.errors import InvalidArgument
 from flowpipe.features.options import WantedInput, wanted_recipe
@@ -231,8 +232,39 @@ def test_probe_trains_on_train_and_tests_on_test_alone(folder, tmp_path):
     lines.append(lines.pop().replace("bright", "striped"))
     parts.write_text("\n".join(["video,label,part", *lines]) + "\n", encoding="utf-8")
     assert json.loads(run("probe", folder / "store", *arguments).out)["untaught"] == 1
+    only_train = tmp_path / "train.csv"
+    lines = [line.rsplit(",", 1)[0] + ",train" for line in lines]
+    only_train.write_text("\n".join(["video,label,part", *lines]) + "\n", encoding="utf-8")
+    done = run("probe", folder / "store", "--annotations", only_train, *arguments[2:])
+    assert (done.status, "none is left to test" in done.err) == (2, True)
     told = run("probe", folder / "store", *arguments[:-1]).err
     assert "1 of 4 test videos are of classes without a training video" in told
+
+
+@pytest.mark.parametrize("column", ["film", "note"])
+def test_random_folds_of_probe_keep_groups_whole(folder, tmp_path, column, monkeypatch):
+    names = [f"{n}.avi" for n in range(12)]
+    rows = [f"{name},{('dark', 'bright')[n % 2]},{n // 4}" for n, name in enumerate(names)]
+    listed = tmp_path / "list.csv"
+    listed.write_text("\n".join([f"video,label,{column}", *rows]) + "\n", encoding="utf-8")
+    seen = {}
+
+    def looked_at(store, networks, divisions, **options):
+        seen.update(divisions)
+        return probe(store, networks, divisions, **options)
+
+    probe = flowpipe.features.probe.probe
+    monkeypatch.setattr("flowpipe.features.probe.probe", looked_at)
+    done = run("probe", folder / "store", "--annotations", listed, "--features", "rgb")
+    assert done.status == 0, done.err
+    film = dict(zip(names, (n // 4 for n in range(12)), strict=True))
+    torn = any(
+        {film[v.id] for v in train.videos} & {film[v.id] for v in test.videos}
+        for train, test in seen.values()
+    )
+    assert torn == (column != "film")  # what is no column of groups divides nothing
+    assert len(seen) == (3 if column == "film" else 5)
+    assert ("groups: as given" in done.err) == (column == "film")
 
 
 def test_cache_commands_on_a_store(folder, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from flowpipe.clips.streams import StreamInput
 from flowpipe.datasets import (
     Dataset,
     Video,
@@ -30,10 +31,10 @@ from flowpipe.errors import (
     WeightsError,
 )
 from flowpipe.experiment import checks
-from flowpipe.experiment.data import choose_folds
+from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.results import Fold, concatenate, mean_table
-from flowpipe.experiment.settings import Settings, load_settings
+from flowpipe.experiment.settings import DataSettings, Settings, load_settings
 from flowpipe.models import build
 from flowpipe.models.weights import load_weights
 from flowpipe.scores import Scores, load_scores
@@ -428,7 +429,10 @@ class Network(nn.Module):
         self.mode = mode
     def forward(self, x):
         logits = self.classifier(self.stem(x).mean((2, 3)))
-        return {"tuple": (logits, logits), "twice": cat([logits, logits], 1)}[self.mode]
+        return {
+            "tuple": (logits, logits), "twice": cat([logits, logits], 1), "nan": logits / 0,
+            "detached": logits.detach(), "whole": logits.long(), "complex": logits + 0j,
+        }[self.mode]
 def build(*, num_classes, in_channels=3, mode):
     return Network(num_classes, in_channels, mode)
 """
@@ -444,9 +448,9 @@ def build(*, num_classes, in_channels=3, mode):
         (["data.annotations=one_class.csv"], "holds videos of 1 class"),
         (["streams.temporal.epochs=0"], "epochs 0 must be a whole number ≥ 1"),
         (["streams.temporal.learning_rate=0.0"], "learning_rate 0.0 must be > 0"),
-        (["streams.temporal.clips_per_video=0"], "clips_per_video 0 must be a whole number ≥ 1"),
+        (["streams.temporal.clips_per_video=0"], "clips_per_video 0 must be a whole number from 1"),
         (["test.clips=0"], "clips 0 must be a whole number from 1 to 10000"),
-        (["fuse.training_clips=-1"], "training_clips -1 must be ≥ 0"),
+        (["fuse.training_clips=-1"], r"training_clips -1 must be in \[0"),
         (["train.seed=5000000000"], r"seed 5000000000 must be in \[0, 4294967295\]"),
         (["streams.spatial.crop_size=[32,16,32]"], r"crop_size \[32, 16, 32\] must be \[height"),
         (["streams.spatial.crop_size=[]"], r"crop_size \[\] must be \[height"),
@@ -463,6 +467,15 @@ def build(*, num_classes, in_channels=3, mode):
         ),
         (["data.test_fraction=0.0"], "test_fraction 0.0 must be between 0 and 1"),
         (["data.group_pattern='('"], "must be a regular expression"),
+        (["streams.temporal.untrusted=zero"], 'untrusted "zero" needs the confidence of flow'),
+        (["streams.temporal.flow_scale_px=inf"], "flow_scale_px inf must be > 0 and finite"),
+        (["train.clips_per_video=20000"], "must be a whole number from 1 to 10000"),
+        (["streams.spatial.clips_per_video=20000"], "must be a whole number from 1 to 10000"),
+        (["fuse.training_clips=20000"], r"must be in \[0, 10000\]"),
+        (["train.patience=3"], "patience 3 needs videos held out"),
+        (["data.features=''"], "features is empty; leave the key out"),
+        (["data.label_column=''"], "label_column is empty"),
+        (["data.label_separator=''"], "label_separator is empty"),
         (["test.crops=ten"], r"five of the ten are mirrored.*flip = false"),
         (["test.flip=true"], "flip is mirrored"),
         (
@@ -475,6 +488,20 @@ def build(*, num_classes, in_channels=3, mode):
              'streams.temporal.model_parameters={mode="twice"}'],
             r"the network gave \(2, 4\) for 2 clips and 2 classes; it must give logits 2×2",
         ),
+        *[
+            (
+                ["streams.temporal.model=ones_own:build",
+                 f'streams.temporal.model_parameters={{mode="{mode}"}}'],
+                message,
+            )
+            for mode, message in {
+                "nan": "logits that are not finite for two empty clips",
+                "detached": "float32 without a gradient; nothing can be learnt",
+                "whole": "int64 without a gradient",
+                "complex": "logits of torch.complex64; they must be real numbers",
+                "wrong": "fails on two empty clips, KeyError: 'wrong'",
+            }.items()
+        ],
     ],
 )  # fmt: skip
 def test_what_can_be_refused_is_refused_before_extraction(
@@ -532,6 +559,11 @@ def test_weights_as_whole_numbers_are_refused_and_a_word_before_all_names_goes(t
     model = build("small-cnn", num_classes=2, in_channels=3, width=4)
     state = model.state_dict()
     torch.save({k: (100 * v).to(torch.int8) for k, v in state.items()}, tmp_path / "int8.pth")
+    for change in (torch.Tensor.to_sparse, lambda value: value.to("meta")):
+        changed = {k: change(v) if v.ndim else v for k, v in state.items()}
+        torch.save(changed, tmp_path / "odd.pth")
+        with pytest.raises(WeightsError, match=r"odd\.pth: no plain values in features\.0\.weight"):
+            load_weights(model, tmp_path / "odd.pth")
     with pytest.raises(WeightsError, match=r"int8\.pth: whole numbers in features\.0\.weight"):
         load_weights(model, tmp_path / "int8.pth")
     torch.save({f"model.{k}": v + 1 for k, v in state.items()}, tmp_path / "epoch=3.pth")
@@ -604,6 +636,46 @@ def test_copies_of_training_videos_among_the_tested_are_said():
         apart, {"a0.mp4": "p", "b0.mp4": "p", "a1.mp4": "", "b1.mp4": ""}
     )
     assert said == "fold 1: 1 of 2 training videos are copies of others"
+
+
+def test_clips_longer_than_most_videos_are_told():
+    def inputs(frames, stride):
+        return [StreamInput("temporal", "flow", frames, frame_step=stride)]
+
+    dataset = Dataset(tuple(Video(str(n), Path(str(n)), ("a",)) for n in range(4)), ("a",))
+    lengths = {"0": 9, "1": 9, "2": 9, "3": 30}
+    cache = {name: SimpleNamespace(num_flows=flows) for name, flows in lengths.items()}
+    (said,) = checks.long_clips(inputs(4, 3), dataset, cache)  # ten fields
+    assert said.startswith("temporal: 3 of 4 videos that were looked at are shorter than a clip")
+    assert not list(checks.long_clips(inputs(3, 4), dataset, cache))  # nine
+    lengths["2"] = 30
+    cache["2"].num_flows = cache["1"].num_flows = 30
+    assert not list(checks.long_clips(inputs(4, 3), dataset, cache))
+    assert not list(checks.long_clips(inputs(1, 1), dataset, cache))
+
+
+@pytest.mark.parametrize("pattern", [None, r"(g\d+)_c"])
+@pytest.mark.parametrize("with_folds", [True, False])
+def test_folds_that_are_asked_for_keep_films_whole(tmp_path, pattern, with_folds):
+    rows = [("video", "label", "fold" if with_folds else "note")]
+    for color in COLORS:
+        for film in range(4):
+            for clip in range(3):
+                name = f"v_{color}_g{film}_c{clip}.mp4"
+                (tmp_path / name).touch()
+                rows.append((name, color, str(clip)))
+    write_rows(tmp_path / "list.csv", rows)
+    data = DataSettings(tmp_path, annotations=tmp_path / "list.csv", folds=2, group_pattern=pattern)
+    dataset = read_dataset(data)
+    for name in choose_folds(dataset, "all"):
+        fold = make_fold(data, dataset, name, seed=0)
+        of = r"(g\d)" if pattern else r"(v_.*_g\d)"
+        films = [
+            {re.match(f".*{of}_c", v.id)[1] for v in half.videos}
+            for half in (fold.train, fold.test)
+        ]
+        assert not films[0] & films[1]
+        assert len(films[0] | films[1]) == (4 if pattern else 8)
 
 
 def test_videos_that_do_not_move_are_said():

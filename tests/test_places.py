@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import run_cli
 
 from flowpipe import extract, open_cache
 from flowpipe.atomic import write_aside
@@ -394,3 +396,15 @@ def test_given_videos_are_taken_by_their_ids(videos, tmp_path):
     video = Video("mine/first.mp4", videos / "0.mp4", ("x",))
     assert extract(video, tmp_path / "c", flow="farneback", workers=1).done == 1
     assert open_cache(tmp_path / "c").labels == {"mine/first.mp4": "x"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("extract", "a.mp4", "--out", ""), ("cache", "ls", ""), ("report", "--json", "--out=")],
+)
+def test_an_empty_argument_is_not_the_current_folder(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run_cli(*words)
+    assert done.status == 2
+    assert re.search(r"argument \d, after \".*\" is empty, such as a shell's variable", done.err)
+    assert not list(tmp_path.iterdir())

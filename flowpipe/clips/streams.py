@@ -228,9 +228,9 @@ class StreamInput:
                 f'stream "{self.name}": untrusted "zero" is for forward flow (here {self.input}, '
                 f"stacking {self.stacking}); backward flow has no confidence"
             )
-        if not self.flow_scale_px > 0:
+        if not 0 < self.flow_scale_px < np.inf:
             raise InvalidArgument(
-                f'stream "{self.name}": flow_scale_px {self.flow_scale_px} must be > 0; '
+                f'stream "{self.name}": flow_scale_px {self.flow_scale_px} must be > 0 and finite; '
                 f"{FLOW_SCALE_PX:g} is the usual choice"
             )
 

@@ -22,7 +22,7 @@ from flowpipe.datasets.opening import open_dataset
 from flowpipe.datasets.paths import videos_of
 from flowpipe.datasets.readers import from_csv, from_folders, from_list
 from flowpipe.datasets.segments import from_segments
-from flowpipe.datasets.splits import equal_folds, folds, seeded_split, split_fold
+from flowpipe.datasets.splits import equal_folds, folds, grouped_by, seeded_split, split_fold
 from flowpipe.datasets.video import Dataset, Span, Video
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "from_list",
     "from_segments",
     "from_ucf101",
+    "grouped_by",
     "open_dataset",
     "seeded_split",
     "split_fold",

@@ -77,7 +77,7 @@ def equal_folds(dataset: Dataset, count: int, *, seed: int = 0) -> Dataset:
     InvalidArgument
         If there are fewer than two folds, or more folds than groups.
     """
-    members = _members_of_groups(dataset, None)
+    members = _members_of_groups(dataset)
     if not 2 <= count <= len(members):
         raise InvalidArgument(
             f"{count} folds of {len(members)} groups: at least 2, at most one for each group"
@@ -135,7 +135,8 @@ def seeded_split(
         raise InvalidArgument(
             f"test_fraction {test_fraction} must be between 0 and 1; 0.25 is a usual choice"
         )
-    members = _members_of_groups(dataset, group_pattern)
+    grouped = dataset if group_pattern is None else grouped_by(dataset, group_pattern)
+    members = _members_of_groups(grouped)
     names = sorted(members)
     order = np.random.default_rng(seed).permutation(len(names))
     shuffled = [names[position] for position in order]
@@ -151,21 +152,33 @@ def seeded_split(
     return replace(dataset, videos=train), replace(dataset, videos=test)
 
 
-def _members_of_groups(dataset: Dataset, group_pattern: str | None) -> dict[str, list[Video]]:
+def grouped_by(dataset: Dataset, group_pattern: str) -> Dataset:
+    """Return the data set with the groups that a pattern finds in the ids, see `seeded_split`.
+
+    Raises
+    ------
+    InvalidArgument
+        If the pattern is not a regular expression.
+    """
     try:
-        pattern = None if group_pattern is None else re.compile(group_pattern)
+        pattern = re.compile(group_pattern)
     except re.error as error:
         raise InvalidArgument(
             f'group_pattern "{group_pattern}" must be a regular expression: {error}'
         ) from error
+
+    def group_of(video: Video) -> str | None:
+        found = pattern.search(video.id)
+        return found and "|".join(part or "" for part in (found.groups() or (found.group(),)))
+
+    return replace(dataset, videos=tuple(replace(v, group=group_of(v)) for v in dataset.videos))
+
+
+def _members_of_groups(dataset: Dataset) -> dict[str, list[Video]]:
     members: dict[str, list[Video]] = defaultdict(list)
     for video in dataset.videos:
-        name = video.group
-        if pattern is not None:
-            found = pattern.search(video.id)
-            name = found and "|".join(part or "" for part in (found.groups() or (found.group(),)))
         # An id cannot hold a control character, so this prefix keeps it apart from group names.
-        members["\0" + video.id if name is None else name].append(video)
+        members["\0" + video.id if video.group is None else video.group].append(video)
     return members
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from flowpipe.clips.streams import StreamInput
 from flowpipe.datasets import Dataset, folds
 from flowpipe.errors import (
     AnnotationError,
@@ -156,9 +157,9 @@ def check_stream(stream: ClipStream, num_classes: int) -> dict[str, Any]:
     try:
         choose_device(stream.options.device)
         batch_size = join().share_of(stream.options.batch_size)
-        cost = stream.cost(num_classes)
         if ":" in stream.settings.model:
             check_own_network(stream, num_classes)
+        cost = stream.cost(num_classes)
         model, _ = stream.start(num_classes)
         if batch_size == 1 and any(isinstance(m, BATCH_NORM) for m in model.modules()):
             with torch.no_grad(), needing_two_clips(1):
@@ -173,14 +174,22 @@ def check_own_network(stream: ClipStream, num_classes: int) -> None:
     """Run a network of one's own on two empty clips."""
     model = stream.network(num_classes).eval()
     try:
-        with torch.inference_mode():
-            logits = model(torch.zeros(2, *stream.input.input_shape))
+        logits = model(torch.zeros(2, *stream.input.input_shape))
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise InvalidArgument(
             f"the network fails on two empty clips, {type(error).__name__}: {reason}"
         ) from error
     check_logits(logits, 2, num_classes)
+    if not (logits.is_floating_point() and logits.requires_grad):
+        raise InvalidArgument(
+            f"the network gave logits of {logits.dtype} without a gradient; nothing can be learnt "
+            "from them: give real numbers that are computed from parameters"
+            if not logits.requires_grad
+            else f"the network gave logits of {logits.dtype}; they must be real numbers"
+        )
+    if not bool(logits.isfinite().all()):
+        raise InvalidArgument("the network gave logits that are not finite for two empty clips")
 
 
 def _shape_text(stream: StreamSettings) -> str:
@@ -278,6 +287,21 @@ def still_videos(dataset: Dataset, cache: Any) -> Iterator[str]:
             f"{len(still)} of {len(looked_at)} videos that were looked at do not move at all, the "
             f'first is "{still[0]}"'
         )
+
+
+def long_clips(inputs: Sequence[StreamInput], dataset: Dataset, cache: Any) -> Iterator[str]:
+    """Yield a sentence for each stream whose clips are longer than half of the videos."""
+    looked_at = dataset.videos[:: max(1, len(dataset.videos) // MOST_LOOKED_AT)]
+    for stream in inputs:
+        if stream.frames == 1:
+            continue
+        ranges = [stream.centres(cache[video.id]) for video in looked_at]
+        short = sum(stop <= first for first, stop in ranges)
+        if 2 * short >= len(looked_at):
+            yield (
+                f"{stream.name}: {short} of {len(looked_at)} videos that were looked at are "
+                "shorter than a clip, whose last item is repeated; take fewer frames or steps"
+            )
 
 
 def same_contents(fold: Fold, digests: Mapping[str, str]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from flowpipe.datasets import (
     Video,
     equal_folds,
     folds,
+    grouped_by,
     open_dataset,
     seeded_split,
     split_fold,
@@ -63,9 +64,11 @@ def _read(data: DataSettings) -> Dataset:
             f"{data.annotations or data.root} holds videos of {len(dataset.classes)} class; a "
             f"classifier needs two{hint}"
         )
-    if folds(dataset) or data.group_pattern is not None:
+    if data.group_pattern is not None:
+        dataset = grouped_by(dataset, data.group_pattern)
+    if folds(dataset) and data.folds is None:
         return dataset
-    if any(TRAIN in video.folds for video in dataset.videos):
+    if data.folds is None and any(TRAIN in video.folds for video in dataset.videos):
         raise ConfigError(
             f'all {len(dataset)} videos are of the fold "{TRAIN}", none is left to test; without '
             "a column of folds they are split at random"
@@ -93,7 +96,6 @@ def make_fold(data: DataSettings, dataset: Dataset, name: str, *, seed: int) -> 
         name,
         *seeded_split(
             dataset,
-            group_pattern=data.group_pattern,
             test_fraction=data.test_fraction,
             seed=seed,
         ),

@@ -476,7 +476,6 @@ class Experiment:
             return None
         _, held_out = seeded_split(
             fold.train,
-            group_pattern=self.settings.data.group_pattern,
             test_fraction=share,
             seed=self.settings.train.seed,
         )
@@ -636,6 +635,12 @@ class Experiment:
             digests = {row.name: row.digest for row in self._cache.rows()}
             notes += [note for fold in folds for note in checks.same_contents(fold, digests)]
             notes += checks.still_videos(self.dataset, self._cache)
+            inputs = [
+                stream.clip_input(name)
+                for name, stream in self.settings.streams.items()
+                if stream.input not in ("features", HISTOGRAM)
+            ]
+            notes += checks.long_clips(inputs, self.dataset, self._cache)
         return notes
 
     def _network_row(self, name: str, folds: Sequence[Fold]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from flowpipe.fusion import Method
 from flowpipe.models import input_layout
 from flowpipe.registry import refuse_foreign_code
 from flowpipe.training import TestOptions, TrainOptions
+from flowpipe.training.options import MOST_CLIPS
 
 Form = Literal[
     "folders",
@@ -303,8 +304,10 @@ class FuseSettings:
     groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.training_clips < 0:
-            raise InvalidArgument(f"training_clips {self.training_clips} must be ≥ 0; 0 is none")
+        if not 0 <= self.training_clips <= MOST_CLIPS:
+            raise InvalidArgument(
+                f"training_clips {self.training_clips} must be in [0, {MOST_CLIPS}]; 0 is none"
+            )
 
     def all_methods(self, several_labels: bool) -> tuple[str, ...]:
         """Return the headline and the others; by default those that can be made."""
@@ -368,6 +371,11 @@ class Settings:
             raise ConfigError(
                 "fusion validated needs videos held out to choose by: set [train] validation = 0.2"
             )
+        if self.train.patience and not self.train.validation:
+            raise ConfigError(
+                f"[train] patience {self.train.patience} needs videos held out to judge by: set "
+                "[train] validation = 0.2"
+            )
         for group in self.fuse.groups:
             if len(set(group)) < 2 or len(set(group)) < len(group):
                 raise ConfigError(f"[fuse] group {list(group)} must be of two streams or more")
@@ -379,6 +387,11 @@ class Settings:
                     )
 
     def _check_features(self, name: str, stream: StreamSettings) -> None:
+        if stream.untrusted == "zero" and not self.extract.confidence:
+            raise ConfigError(
+                f'stream "{name}": untrusted "zero" needs the confidence of flow: set [extract] '
+                "confidence = true"
+            )
         if stream.input == HISTOGRAM and self.train.loss == "sigmoid":
             raise ConfigError(f'stream "{name}": {HISTOGRAM} gives each video one class')
         if (stream.input == "features") != bool(stream.features):

@@ -174,6 +174,11 @@ def is_count(value: object, least: int = 1) -> bool:
 
 COUNT: Rule = ("be a whole number ≥ 1", is_count)
 SHARE: Rule = ("be > 0 and ≤ 1", lambda v: 0 < v <= 1)
+MOST_CLIPS = 10_000
+CLIPS: Rule = (
+    f"be a whole number from 1 to {MOST_CLIPS}",
+    lambda v: is_count(v) and v <= MOST_CLIPS,
+)
 TRAIN_RULES: dict[str, Rule] = {
     "epochs": COUNT,
     "batch_size": COUNT,
@@ -187,7 +192,7 @@ TRAIN_RULES: dict[str, Rule] = {
     "gradient_clip": ("be > 0, or None for no limit", lambda v: v is None or 0 < v < math.inf),
     "label_smoothing": ("be in [0, 1); 0 is none", lambda v: 0 <= v < 1),
     "loss": ("be softmax or sigmoid", ("softmax", "sigmoid").__contains__),
-    "clips_per_video": COUNT,
+    "clips_per_video": CLIPS,
     "sampling": ("be random or segments", ("random", "segments").__contains__),
     "scales": ("be shares > 0 and ≤ 1", lambda v: len(v) > 0 and all(0 < s <= 1 for s in v)),
     "max_distortion": ("be a whole number ≥ 0", lambda v: is_count(v, 0)),
@@ -200,12 +205,8 @@ TRAIN_RULES: dict[str, Rule] = {
     "memory_mb": ("be ≥ 0; 0 keeps nothing", lambda v: v >= 0),
     "device": ("be auto, cpu or cuda", ("auto", "cpu", "cuda").__contains__),
 }
-MOST_CLIPS = 10_000
 TEST_RULES: dict[str, Rule] = {
-    "clips": (
-        f"be a whole number from 1 to {MOST_CLIPS}",
-        lambda v: is_count(v) and v <= MOST_CLIPS,
-    ),
+    "clips": CLIPS,
     "crops": ("be center, three, five or ten", ("center", "three", "five", "ten").__contains__),
     "crop_scale": SHARE,
     "batch_size": COUNT,

@@ -181,6 +181,12 @@ def load_weights(
             f"has {_some(target)}; choose the network these weights were trained in"
         )
     source = {name: originals[name][1] for name in common}
+    odd = [n for n in common if source[n].is_meta or source[n].layout != torch.strided]
+    if odd:
+        raise WeightsError(
+            f"{path}: no plain values in {_some(odd)}, but sparse ones or none at all; save the "
+            "state_dict of a network with dense weights"
+        )
     whole = [n for n in common if target[n].is_floating_point() > source[n].is_floating_point()]
     if whole:
         raise WeightsError(
