@@ -222,12 +222,16 @@ def swaying(frames, speed=1.0, left=20, width=96):
     return flow, still([[left, 20, left + 12, 44]], frames)
 
 
+def described_by(network, clips, boxes):
+    return network.describe(network.cells(clips, boxes))
+
+
 class TestHistogramNetwork:
     NETWORK = HistogramNetwork(num_classes=3, follow=False)
 
     def test_directions_and_change(self):
         clip, boxes = swaying(8)
-        said = self.NETWORK.describe([clip], [boxes]).reshape(-1)
+        said = described_by(self.NETWORK, [clip], [boxes]).reshape(-1)
         cells = 64 * 9
         mean = said[:cells].reshape(9, 8, 8)
         # Right and left, and of all as much as both; nothing up or down, and nothing outside.
@@ -239,34 +243,53 @@ class TestHistogramNetwork:
         change = said[cells + 16 * 9 : 2 * cells + 16 * 9].reshape(9, 8, 8)
         assert float(change[0].max()) > 0
         clip[:, :] = clip[:, :1]
-        even = self.NETWORK.describe([clip], [boxes]).reshape(-1)
+        even = described_by(self.NETWORK, [clip], [boxes]).reshape(-1)
         assert not even[cells + 16 * 9 :].any()
 
     def test_speeds_and_sizes_are_the_persons_own(self):
         clip, boxes = swaying(8)
         large = torch.nn.functional.interpolate(clip, scale_factor=2, mode="bilinear") * 2
-        one, two, other = self.NETWORK.describe(
-            [clip, large, clip.flip(0)], [boxes, boxes * 2, boxes]
+        one, two, other = described_by(
+            self.NETWORK, [clip, large, clip.flip(0)], [boxes, boxes * 2, boxes]
         )
         assert float((one - two).norm()) < 0.25 * float((one - other).norm())
 
     def test_a_neighbour_leaves_the_middle_as_it_is(self):
         clip, boxes = swaying(8)
         beside, _ = swaying(8, 3.0, left=40)
-        one, two = self.NETWORK.describe([clip, clip + beside], [boxes, boxes])
+        one, two = described_by(self.NETWORK, [clip, clip + beside], [boxes, boxes])
         middle = slice(64 * 9, 64 * 9 + 16 * 9)
         assert torch.allclose(one[middle], two[middle], atol=1e-6)
         assert not torch.allclose(one, two, atol=1e-2)
 
+    def test_mirror_images_and_landmarks(self):
+        clip, boxes = swaying(8)
+        turned = clip.flip(-1) * torch.tensor([-1.0, 1.0])[:, None, None, None]
+        there = boxes.clone()
+        there[..., [0, 2]] = clip.shape[-1] - boxes[..., [2, 0]]
+        network = HistogramNetwork(num_classes=3, follow=False)
+        cells = network.cells([clip, clip * 0.5 + turned], [boxes, boxes])
+        mirrored = network.mirrored(network.cells([turned], [there]))
+        assert torch.allclose(cells[:1], mirrored, atol=1e-5)
+        described = network.describe(cells)
+        assert not network.compare(described).any()  # nobody is known yet
+        network.remember(described)
+        # As rows of a matrix whose products with each other are the kernel.
+        compared = network.compare(described)
+        alike = torch.exp(4 * (described @ described.T - 1))
+        assert torch.allclose(compared @ compared.T, alike, atol=1e-4)
+
     def test_who_stands_still_says_nothing(self):
         clip, boxes = swaying(4, 0.0)
-        assert not self.NETWORK.describe([clip], [boxes]).any()
+        assert not described_by(self.NETWORK, [clip], [boxes]).any()
 
     def test_refusals(self):
         with pytest.raises(InvalidArgument, match="reads flow, not 3 channels"):
             build_network("flow-histogram", (3, 4, 64, 64), num_classes=2)
-        with pytest.raises(InvalidArgument, match="lag 0 ≥ 1"):
-            HistogramNetwork(num_classes=2, lag=0)
+        with pytest.raises(InvalidArgument, match=r"lags \[2, 0\] must each be ≥ 1"):
+            HistogramNetwork(num_classes=2, lags=(2, 0))
+        with pytest.raises(InvalidArgument, match="directions 7 must be even"):
+            HistogramNetwork(num_classes=2, directions=7)
 
 
 def test_penalties_are_chosen_on_other_videos():

@@ -45,7 +45,7 @@ class DetectStream:
         person, a small network that learns from few videos; flow-histogram, a linear classifier of
         histograms of flow; or a 2D or 3D row of the table of networks under the detection head.
     parameters : dict
-        Of the network: context, size, width, dropout of person; lag, directions of flow-histogram;
+        Of the network: context, size, width, dropout of person; lags, directions of flow-histogram;
         context, dilated, dropout, roi_size and the row's own of others.
     weights : Path, optional
         State dict of a row to start from; public checkpoints are recognised.

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ Floats = npt.NDArray[np.float64]
 FLOOR = 1e-9
 # Key frames at a time, where there is nobody on them.
 MOST_FRAMES = 256
+# Looks of histograms are so many shifts to either side; longer ones cost little.
+REACH = 3
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,24 @@ class Detector:
         flips = (False, True) if self.settings.flip else (False,)
         outputs = []
         with torch.no_grad():
-            for flip, shift in itertools.product(flips, sorted({-most, 0, most})):
-                look = Look(flip, shift=shift)
-                parts = [
-                    see(stream, cache[e.video], e.frame, e.boxes, network, device, look)
-                    for e in shown
-                ]
-                outputs.append(network(*joined(parts)).double())
+            if isinstance(network, HistogramNetwork):
+                # One long look holds the short ones, and its mirror image theirs.
+                longer = replace(stream, frames=stream.frames + 2 * REACH * most)
+                seen = [see(longer, cache[e.video], e.frame, e.boxes, network, device) for e in shown]
+                cells = network.cells(*joined(seen))
+                starts = range(0, 2 * REACH * most + 1, max(most, 1))
+                for flip, start in itertools.product(flips, starts):
+                    of_look = network.mirrored(cells) if flip else cells
+                    described = network.describe(of_look[:, start : start + stream.frames])
+                    outputs.append(network.classify(described).double())
+            else:
+                for flip, shift in itertools.product(flips, sorted({-most, 0, most})):
+                    look = Look(flip, shift=shift)
+                    parts = [
+                        see(stream, cache[e.video], e.frame, e.boxes, network, device, look)
+                        for e in shown
+                    ]
+                    outputs.append(network(*joined(parts)).double())
         if not self.settings.softmax:
             return torch.stack(outputs).mean(0)
         return torch.stack([each.softmax(1) for each in outputs]).mean(0).clamp(min=FLOOR).log()

@@ -1,13 +1,14 @@
-"""Fitting of the linear classifier of histograms: at once, with the penalty chosen by validation.
+"""Fitting of the classifier of histograms: at once, with the penalty chosen by validation.
 
-Logistic regression (softmax or one sigmoid for each class) on what `HistogramNetwork.describe`
-says of each training person: as they are, and with moved boxes earlier, later and in the mirror
+Logistic regression (softmax or one sigmoid for each class) on how like each training person is to
+the landmarks, some of them: as they are, and with moved boxes earlier, later and in the mirror
 (where an action is the same there). Several penalties of the weights are compared on videos that
 were held out; the one of the lowest loss is fitted to all.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flowpipe.detection.clips import DetectStream, Look, jittered, joined, see
+from flowpipe.detection.clips import DetectStream, jittered, joined, see
 from flowpipe.detection.examples import Example
 from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, criterion, person_weights
@@ -30,9 +31,9 @@ from flowpipe.training.checkpoint import (
 )
 from flowpipe.training.devices import choose_device
 
-# Of the squared weights, beside the mean loss; descriptions have length one.
+# Of the squared weights, beside the mean loss.
 PENALTIES = (1e-4, 1e-5, 1e-6)
-FOLDS = 3
+FOLDS, LOOKS = 3, 4
 MOST_STEPS = 150
 # More persons than this say little that is new, and their descriptions must fit into memory.
 MOST_PERSONS = 20_000
@@ -73,27 +74,26 @@ def fit_network(
     chosen = [examples[place] for place in rng.permutation(len(examples)).tolist()]
     room = np.cumsum([len(example.boxes) for example in chosen])
     chosen = chosen[: max(1, int((room <= MOST_PERSONS).sum()))]
-    seen, targets = [], []
     most = round(stream.frames * options.shift)
-    looks = (Look(), Look(flip), Look(shift=-most), Look(flip, shift=most))
-    for view, look in enumerate(looks):
-        jitter = options.jitter if view else 0.0
-        seen.append(_described(network, stream, chosen, cache, jitter, rng, look))
-        targets += [example.targets for example in chosen]
-    described_RD, targets_RK = torch.cat(seen), torch.from_numpy(np.concatenate(targets))
+    described_RD = _described(network, stream, chosen, cache, options.jitter, rng, flip, most)
+    targets_RK = np.tile(np.concatenate([example.targets for example in chosen]), (LOOKS, 1))
     videos = np.repeat([example.video for example in chosen], [len(e.boxes) for e in chosen])
-    fit = Fit(described_RD, targets_RK.to(described_RD.device), network.fc.out_features, softmax)
-    penalty = fit.choose(np.tile(videos, len(looks)), rng)
+    order = torch.from_numpy(rng.permutation(len(described_RD))).to(described_RD.device)
+    network.remember(described_RD[order])
+    compared_RM = network.compare(described_RD)
+    outputs = network.fc.out_features
+    fit = Fit(compared_RM, torch.from_numpy(targets_RK).to(compared_RM.device), outputs, softmax)
+    penalty = fit.choose(np.tile(videos, LOOKS), rng)
     weights_KD, bias_K = fit(slice(None), penalty)
     with torch.no_grad():
         network.fc.weight.copy_(weights_KD)
         network.fc.bias.copy_(bias_K)
-        loss, right = criterion(described_RD @ weights_KD.T + bias_K, fit.targets_RK, softmax)
+        loss, right = criterion(network.fc(compared_RM), fit.targets_RK, softmax)
     record = {
         "epoch": 1,
         "epochs": 1,
         "loss": float(loss),
-        "accuracy": right / len(targets_RK),
+        "accuracy": right / len(fit.targets_RK),
         "penalty": penalty,
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -113,22 +113,32 @@ def _described(
     cache: Any,
     jitter: float,
     rng: np.random.Generator,
-    look: Look,
+    flip: bool,
+    most: int,
 ) -> Tensor:
-    """Return what is said of each person, R×D."""
+    """Return the descriptions of all persons as they are, and of `LOOKS` - 1 other looks at them.
+
+    Boxes of these are moved; one is in the mirror, one later, one earlier and in the mirror.
+    """
     device = network.fc.weight.device
-    parts = []
+    longer = replace(stream, frames=stream.frames + 2 * most)
+    looks: list[list[Tensor]] = [[] for _ in range(LOOKS)]
     with torch.no_grad():
         for example in examples:
-            boxes = jittered(example.boxes, jitter, rng)
             entry = cache[example.video]
-            shown = see(stream, entry, example.frame, boxes, network, device, look)
-            parts.append(network.describe(*joined([shown])))
-    return torch.cat(parts)
+            cells, moved = (
+                network.cells(*joined([see(longer, entry, example.frame, boxes, network, device)]))
+                for boxes in (example.boxes, jittered(example.boxes, jitter, rng))
+            )
+            other = network.mirrored(moved) if flip else moved
+            starts = ((cells, most), (other, most), (moved, 2 * most), (other, 0))
+            for (seen, start), descriptions in zip(starts, looks, strict=True):
+                descriptions.append(network.describe(seen[:, start : start + stream.frames]))
+    return torch.cat([description for look in looks for description in look])
 
 
 class Fit:
-    """Logistic regression on described persons.
+    """Logistic regression on persons.
 
     Parameters
     ----------
