@@ -183,7 +183,9 @@ class Detector:
             if isinstance(network, HistogramNetwork):
                 # One long look holds the short ones, and its mirror image theirs.
                 longer = replace(stream, frames=stream.frames + 2 * REACH * most)
-                seen = [see(longer, cache[e.video], e.frame, e.boxes, network, device) for e in shown]
+                seen = [
+                    see(longer, cache[e.video], e.frame, e.boxes, network, device) for e in shown
+                ]
                 cells = network.cells(*joined(seen))
                 starts = range(0, 2 * REACH * most + 1, max(most, 1))
                 for flip, start in itertools.product(flips, starts):
