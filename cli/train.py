@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     "--weights",
     multiple=True,
     metavar="[STREAM=]FILE",
-    help="Start a stream, or all, from a state dict (.pth, .pt, .safetensors).",
+    help="Start a stream, or all, from a state dict (.pth, .pt, .safetensors); of a FOLDER, a "
+    "network of pictures that the still stream asks.",
 )
 @out_option("The run. [default: runs/NAME]")
 @json_option
@@ -76,9 +77,11 @@ def train(
             num_folds=num_folds,
             fold=fold,
             overrides=overrides,
+            weights=weights,
             workers=os.cpu_count() or 1,
         )
         settings, out, fold, plan = begun.settings, begun.out, begun.fold, begun.plan
+        weights = ()  # they stand in its settings
         show_plan(begun)
         if dry_run:
             if as_json:

@@ -246,8 +246,10 @@ def test_another_network_gets_no_parameters_of_the_chosen_one(videos, tmp_path):
     for overrides, left in (((own,), {}), ((own, given), {"dropout": 0.5})):
         begun = front.start(videos, runs=tmp_path, overrides=overrides)
         assert begun.settings.streams["motion"].model_parameters == left
-        assert begun.settings.streams["still"].model_parameters["width"] == 16
         assert begun.plan.reasons[-1] == "in place of what was chosen: " + ", ".join(overrides)
+    begun = front.start(videos, runs=tmp_path, overrides=["streams.still.model=resnet18-tiny"])
+    still = begun.settings.streams["still"]
+    assert (still.input, still.crop_size) == ("rgb", begun.settings.streams["motion"].crop_size)
 
 
 def test_an_unfinished_run_is_found_by_what_was_asked_for(videos, tmp_path):

@@ -1,22 +1,14 @@
 """Whole-clip histograms: rates, mirrors, what is chosen, and that validation keeps groups whole."""
 
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from flowpipe.errors import InvalidArgument, WeightsError
-from flowpipe.features.whole_clip import (
-    Description,
-    WholeClipClassifier,
-    candidates,
-    clip_grids,
-    describe,
-    in_steps,
-    mirror_images,
-)
+from flowpipe.features.clip_svm import LOCAL, ClipClassifier, describe
+from flowpipe.features.whole_clip import candidates, clip_grids, in_steps, mirror_images, motion
 
 PARTS_OF_ALL = ("fixed", "moving", "both")
 
@@ -50,7 +42,7 @@ RIGHT, DOWN = np.tile([2.0, 0.0], (20, 1)), np.tile([0.0, 2.0], (20, 1))
 
 @pytest.mark.parametrize("grids", PARTS_OF_ALL)
 def test_a_clip_is_described_alike_at_every_frame_rate_and_size(grids):
-    how = Description(grids=grids, parts=4)
+    how = motion(grids=grids, parts=4)
     # The same motion in the world: twice the rate, half the displacement per frame.
     slow = describe(clip_grids(entry(np.concatenate([RIGHT, DOWN]), fps=25)), how)
     fast = describe(
@@ -61,7 +53,7 @@ def test_a_clip_is_described_alike_at_every_frame_rate_and_size(grids):
 
 
 def test_a_mirrored_clip_is_described_as_the_mirror_of_its_grids():
-    how = Description(grids="both", parts=2)
+    how = motion(grids="both", parts=2)
     right = clip_grids(entry(RIGHT, at=(24, 8)))
     left = clip_grids(entry(-RIGHT, at=(24, 96 - 8 - 16)))
     np.testing.assert_allclose(describe(right.mirrored(), how), describe(left, how), atol=1e-3)
@@ -76,10 +68,10 @@ def test_steps_weigh_fields_by_their_time():
 
 def test_the_order_of_two_motions_is_seen_in_parts_only():
     grids, labels = clips([np.concatenate([RIGHT, DOWN]), np.concatenate([DOWN, RIGHT])], 12)
-    found = WholeClipClassifier.fit(grids, labels, 2)
+    found = ClipClassifier.fit(grids, labels, 2)
     assert found.validation_accuracy == 1.0
-    assert found.description.parts > 1
-    without = WholeClipClassifier.fit(grids, labels, 2, choices=[Description(parts=1)])
+    assert all(parts > 1 for _, parts, _ in found.description.pieces)
+    without = ClipClassifier.fit(grids, labels, 2, choices=[motion(parts=1)])
     assert without.validation_accuracy < 0.8
 
 
@@ -88,18 +80,18 @@ def test_what_says_the_class_in_a_place_chooses_the_fixed_grid():
     low = [entry(RIGHT, at=(40, 8 + 5 * k)) for k in range(14)]
     grids = [clip_grids(e) for e in (*paths, *low)]
     labels = np.repeat([0, 1], 14)
-    found = WholeClipClassifier.fit(grids, labels, 2)
+    found = ClipClassifier.fit(grids, labels, 2)
     assert found.validation_accuracy == 1.0
-    assert found.description.grids != "moving"
+    assert "fixed" in {name for name, _, _ in found.description.pieces}
 
 
 def test_equal_parts_of_motion_do_not_mind_a_pause_before_it():
-    how = Description(grids="both", parts=4, pyramid="motion")
+    how = motion(grids="both", parts=4, pyramid="motion")
     path = np.concatenate([RIGHT, DOWN])
     idle = np.zeros((30, 2))
     prompt = clip_grids(entry(path))
     late, early = (clip_grids(entry(np.concatenate(p))) for p in ((idle, path), (path, idle)))
-    by_time = replace(how, pyramid="time")
+    by_time = motion("both", 4, "time")
     for other in (late, early):
         apart = describe(prompt, how) - describe(other, how)
         assert np.linalg.norm(apart) < 0.6 * np.linalg.norm(
@@ -114,11 +106,11 @@ def test_an_amount_is_told_from_another_of_the_same_directions():
         for k in range(12):
             grids.append(clip_grids(entry(RIGHT * speed, at=(8 + 2 * k, 8 + 4 * k))))
             labels.append(label)
-    amounts = [Description("moving", 1, amount=True)]
-    found = WholeClipClassifier.fit(grids, np.array(labels), 2, choices=amounts)
+    amounts = [motion("moving", 1, amount=True)]
+    found = ClipClassifier.fit(grids, np.array(labels), 2, choices=amounts)
     assert found.validation_accuracy == 1.0
-    shares = [Description("moving", 1)]
-    without = WholeClipClassifier.fit(grids, np.array(labels), 2, choices=shares)
+    shares = [motion("moving", 1)]
+    without = ClipClassifier.fit(grids, np.array(labels), 2, choices=shares)
     assert without.validation_accuracy < 1.0
 
 
@@ -138,15 +130,15 @@ def test_two_that_change_places_are_the_same_blocks():
             grids.append(clip_grids(made))
             labels.append(label)
     labels_N = np.array(labels)
-    blocks = WholeClipClassifier.fit(grids, labels_N, 2, choices=[Description("none", local=True)])
+    blocks = ClipClassifier.fit(grids, labels_N, 2, choices=[motion("none", local=True)])
     assert blocks.validation_accuracy == 1.0
-    found = WholeClipClassifier.fit(grids, labels_N, 2)
-    assert found.members[0].how.local
+    found = ClipClassifier.fit(grids, labels_N, 2)
+    assert LOCAL in found.members[0].how.pieces
 
 
 def test_what_all_clips_are_right_by_is_still_not_beyond_doubt():
     grids, labels = clips([RIGHT, DOWN], 8)
-    found = WholeClipClassifier.fit(grids, labels, 2)
+    found = ClipClassifier.fit(grids, labels, 2)
     assert found.validation_accuracy == 1.0
     powers = np.exp(found.validation_logits)
     shares = powers / powers.sum(1, keepdims=True)
@@ -163,17 +155,15 @@ def test_many_clips_are_described_in_few_ways():
 
 def test_mirrored_training_teaches_the_other_side():
     grids, labels = clips([RIGHT, DOWN], 8)
-    mirror = WholeClipClassifier.fit(
-        grids, labels, 2, choices=[Description(mirror=True)], mirror=True
-    )
+    mirror = ClipClassifier.fit(grids, labels, 2, choices=[motion(mirror=True)], mirror=True)
     turned = [clip.mirrored() for clip in grids]
     assert (mirror.logits(turned).argmax(1) == labels).all()
 
 
 def test_a_restored_classifier_gives_the_same_logits():
     grids, labels = clips([RIGHT, DOWN, -RIGHT], 6)
-    found = WholeClipClassifier.fit(grids, labels, 4)  # a class without a clip
-    again = WholeClipClassifier.from_state(found.state())
+    found = ClipClassifier.fit(grids, labels, 4)  # a class without a clip
+    again = ClipClassifier.from_state(found.state())
     np.testing.assert_allclose(again.logits(grids), found.logits(grids), rtol=1e-9)
     assert again.members == found.members
     assert found.logits(grids)[:, 3].max() < found.logits(grids)[:, :3].min()
@@ -183,7 +173,7 @@ def test_a_classifier_of_one_description_is_to_be_trained_again():
     facts = {"grids": "both", "parts": 4, "num_classes": 2, "temperature": 1.0}
     state = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
     with pytest.raises(WeightsError, match="of an older flowpipe; train its stream again"):
-        WholeClipClassifier.from_state(state)
+        ClipClassifier.from_state(state)
 
 
 def test_groups_are_never_on_both_sides_of_the_validation():
@@ -197,8 +187,8 @@ def test_groups_are_never_on_both_sides_of_the_validation():
             labels.append(group % 2)
             groups.append(f"g{group}")
     labels_N = np.array(labels)
-    whole = WholeClipClassifier.fit(grids, labels_N, 2, groups=groups)
-    torn = WholeClipClassifier.fit(grids, labels_N, 2)
+    whole = ClipClassifier.fit(grids, labels_N, 2, groups=groups)
+    torn = ClipClassifier.fit(grids, labels_N, 2)
     assert torn.validation_accuracy > 0.95
     assert whole.validation_accuracy < 0.85
 
@@ -206,7 +196,7 @@ def test_groups_are_never_on_both_sides_of_the_validation():
 def test_one_class_is_refused():
     grids, _ = clips([RIGHT], 3)
     with pytest.raises(InvalidArgument, match="of one class only"):
-        WholeClipClassifier.fit(grids, np.zeros(3, np.int64), 2)
+        ClipClassifier.fit(grids, np.zeros(3, np.int64), 2)
 
 
 def test_a_range_without_fields_is_refused():

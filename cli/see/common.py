@@ -27,11 +27,11 @@ def networks(
 ) -> Iterator[tuple[str, "StreamInput", "nn.Module"]]:
     """Give name, input and trained network of each stream that looks at pictures."""
     from flowpipe.clips.streams import StreamInput
-    from flowpipe.experiment.settings import HISTOGRAM
+    from flowpipe.experiment.settings import HISTOGRAMS
 
     fold = experiment.fold_name(fold)
     for name, settings in experiment.settings.only(stream).streams.items():
-        if settings.input in ("features", HISTOGRAM):
+        if settings.input in ("features", *HISTOGRAMS):
             say(f"{name}: skipped, it looks at {settings.input}, not at pictures")
             continue
         own: Any = experiment.stream(name, fold)

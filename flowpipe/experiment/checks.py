@@ -21,7 +21,7 @@ from flowpipe.errors import (
     VideoError,
 )
 from flowpipe.experiment.results import Fold, accuracy
-from flowpipe.experiment.settings import HISTOGRAM, Settings, StreamSettings
+from flowpipe.experiment.settings import HISTOGRAMS, Settings, StreamSettings
 from flowpipe.experiment.streams import ClipStream
 from flowpipe.fusion import ONE_LABEL
 from flowpipe.scores import Scores
@@ -111,7 +111,7 @@ def rate_fault(settings: Settings, rates_fps: Sequence[float], own_fps: float | 
         Of the video; None where the file does not say.
     """
     fps = settings.extract.fps
-    steps = [s for s in settings.streams.values() if s.fps is None and s.input != HISTOGRAM]
+    steps = [s for s in settings.streams.values() if s.fps is None and s.input not in HISTOGRAMS]
     sees_motion = any(s.input == "flow" or s.frames > 1 for s in steps)
     if own_fps is None or not rates_fps or not sees_motion:
         return ""

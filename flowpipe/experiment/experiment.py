@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache, cached_property
@@ -38,7 +39,8 @@ from flowpipe.experiment.results import (
     stream_folder,
 )
 from flowpipe.experiment.settings import (
-    HISTOGRAM,
+    FLOW_HISTOGRAM,
+    HISTOGRAMS,
     Settings,
     StreamSettings,
     as_weights_compute,
@@ -46,7 +48,6 @@ from flowpipe.experiment.settings import (
 )
 from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStream
 from flowpipe.extraction import ExtractionResult, Failure, extract
-from flowpipe.features.whole_clip import ClipGrids
 from flowpipe.fusion import fuse
 from flowpipe.registry import own_code, refuse_foreign_code, trust
 from flowpipe.scores import Scores, load_scores
@@ -103,7 +104,8 @@ class Experiment:
         self._progress = on_progress if on_progress and speaks else lambda stage, share, text: None
         self._cache: Cache | PartCache | None = None
         self._memory: MemoryCache | None = None
-        self._grids: dict[str, ClipGrids] = {}
+        # By input and weights of a stream, by video.
+        self._known: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self._costs: dict[str, dict[str, Any]] = {}
         self._other_flow = False
         self._lost: set[str] = set()  # names of videos without flow
@@ -346,7 +348,9 @@ class Experiment:
         """Settle whether training clips are mirrored, where the settings leave it open."""
         if self.settings.data.flip != "auto":
             return
-        note = mirror_note(fold.train, self._cache, self._grids, self.settings.train.seed)
+        note = mirror_note(
+            fold.train, self._cache, self._known[FLOW_HISTOGRAM, None], self.settings.train.seed
+        )
         if note:
             self._message(note)
         self.settings = replace(self.settings, data=replace(self.settings.data, flip=not note))
@@ -396,10 +400,9 @@ class Experiment:
         """Return a stream; one on features needs features of these videos."""
         settings, options = self.settings.streams[name], self.settings.train_options(name)
         flip = self.settings.data.flip is not False
-        if settings.input == HISTOGRAM:
-            return HistogramStream(
-                name, settings, options, self._cache, flip=flip, grids=self._grids
-            )
+        if settings.input in HISTOGRAMS:
+            known = self._known[settings.input, settings.weights]
+            return HistogramStream(name, settings, options, self._cache, flip=flip, known=known)
         if settings.input != "features":
             return ClipStream(name, settings, options, self._cache, memory=self._memory, flip=flip)
         features = self.settings.data.features
@@ -441,7 +444,7 @@ class Experiment:
                     f"epoch {record['epoch']}/{epochs}, loss {record['loss']:.3f}, "
                     f"{record['clips_per_s']:.0f} clips/s"
                 )
-                if stream.settings.input == HISTOGRAM:
+                if stream.settings.input in HISTOGRAMS:
                     text = "fitted"  # at once
                 share = (number + record["epoch"] / epochs) / len(trainings)
                 report(0.9 * share, f"fold {fold.name}, {name}: {text}")

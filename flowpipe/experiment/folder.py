@@ -15,7 +15,7 @@ from flowpipe.errors import ConfigError
 from flowpipe.experiment.automatic import DEFAULT_MINUTES, Plan, choose, run_folder
 from flowpipe.experiment.data import read_dataset
 from flowpipe.experiment.results import RESULTS_FILE
-from flowpipe.experiment.settings import DataSettings, Settings, settings_from
+from flowpipe.experiment.settings import FRAME_HISTOGRAM, DataSettings, Settings, settings_from
 
 CONFIG_FILE = "config.toml"
 
@@ -43,6 +43,7 @@ def start(
     num_folds: int | None = None,
     fold: str | None = None,
     overrides: Sequence[str] = (),
+    weights: Sequence[str] = (),
     workers: int = 1,
 ) -> Start:
     """Look at a folder of videos and choose settings, or go on with its unfinished run.
@@ -61,6 +62,8 @@ def start(
         One fold only; by default all.
     overrides : sequence of str
         `key.sub=value`, after what was chosen.
+    weights : sequence of str
+        Files of weights: `FILE` of a network of pictures, for the still stream, or `STREAM=FILE`.
     workers : int
         Processes of the extraction.
 
@@ -75,6 +78,7 @@ def start(
         raise ConfigError(
             f"{folder} is the folder of a run; give its {CONFIG_FILE} to train it again"
         )
+    overrides = [*overrides, *(_override_of(each) for each in weights)]
     data: dict[str, Any] = {"root": str(folder.resolve())}
     given = _given(minutes, num_folds, overrides)
     unfinished = _unfinished(data["root"], given, out, runs, folder.resolve().name)
@@ -99,7 +103,7 @@ def start(
     plan.given = given
     plan.table["title"] = folder.resolve().name
     plan.table["data"]["cache"] = "cache"
-    _forget_parameters(plan.table["streams"], overrides)
+    _fit_to_models(plan.table["streams"], overrides)
     apply_overrides(plan.table, overrides)
     if overrides:
         plan.reasons.append(f"in place of what was chosen: {', '.join(overrides)}")
@@ -113,11 +117,21 @@ def start(
     return Start(settings, target, fold or "all", plan, description)
 
 
-def _forget_parameters(streams: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Take the parameters of the network that was chosen from a stream that is given another."""
+def _override_of(weights: str) -> str:
+    """Return "[STREAM=]FILE" as the change of a key."""
+    name, equals, path = weights.partition("=")
+    if not equals or Path(weights).is_file():
+        name, path = "still", weights  # the name of a file may hold a "="
+    return f"streams.{name}.weights={json.dumps(str(Path(path).absolute()))}"
+
+
+def _fit_to_models(streams: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Prepare the streams that are given another network: own parameters, a frame to look at."""
     for name, stream in streams.items():
         if any(each.startswith(f"streams.{name}.model=") for each in overrides):
             stream.pop("model_parameters", None)
+            if stream["input"] == FRAME_HISTOGRAM:
+                stream |= {"input": "rgb", "crop_size": streams["motion"]["crop_size"]}
 
 
 def write_config(out: Path, plan: Plan) -> Path:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from flowpipe.datasets import Dataset, Video
-from flowpipe.experiment.streams import class_numbers, grids_of
-from flowpipe.features.whole_clip import ClipGrids, mirror_images
+from flowpipe.experiment.streams import class_numbers, described
+from flowpipe.features.whole_clip import ClipGrids, clip_grids, mirror_images
 
 WORDS = (("left", "right"), ("clockwise", "counterclockwise"), ("cw", "ccw"))
 # So many clips of each class are looked at.
@@ -46,7 +46,7 @@ def mirror_note(data: Dataset, cache: Any | None, known: dict[str, ClipGrids], s
     videos = _some_of_each(data)
     chosen = Dataset(tuple(videos), data.classes)
     images = mirror_images(
-        grids_of(videos, cache, known),
+        described(videos, cache, known, clip_grids),
         class_numbers(chosen),
         len(data.classes),
         groups=[video.group or video.id for video in videos],

@@ -14,7 +14,7 @@ import torch
 
 from flowpipe.atomic import write_aside
 from flowpipe.errors import InvalidArgument
-from flowpipe.experiment.settings import HISTOGRAM
+from flowpipe.experiment.settings import HISTOGRAMS
 from flowpipe.experiment.sharing import open_run
 
 OPSET = 18
@@ -60,7 +60,7 @@ def export_onnx(run: Path, folder: Path, *, fold: str | None = None) -> list[dic
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, settings in experiment.settings.streams.items():
-        if settings.input == HISTOGRAM:
+        if settings.input in HISTOGRAMS:
             continue  # an SVM on histograms: no network
         stream = experiment.stream(name, fold)
         model = experiment.trained(stream, fold, len(classes)).eval()

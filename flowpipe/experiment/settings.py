@@ -35,8 +35,10 @@ Form = Literal[
 
 # The head that is fitted to whole videos, not trained on clips.
 SVM = "svm"
-# The input of a stream that needs no network: histograms of the flow of whole clips.
-HISTOGRAM = "flow-histogram"
+# Inputs of streams that need no network: what moves in a whole clip, and what its frames look like.
+FLOW_HISTOGRAM, FRAME_HISTOGRAM = "flow-histogram", "frame-histogram"
+SMALL_CNN = "small-cnn"
+HISTOGRAMS = (FLOW_HISTOGRAM, FRAME_HISTOGRAM)
 # Options of training that a stream may have of its own.
 OWN_OPTIONS = ("epochs", "learning_rate", "clips_per_video")
 
@@ -200,14 +202,15 @@ class StreamSettings:
     Attributes
     ----------
     input : str
-        Frames, flow, differences of frames, both, cached features, or histograms of whole clips
-        (which need no network).
+        Frames, flow, differences of frames, both, cached features, or histograms of the flow or of
+        the frames of whole clips (which need no network).
     model : str
         A name of the table of networks, or package.module:callable; of features, a head.
     model_parameters : dict
         Of the network.
     weights : Path, optional
-        State dict to start from; public checkpoints are recognised.
+        State dict to start from; public checkpoints are recognised. Of frame-histogram: that of a
+        network of pictures, whose answer is weighed beside the histograms.
     weights_origin : str, optional
         Whose checkpoint it is, where two origins share names and shapes.
     features : tuple of str
@@ -238,8 +241,10 @@ class StreamSettings:
         In place of [train] clips_per_video.
     """
 
-    input: Literal["rgb", "flow", "rgbdiff", "rgb+flow", "features", "flow-histogram"]
-    model: str = "small-cnn"
+    input: Literal[
+        "rgb", "flow", "rgbdiff", "rgb+flow", "features", "flow-histogram", "frame-histogram"
+    ]
+    model: str = SMALL_CNN
     model_parameters: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     weights_origin: str | None = None
@@ -392,8 +397,15 @@ class Settings:
                 f'stream "{name}": untrusted "zero" needs the confidence of flow: set [extract] '
                 "confidence = true"
             )
-        if stream.input == HISTOGRAM and self.train.loss == "sigmoid":
-            raise ConfigError(f'stream "{name}": {HISTOGRAM} gives each video one class')
+        if stream.input in HISTOGRAMS and stream.model != SMALL_CNN:
+            raise ConfigError(
+                f'stream "{name}": {stream.input} has no network, and model is "{stream.model}"; '
+                'input = "rgb" or "flow" is for networks'
+            )
+        if stream.input == FLOW_HISTOGRAM and stream.weights is not None:
+            raise ConfigError(f'stream "{name}": {stream.input} has no network to give weights to')
+        if stream.input in HISTOGRAMS and self.train.loss == "sigmoid":
+            raise ConfigError(f'stream "{name}": {stream.input} gives each video one class')
         if (stream.input == "features") != bool(stream.features):
             raise ConfigError(
                 f'stream "{name}": input "{stream.input}" and features {list(stream.features)}: '
@@ -479,7 +491,7 @@ def as_weights_compute(settings: Settings) -> Settings:
 
     streams = dict(settings.streams)
     for name, stream in streams.items():
-        if stream.weights is not None:
+        if stream.weights is not None and stream.input not in HISTOGRAMS:
             variant = variant_parameters(stream.model, stream.weights, origin=stream.weights_origin)
             # As they are read again from the run.
             variant = json.loads(json.dumps(variant))

@@ -35,7 +35,7 @@ from flowpipe.experiment.results import (
     fused_file,
     stream_folder,
 )
-from flowpipe.experiment.settings import HISTOGRAM
+from flowpipe.experiment.settings import HISTOGRAMS
 from flowpipe.experiment.streams import without_names
 from flowpipe.metrics import accuracy_interval
 from flowpipe.scores import Scores, load_scores
@@ -79,7 +79,7 @@ def export_run(run: Path, out: Path, *, fold: str | None = None) -> dict[str, An
     kept: dict[str, Any] = {}
     for name in settings.streams:
         weights = read_weights(stream_folder(run, fold, name) / CHECKPOINT)
-        if settings.streams[name].input == HISTOGRAM:
+        if settings.streams[name].input in HISTOGRAMS:
             weights = without_names(weights)
         tensors |= {f"stream/{name}/{key}": value.contiguous() for key, value in weights.items()}
         for file in set(FITTED_TO.values()):

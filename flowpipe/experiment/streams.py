@@ -24,15 +24,17 @@ from flowpipe.clips.memory import MemoryCache
 from flowpipe.clips.parts import PartCache
 from flowpipe.clips.streams import AnyInput, FeatureInput
 from flowpipe.datasets import Dataset, Video
-from flowpipe.experiment.settings import HISTOGRAM, SVM, StreamSettings
+from flowpipe.experiment.settings import FRAME_HISTOGRAM, SVM, StreamSettings
 from flowpipe.features.align import FeatureTracks
+from flowpipe.features.appearance import PictureNetwork, clip_looks
+from flowpipe.features.clip_svm import ClipClassifier
 from flowpipe.features.probe import fit_linear
-from flowpipe.features.whole_clip import ClipGrids, WholeClipClassifier, clip_grids
+from flowpipe.features.whole_clip import clip_grids
 from flowpipe.fusion import calibrate
 from flowpipe.models import build_for_clip
 from flowpipe.models.analysis import describe
 from flowpipe.models.heads import build_head
-from flowpipe.models.weights import check_state, load_state, load_weights
+from flowpipe.models.weights import check_state, load_state, load_weights, read_state
 from flowpipe.prediction import predict_scores
 from flowpipe.scores import Scores
 from flowpipe.training import TestOptions, TrainOptions, train_stream
@@ -56,6 +58,8 @@ OnEpoch = Callable[[dict[str, Any]], None]
 FOLD = "{fold}"
 # Held-out videos are scored after every epoch: few clips, in the middle of the picture.
 VALIDATION = TestOptions(clips=3)
+# What the names of a picture network's tensors begin with, in a checkpoint.
+PICTURES = "pictures/"
 
 
 class ClipStream:
@@ -345,25 +349,27 @@ class FeatureStream(ClipStream):
         return self._row(self.input.input_shape, parameters, None)
 
 
-def grids_of(videos: Iterable[Video], cache: Any, known: dict[str, ClipGrids]) -> list[ClipGrids]:
-    """Return the coarse grids of videos; those that are not `known` are computed and kept there."""
+def described(
+    videos: Iterable[Video], cache: Any, known: dict[str, Any], compute: Callable[[Any], Any]
+) -> list[Any]:
+    """Return what is computed of the entries of videos; what is `known` is taken from there."""
     names = [video.id for video in videos]
     missing = [name for name in names if name not in known]
-    compute = delayed(lambda name: clip_grids(cache[name]))
+    call = delayed(lambda name: compute(cache[name]))
     workers = max(1, min(os.cpu_count() or 1, len(missing)))
-    made = Parallel(workers, prefer="threads")(compute(name) for name in missing)
+    made = Parallel(workers, prefer="threads")(call(name) for name in missing)
     known |= dict(zip(missing, made, strict=True))
     return [known[name] for name in names]
 
 
 class HistogramStream(ClipStream):
-    """Kernel SVMs on histograms of the flow of whole clips, weighed by cross-validation.
+    """Kernel SVMs on histograms of the flow or frames of whole clips, weighed by cross-validation.
 
     Parameters
     ----------
     name, settings, options, cache, flip
         As for `ClipStream`; `flip` says whether an action in the mirror is the same action.
-    grids : dict
+    known : dict
         What has been computed of each video, shared by the folds.
     """
 
@@ -377,23 +383,34 @@ class HistogramStream(ClipStream):
         cache: Cache | PartCache | None,
         *,
         flip: bool,
-        grids: dict[str, ClipGrids],
+        known: dict[str, Any],
     ) -> None:
         self.name, self.settings, self.options, self.flip = name, settings, options, flip
-        self._stored, self.cache, self._grids = cache, cache, grids
+        self._stored, self.cache, self._known = cache, cache, known
 
-    def _clips(self, data: Dataset) -> list[ClipGrids]:
-        return grids_of(data.videos, self.cache, self._grids)
+    def _clips(self, data: Dataset, model: "WholeClipModel") -> list[Any]:
+        compute: Callable[[Any], Any] = clip_grids
+        if self.settings.input == FRAME_HISTOGRAM:
+            compute = partial(clip_looks, network=model.pictures)
+        return described(data.videos, self.cache, self._known, compute)
 
     def on(self, cache: Any) -> "ClipStream":
         """Return the same stream, reading other videos."""
         other = copy.copy(self)
-        other.cache, other._grids = cache, {}
+        other.cache, other._known = cache, {}
         return other
 
     def network(self, num_classes: int) -> nn.Module:
         """Return an empty classifier."""
         return WholeClipModel(num_classes)
+
+    def start(self, num_classes: int) -> tuple[nn.Module, str]:
+        """Return an empty classifier, and what became of the file of a network."""
+        model, path = WholeClipModel(num_classes), self.settings.weights
+        if path is None:
+            return model, ""
+        model.pictures = PictureNetwork(read_state(path), where=str(path))
+        return model, f"{self.name}: {model.pictures.report}"
 
     def train(
         self,
@@ -416,8 +433,8 @@ class HistogramStream(ClipStream):
         started = time.perf_counter()
         labels_N = class_numbers(data)
         groups = [video.group or video.id for video in data.videos]
-        clips = self._clips(data)
-        model.classifier = WholeClipClassifier.fit(
+        clips = self._clips(data, model)
+        model.classifier = ClipClassifier.fit(
             clips,
             labels_N,
             len(data.classes),
@@ -454,7 +471,7 @@ class HistogramStream(ClipStream):
     def predict(self, model: nn.Module, data: Dataset, options: TestOptions) -> Scores:
         """Return the scores of videos, each seen as one whole clip."""
         assert isinstance(model, WholeClipModel)
-        return self._scores(data, model.fitted.logits(self._clips(data)))
+        return self._scores(data, model.fitted.logits(self._clips(data, model)))
 
     def held_out_scores(self, model: nn.Module, held_out: Dataset, options: TestOptions) -> Scores:
         """Return the scores of the held-out videos from the cross-validation's own SVMs."""
@@ -476,7 +493,7 @@ class HistogramStream(ClipStream):
             classes=data.classes,
             stream=self.name,
             protocol={
-                "input": HISTOGRAM,
+                "input": self.settings.input,
                 "clips": 1,
                 "model": SVM,
                 **({"clip_accuracy": right} if known else {}),
@@ -489,24 +506,25 @@ class HistogramStream(ClipStream):
 
     def facts(self) -> dict[str, Any]:
         """Return what of the stream determines what it learns, beside the options of training."""
-        facts = {"input": HISTOGRAM, "flip": self.flip, "seed": self.options.seed}
-        return {**facts, "descriptions": "grids, parts of parts, blocks"}
+        facts = {"input": self.settings.input, "flip": self.flip, "seed": self.options.seed}
+        return {**facts, "descriptions": "pieces"}
 
     def cost(self, num_classes: int) -> dict[str, Any]:
         """Return the classifier's name and input; it has no network to count."""
-        return {"model": SVM, "input": HISTOGRAM, "parameters": None, "macs": None}
+        return {"model": SVM, "input": self.settings.input, "parameters": None, "macs": None}
 
 
 class WholeClipModel(nn.Module):
-    """A `WholeClipClassifier` as a module, so that a checkpoint holds it as any other."""
+    """A `ClipClassifier` as a module, so that a checkpoint holds it as any other."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.classifier: WholeClipClassifier | None = None
+        self.classifier: ClipClassifier | None = None
+        self.pictures: PictureNetwork | None = None
 
     @property
-    def fitted(self) -> WholeClipClassifier:
+    def fitted(self) -> ClipClassifier:
         assert self.classifier is not None
         return self.classifier
 
@@ -514,19 +532,34 @@ class WholeClipModel(nn.Module):
         """Put the classifier's arrays where a state dict finds them."""
         for name, values in self.fitted.state().items():
             self.register_buffer(name, torch.from_numpy(values))
+        for name, tensor in ({} if self.pictures is None else self.pictures.state).items():
+            # A buffer's name has no dots.
+            self.register_buffer(f"{PICTURES}{name.replace('.', '/')}", tensor)
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Take the classifier from the tensors of a checkpoint."""
-        state = {name: tensor.numpy() for name, tensor in tensors.items()}
-        self.classifier = WholeClipClassifier.from_state(state)
+        own, pictures = _parts(tensors)
+        self.classifier = ClipClassifier.from_state({k: v.numpy() for k, v in own.items()})
+        if pictures:
+            state = {k.removeprefix(PICTURES).replace("/", "."): v for k, v in pictures.items()}
+            self.pictures = PictureNetwork(state, where="the run's network of pictures")
+
+
+def _parts(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the tensors of the classifier, and those of the network of pictures."""
+    pictures = {name: value for name, value in tensors.items() if name.startswith(PICTURES)}
+    return {name: tensors[name] for name in tensors if name not in pictures}, pictures
 
 
 def without_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the tensors of a `WholeClipModel` without the names of its training videos."""
-    classifier = WholeClipClassifier.from_state({k: v.numpy() for k, v in tensors.items()})
+    own, pictures = _parts(tensors)
+    classifier = ClipClassifier.from_state({k: v.numpy() for k, v in own.items()})
     count = len(classifier.validation_ids)
     classifier.validation_ids = tuple(f"training {number}" for number in range(count))
-    return {name: torch.from_numpy(values) for name, values in classifier.state().items()}
+    return {k: torch.from_numpy(values) for k, values in classifier.state().items()} | pictures
 
 
 def _without(data: Dataset, held_out: Dataset | None) -> Dataset:

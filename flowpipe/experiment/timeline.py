@@ -22,7 +22,7 @@ from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import InvalidArgument, VideoError
 from flowpipe.experiment.experiment import Experiment
-from flowpipe.experiment.settings import HISTOGRAM
+from flowpipe.experiment.settings import HISTOGRAMS
 from flowpipe.flow import FlowMethod, create
 from flowpipe.flow.quantise import Quantiser
 from flowpipe.metrics.temporal import Segments
@@ -320,7 +320,7 @@ class TimelineReader:
         rate = self.experiment.settings.extract.fps or 25.0
         spans = [LEAST_WINDOW_S, 2 * self.every_s]
         for settings in self.experiment.settings.streams.values():
-            if settings.input != HISTOGRAM:
+            if settings.input not in HISTOGRAMS:
                 items = settings.frames * settings.stride
                 spans.append(items / (settings.fps or rate) + 2 / rate)
         return max(spans)

@@ -124,12 +124,21 @@ def fixed_grid(cells: Cells, rows: int, cols: int) -> Cells:
     return grid
 
 
-def moving_grid(cells: Cells, rows: int, cols: int, *, spread: float = 2.0) -> Cells:
+def moving_grid(
+    cells: Cells,
+    rows: int,
+    cols: int,
+    *,
+    spread: float = 2.0,
+    center_fields: int = CENTER_FIELDS,
+    size_fields: int = SIZE_FIELDS,
+) -> Cells:
     """Return means over a grid in a box that follows the motion, T×rows×cols×(K+1).
 
     The box is centred on the motion's centre of gravity, averaged over neighbouring fields, and
     reaches `spread` standard deviations of the motion's place to each side, averaged over some
     seconds. Outside of the picture there is no motion. Where nothing moves the box is the picture.
+    `center_fields` and `size_fields` are the half-widths of the windows of these averages.
     """
     moving_TRQ = np.maximum(cells[..., -1] - STILL_PX, 0).astype(np.float64)
     amount = moving_TRQ.sum((1, 2))
@@ -137,11 +146,11 @@ def moving_grid(cells: Cells, rows: int, cols: int, *, spread: float = 2.0) -> C
     for axis, center, half in ((2, center_y, half_y), (1, center_x, half_x)):
         moving = moving_TRQ.sum(axis)  # T × places along the other axis
         place = np.arange(moving.shape[1]) + 0.5
-        near = _averaged(np.stack([amount, moving @ place]), CENTER_FIELDS)
+        near = _averaged(np.stack([amount, moving @ place]), center_fields)
         some = near[0] > 0
         center[some] = near[1, some] / near[0, some]
         away = (moving * (place - center[:, None]) ** 2).sum(1)
-        wide = _averaged(np.stack([amount, away]), SIZE_FIELDS)
+        wide = _averaged(np.stack([amount, away]), size_fields)
         some = wide[0] > 0
         half[some] = spread * np.sqrt(np.maximum(wide[1, some] / wide[0, some], 1.0))
     return _sampled(cells, rows, cols, center_y, center_x, half_y, half_x)
