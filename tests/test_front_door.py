@@ -301,3 +301,11 @@ def test_a_config_that_is_there_is_gone_on_with_or_left_alone(videos, tmp_path):
     with pytest.raises(ConfigError, match=r"config\.toml is there already"):
         front.start(videos, out=out)
     assert (path.read_text(), written[:1]) == ("# of a person\n", b"#")
+
+
+def test_weights_are_for_the_still_stream_unless_another_is_named(videos, tmp_path):
+    begun = front.start(videos, runs=tmp_path, weights=["a.pth", "motion=b.pth"])
+    streams = begun.settings.streams
+    assert streams["still"].weights == Path("a.pth").absolute()
+    assert streams["motion"].weights == Path("b.pth").absolute()
+    assert streams["whole-clip"].weights is None

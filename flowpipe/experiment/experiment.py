@@ -104,6 +104,7 @@ class Experiment:
         self._progress = on_progress if on_progress and speaks else lambda stage, share, text: None
         self._cache: Cache | PartCache | None = None
         self._memory: MemoryCache | None = None
+        self._loaded: set[str] = set()  # what was said of weights, once for all folds
         # By input and weights of a stream, by video.
         self._known: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self._costs: dict[str, dict[str, Any]] = {}
@@ -436,8 +437,9 @@ class Experiment:
         testing_s = 0.0
         for number, (place, away) in enumerate(trainings):
             model, loaded = stream.start(len(fold.train.classes))
-            if loaded and number == 0:
+            if loaded and number == 0 and loaded not in self._loaded:
                 self._message(loaded)
+                self._loaded.add(loaded)
 
             def on_epoch(record: dict[str, Any], number: int = number) -> None:
                 text = (

@@ -153,7 +153,7 @@ class PictureNetwork:
     def __init__(self, state: Mapping[str, Tensor], *, where: str) -> None:
         self.state = dict(state)
         self._network = network_of(state, where=where)
-        self.report = str(self._network.report)
+        self.report = f"{self._network.model} of {self._network.origin} is asked about the frames"
         made = self._network.preprocessing
         if made is None or made.input != "rgb" or self._network.input_layout != "CHW":  # type: ignore[union-attr]
             raise InvalidArgument(
