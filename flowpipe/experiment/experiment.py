@@ -643,7 +643,7 @@ class Experiment:
             inputs = [
                 stream.clip_input(name)
                 for name, stream in self.settings.streams.items()
-                if stream.input not in ("features", HISTOGRAM)
+                if stream.input not in ("features", *HISTOGRAMS)
             ]
             notes += checks.long_clips(inputs, self.dataset, self._cache)
         return notes
