@@ -71,6 +71,9 @@ def test_the_order_of_two_motions_is_seen_in_parts_only():
     found = ClipClassifier.fit(grids, labels, 2)
     assert found.validation_accuracy == 1.0
     assert all(parts > 1 for _, parts, _ in found.description.pieces)
+    shares = found.looks_at()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert sum(share for name, share in shares.items() if "over time" in name) > 0.2
     without = ClipClassifier.fit(grids, labels, 2, choices=[motion(parts=1)])
     assert without.validation_accuracy < 0.8
 

@@ -453,6 +453,7 @@ class HistogramStream(ClipStream):
             "seconds": round(seconds, 3),
             "clips_per_s": round(len(data) / max(seconds, 1e-9), 1),
             "descriptions": [asdict(member) for member in model.classifier.members],
+            "looks_at": model.classifier.looks_at(),
         }
         out.mkdir(parents=True, exist_ok=True)
         model.keep()

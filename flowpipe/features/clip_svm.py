@@ -24,6 +24,18 @@ from flowpipe.features.local_motion import LocalMotion, Vocabulary
 # A name, into how many parts of time it is cut, and how the parts are made.
 Piece: TypeAlias = tuple[str, int, str]
 LOCAL: Piece = ("local", 1, "no")
+# What a piece looks at, for people: by its name, and how its parts are made.
+WORDS = {
+    "fixed": "motion by place",
+    "moving": "motion within its box",
+    "local": "small blocks, wherever they are",
+    "amount": "how much moves",
+    "edges": "edges",
+    "colours": "colours",
+    "textures": "textures",
+    "network": "a network of pictures",
+}
+HOW = {"time": ", over time", "motion": ", by its course", "moving": " of what moves"}
 
 
 # So many clips more are imagined, of which nothing is known: a few right ones prove little.
@@ -234,6 +246,17 @@ class ClipClassifier:
         found.validation_accuracy = float(np.mean(mean_NC.argmax(1) == labels_N))
         found.validation_logits, found.validation_ids = mean_NC / temperature, tuple(ids)
         return found
+
+    def looks_at(self) -> dict[str, float]:
+        """Return the share that each kind of piece has in the answer, the largest first."""
+        shares: dict[str, float] = {}
+        for member in self.members:
+            for name, parts, how in member.how.pieces:
+                text = WORDS[name] + HOW.get(how, "")
+                text += ", over time" if how == "moving" and parts > 1 else ""
+                share = member.weight / len(member.how.pieces)
+                shares[text] = shares.get(text, 0.0) + share
+        return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def logits(self, clips: Sequence[Clip]) -> NDArray[np.float64]:
         """Return logits of clips, N×C; their softmax is calibrated on the validation."""

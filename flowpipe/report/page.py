@@ -32,6 +32,8 @@ from flowpipe.report.results import (
 from flowpipe.scores import Scores
 
 MAX_MISTAKES = 20
+# Of what a classifier looks at, this share and more is shown.
+LEAST_SHARE = 0.01
 # What a key of a training record must hold to be drawn, and in which panel.
 CURVES = {
     "loss": "loss",
@@ -148,6 +150,7 @@ def write_report(
         mistaken=mistaken,
         published=_published(published, results),
         history={name: _panels(log) for name, log in history.items()},
+        looks_at={name: _shares(log) for name, log in history.items()},
         confusions={
             name: confusion_drawing(_confusion(scores), scores.classes)
             for name, scores in named
@@ -231,6 +234,8 @@ def _png(rgb_HWC: npt.NDArray[np.uint8]) -> str:
 def _panels(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the drawing of each kind of number that the records of training hold."""
     panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    if any("looks_at" in record for record in records):
+        return {}  # fitted at once: there is no curve
     for position, record in enumerate(records, start=1):
         epoch = float(record.get("epoch", position))
         for key, value in record.items():
@@ -240,6 +245,14 @@ def _panels(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 panels.setdefault(kind, {}).setdefault(key, []).append((epoch, float(value)))
     kinds = [kind for kind in dict.fromkeys(CURVES.values()) if kind in panels]
     return {kind: curves_drawing(panels[kind]) for kind in kinds}
+
+
+def _shares(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what a classifier of histograms looks at, and the share of it in its answer."""
+    shares: dict[str, float] = next(
+        (record["looks_at"] for record in records if "looks_at" in record), {}
+    )
+    return {name: f"{share:.0%}" for name, share in shares.items() if share >= LEAST_SHARE}
 
 
 def _confusion(scores: Scores) -> npt.NDArray[np.int64]:
