@@ -5,7 +5,9 @@ A message gives the value, the rule it breaks and the way out:
 """
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 SHOWN_NAMES = 5
 
@@ -101,3 +103,12 @@ def some(names: Sequence[str]) -> str:
     shown = ", ".join(f'"{name}"' for name in names[:SHOWN_NAMES])
     more = len(names) - SHOWN_NAMES
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+# What a system answers that does not give a file now, however sound it is.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM}
+
+
+def is_refusal(error: BaseException) -> TypeGuard[OSError]:
+    """Return whether the system refused a file, which says nothing of its content."""
+    return isinstance(error, OSError) and error.errno in _REFUSALS

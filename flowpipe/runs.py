@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -144,6 +144,8 @@ class Run(Generic[AnyResult]):
         self._manifest = ManifestWriter(cache)
         rows = read_manifest(cache) if cache.is_dir() else []
         self.known = {(row.path, row.name): row for row in rows if row.recipe == result.recipe}
+        # A source without labels, as the videos to be judged are, takes none away.
+        self._labels = {(row.name, row.digest): row.label for row in self.known.values()}
         self.failed_before = {
             row.digest: row.reason
             for row in (read_failures(cache) if cache.is_dir() else [])
@@ -168,6 +170,8 @@ class Run(Generic[AnyResult]):
         result.bytes += num_bytes
         if problem:
             result.notes[row.name] = problem
+        if row.label is None:
+            row = replace(row, label=self._labels.get((row.name, row.digest)))
         known = self.known.get((row.path, row.name))
         if known is None or _without_time(known) != _without_time(row):
             with write_errors(self.cache):

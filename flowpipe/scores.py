@@ -31,7 +31,14 @@ import numpy.typing as npt
 from numpy.lib import format as npy_format
 
 from flowpipe.atomic import write_aside
-from flowpipe.errors import EntryCorrupt, InvalidArgument, UnknownName, nearest_name
+from flowpipe.errors import (
+    CacheError,
+    EntryCorrupt,
+    InvalidArgument,
+    UnknownName,
+    is_refusal,
+    nearest_name,
+)
 
 FORMAT = "flowpipe scores"
 VERSION = 1
@@ -278,6 +285,8 @@ def load_scores(path: str | os.PathLike[str]) -> Scores:
         )
     # What zipfile, zlib and numpy raise for foreign and damaged bytes, and Scores for wrong values.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
+        if is_refusal(error):
+            raise CacheError(f"{source} cannot be read: {error.strerror}") from error
         raise EntryCorrupt(f"{source} is no score file of flowpipe, or damaged: {error}") from error
 
 

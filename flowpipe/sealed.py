@@ -123,6 +123,22 @@ def read_bytes(file: Path) -> bytes:
         raise CacheError(f"{file} cannot be read: {error.strerror}") from error
 
 
+def listed(folder: Path) -> list[Path]:
+    """Return what a folder holds, sorted; nothing where there is no folder.
+
+    Raises
+    ------
+    CacheError
+        If it may not be listed: `Path.glob` takes it for empty.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CacheError(f"{folder} cannot be read: {error.strerror}") from error
+
+
 def write_table(path: Path, table: Mapping[str, Any], free: Collection[str] = ()) -> None:
     """Write a table as a file of JSON with its checksum, whole or not at all.
 

@@ -1,5 +1,6 @@
 """`verify`, and what reading says of files that are damaged, missing or of another kind."""
 
+import errno
 import subprocess
 import sys
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from flowpipe.cache import Entry, open_cache, schema
+from flowpipe.cache.entry import unreadable
 from flowpipe.cache.hdf import DAMAGED
 from flowpipe.cache.store import WEIGHTS_FILE
 from flowpipe.cache.verify import left_over, verify, verify_entry
@@ -225,3 +227,36 @@ def test_damaged_recipe_file(tmp_path, four, change, match):
     file.write_text(change(file.read_text("utf-8")), encoding="utf-8")
     with pytest.raises(EntryCorrupt, match=f"{match}.*; delete it, and the next run by this"):
         open_cache(tmp_path)
+
+
+def test_an_end_by_others_says_nothing_of_the_files(
+    tmp_path, write_entry, smooth_flow, monkeypatch
+):
+    write_entry(tmp_path, smooth_flow(2, 16, 16))
+    for number, message in ((9, "ended by signal 9, which says nothing of the files"), (11, None)):
+        script = f"import os; os.kill(os.getpid(), {number})"
+        original = subprocess.Popen
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                subprocess,
+                "Popen",
+                lambda words, **o: original([sys.executable, "-c", script], **o),  # noqa: B023
+            )
+            if message:
+                with pytest.raises(CacheError, match=message):
+                    list(verify(tmp_path))
+            else:
+                (finding,) = verify(tmp_path)
+                assert "crashes (signal 11)" in finding.problem
+
+
+def test_what_cannot_be_read_is_counted_apart(tmp_path, write_entry, smooth_flow, monkeypatch):
+    path = write_entry(tmp_path, smooth_flow(2, 16, 16))
+
+    def refuse(path):
+        raise unreadable(path, PermissionError(errno.EACCES, "Permission denied"))
+
+    finding = verify_entry(path, open_entry=refuse)
+    assert (finding.unread, "Permission denied" in finding.problem) == (True, True)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not verify_entry(path, deep=True).unread

@@ -387,6 +387,9 @@ def test_a_sound_run_is_called_sound(trained):
         "settings.json", "results.json", "checkpoint.pt", "metrics.jsonl", "scores.npz",
     }  # fmt: skip
     assert run("verify", trained).exit_code == 0
+    (trained / "fold-split" / "spatial" / "checkpoint.pt").unlink()
+    (gone,) = [finding for finding in verify_run(trained) if finding.problem]
+    assert gone.problem.endswith("checkpoint.pt is gone; copy it back, or train again")
     assert isinstance(run("verify", trained / "none").exception, Exception)
 
 

@@ -7,12 +7,14 @@ networks decides whether they can be learnt. The three actors are the folds.
 import csv
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowpipe.cache import open_cache
 from flowpipe.cache.pack import pack
 from flowpipe.errors import AnnotationError, ConfigError, InvalidArgument, VideoError, WeightsError
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset
@@ -307,11 +309,24 @@ def test_predicts_new_videos_and_tells_of_those_it_cannot_read(whole_run, tmp_pa
         Experiment.of_run(whole_run.out).predict([new], "bem")
 
 
+def test_prediction_in_a_run_of_another_user_goes_elsewhere(
+    whole_run, tmp_path, write_video, monkeypatch
+):
+    run = shutil.copytree(whole_run.out, tmp_path / "run")
+    shutil.rmtree(run / PREDICT_CACHE, ignore_errors=True)
+    path = write_video(tmp_path / "new.avi", np.zeros((6, 24, 32, 3), np.uint8))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    found = Experiment.of_run(run).predict([path])
+    assert [len(scores.ids) for scores in found.scores] == [1, 1, 1]
+    assert not (run / PREDICT_CACHE).exists()
+
+
 def test_predicting_a_video_of_the_cache_computes_no_flow(data, whole_run, tmp_path):
     run = shutil.copytree(whole_run.out, tmp_path / "run")
     shutil.rmtree(run / PREDICT_CACHE, ignore_errors=True)
     found = Experiment.of_run(run).predict([data / "videos" / "right"], "ann")
     assert not (run / PREDICT_CACHE).exists()
+    assert set(open_cache(data / "cache").labels.values()) == {"left", "right"}
     (temporal,) = [scores for scores in found.scores if scores.stream == "temporal"]
     tested = load_scores(run / "fold-ann" / "temporal" / "scores.npz")
     rows = [tested.ids.index(f"right/ann_{take}.mp4") for take in range(2)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pickle
@@ -11,23 +12,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from support import run_cli
 
 from flowpipe import extract, open_cache
 from flowpipe.atomic import write_aside
 from flowpipe.cache import FlowRecipe
 from flowpipe.cache.export import export
+from flowpipe.cache.pack import pack
 from flowpipe.datasets import Video, videos_of
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import CacheError, EntryCorrupt, FlowpipeError, InvalidArgument
 from flowpipe.extraction import processes
 from flowpipe.extraction.processes import WorkerProcess
 from flowpipe.extraction.tasks import Job, Task
 from flowpipe.flow import compiling
-from flowpipe.training.checkpoint import save_tensors
+from flowpipe.flow.quantise import Quantiser
+from flowpipe.models.weights.reading import read_state
+from flowpipe.scores import Scores, load_scores
+from flowpipe.training.checkpoint import read_weights, save_tensors
 from flowpipe.video.files import find_videos, left_out
 
 PLUGIN = """
@@ -408,3 +416,75 @@ def test_an_empty_argument_is_not_the_current_folder(words, tmp_path, monkeypatc
     assert done.status == 2
     assert re.search(r"argument \d, after \".*\" is empty, such as a shell's variable", done.err)
     assert not list(tmp_path.iterdir())
+
+
+def refuse(path, *rest, **options):
+    """Answer as the system does for a file of another user."""
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_folders_that_may_not_be_read_are_not_empty(
+    tmp_path, write_entry, smooth_flow, monkeypatch
+):
+    write_entry(tmp_path, smooth_flow(2, 16, 16), name="a.avi")
+    for method, name, message in (
+        ("iterdir", "manifest", r"manifest cannot be read: Permission denied"),
+        ("stat", "recipe.json", r"recipe\.json cannot be read: Permission denied"),
+    ):
+        original = getattr(Path, method)
+
+        def instead(path, original=original, name=name, **options):
+            return refuse(path) if path.name == name else original(path, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, instead)
+            if name == "recipe.json":
+                patch.setattr(Path, "read_text", refuse)
+            with pytest.raises(CacheError, match=message):
+                open_cache(tmp_path).names()
+    assert open_cache(tmp_path).names() == ["a.avi"]
+
+
+def test_a_cache_with_a_recipe_that_cannot_be_read_is_not_packed_in_part(
+    tmp_path, write_entry, smooth_flow
+):
+    for quantiser in (Quantiser("u8", bound_px=20.0), Quantiser("i16")):
+        write_entry(tmp_path / "c", smooth_flow(2, 16, 16), quantiser, "zstd", name="a.avi")
+    damaged, sound = open_cache(tmp_path / "c").recipes
+    (tmp_path / "c" / damaged / "recipe.json").write_text("{}")
+    with pytest.raises(EntryCorrupt, match=rf"{damaged}.recipe\.json"):
+        pack(tmp_path / "c", tmp_path / "p.h5")
+    assert pack(tmp_path / "c", tmp_path / "p.h5", recipe=sound).entries == 1
+
+
+def test_what_the_system_refuses_is_not_called_damaged(tmp_path, monkeypatch):
+    weights = {"a.weight": torch.ones(2)}
+    save_tensors(tmp_path / "checkpoint.pt", weights, {}, [])
+    torch.save(weights, tmp_path / "w.pth")
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    scores = Scores(
+        ids=("a",), labels_N=np.zeros(1, int), probabilities_NK=np.array([[0.5, 0.5]]),
+        logits_NK=np.zeros((1, 2), np.float32), classes=("x", "y"), stream="s",
+    )  # fmt: skip
+    scores.save(tmp_path / "s.npz")
+    readers = {"checkpoint.pt": read_weights, "w.pth": read_state, "w.safetensors": read_state}
+    for name, read in {**readers, "s.npz": load_scores}.items():
+        read(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(io, "open", refuse)
+            patch.setattr("builtins.open", refuse)
+            with pytest.raises(FlowpipeError, match=rf"{name} cannot be read: Permission denied$"):
+                read(tmp_path / name)
+
+
+def test_sources_without_labels_take_no_label_away(tmp_path, write_video):
+    folder = tmp_path / "videos" / "red"
+    folder.mkdir(parents=True)
+    write_video(folder / "a.avi", np.zeros((3, 32, 32, 3), np.uint8))
+    (labelled,), _ = videos_of(tmp_path / "videos")
+    assert labelled.label == "red"
+    extract(tmp_path / "videos", tmp_path / "c", flow="dis", workers=1)
+    extract([replace(labelled, labels=())], tmp_path / "c", flow="dis", workers=1)
+    assert open_cache(tmp_path / "c").labels == {"red/a.avi": "red"}
+    extract([replace(labelled, labels=("blue",))], tmp_path / "c", flow="dis", workers=1)
+    assert open_cache(tmp_path / "c").labels == {"red/a.avi": "blue"}

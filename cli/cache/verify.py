@@ -39,25 +39,31 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
     expected = len({(row.recipe, row.digest) for row in opened.rows()})
     problems: list[dict[str, Any]] = []
     checked: set[Path] = set()
-    count = 0
+    count = unread = 0
     with progress_line("verify") as update:
         for finding in findings_of(path, deep=deep):
             checked.add(finding.path)
-            count += 1
-            update(min(1.0, count / max(1, expected)), counted(count, "entry", "entries"))
+            count += not finding.unread
+            unread += finding.unread
+            update(
+                min(1.0, (count + unread) / max(1, expected)), counted(count, "entry", "entries")
+            )
             if finding.problem:
                 name = finding.name if opened.is_packed else wanted.get(finding.path)
                 problems.append(_problem(finding.path, name, finding.problem))
     for missing in sorted(set(wanted) - checked):
-        gone = f"{missing} is gone; compute it again"
-        problems.append(_problem(missing, wanted[missing], gone))
+        reason = _hidden(missing)
+        unread += bool(reason)
+        why = f"cannot be read: {reason}" if reason else "is gone; compute it again"
+        problems.append(_problem(missing, wanted[missing], f"{missing} {why}"))
     others = [] if opened.is_packed else left_over(path)
     for finding in [] if opened.is_packed else damaged_texts(path):
         problems.append(_problem(finding.path, finding.name, finding.problem))
     if recompute is not None:
         problems += _recomputed(opened, recompute)
     if as_json:
-        record = {"cache": str(path), "deep": deep, "checked": count, "wrong": problems}
+        record = {"cache": str(path), "deep": deep, "checked": count, "unread": unread}
+        record["wrong"] = problems
         print_json(record | {"left_over": [str(finding.path) for finding in others]})
     else:
         for problem in problems:
@@ -68,13 +74,27 @@ def verify(path: Path, deep: bool, recompute: int | None, as_json: bool) -> None
             entries = counted(unnamed, "entry has", "entries have")
             say(f"note: {entries} no name; the next extract of the video gives it one")
         how = "every byte" if deep else "headers; --deep reads every byte"
-        say(f"{counted(count, 'entry', 'entries')} checked ({how}), {len(problems)} wrong")
+        wrong = f"{len(problems) - unread} wrong"
+        if unread:
+            wrong += f", {unread} could not be read"
+        say(f"{counted(count, 'entry', 'entries')} checked ({how}), {wrong}")
     if any(DAMAGED in problem["problem"] for problem in problems):
         say(
             "For an entry that is wrong: delete its file, then give the extract command again; "
             "what is well is kept."
         )
     click.get_current_context().exit(1 if problems else 0)
+
+
+def _hidden(missing: Path) -> str:
+    """Return why the folder of an entry cannot be looked into; "" where the entry is gone."""
+    try:
+        missing.lstat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return str(error.strerror)
+    return "its folder cannot be listed"
 
 
 def _recomputed(opened: "Cache", count: int) -> list[dict[str, Any]]:

@@ -59,7 +59,6 @@ def why(
     from flowpipe.cache import open_cache
     from flowpipe.datasets import videos_of
     from flowpipe.errors import VideoError
-    from flowpipe.experiment.experiment import PREDICT_CACHE
     from flowpipe.experiment.sharing import open_run
     from flowpipe.extraction import extract
     from flowpipe.visualize.explain import explain_video
@@ -68,7 +67,7 @@ def why(
     experiment = open_run(run)
     classes = list(experiment.results["classes"])
     number = None if label is None else class_number(experiment, label)
-    path = experiment.out / PREDICT_CACHE
+    path = experiment.predict_cache()
     arguments = experiment.settings.extract_arguments()
     shown = list(networks(experiment, stream, fold))
     done = extract([video], path, retry_failed=True, **arguments)

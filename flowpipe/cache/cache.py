@@ -308,6 +308,11 @@ class Cache:
             f"the names{damaged and f' ({damaged})'}"
         )
 
+    def refuse_unread_recipes(self) -> None:
+        """Raise the error of a recipe.json that could not be read, whose entries are left out."""
+        for problem in self._store.problems.values():
+            raise problem
+
     def _nearest(self, name: str) -> str:
         """Return ' (did you mean "x" or "y"?)' for names that hold the text or resemble it."""
         inside = [full for full in self.names() if name and name.lower() in full.lower()]

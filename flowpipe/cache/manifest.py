@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flowpipe.sealed import Kind, Lines, append_lines, read_bytes, read_lines
+from flowpipe.sealed import Kind, Lines, append_lines, listed, read_bytes, read_lines
 
 MANIFEST_FOLDER = "manifest"
 FAILURES_FILE = "failures.jsonl"
@@ -90,7 +90,8 @@ def add_failure(cache: Path, row: FailureRow) -> None:
 
 def manifest_files(cache: Path) -> list[Path]:
     """Return the files of the manifest, oldest first."""
-    return sorted((cache / MANIFEST_FOLDER).glob("*.jsonl"))
+    folder = cache / MANIFEST_FOLDER
+    return [file for file in listed(folder) if file.suffix == ".jsonl"]
 
 
 def read_manifest(cache: Path) -> list[ManifestRow]:

@@ -99,6 +99,8 @@ def pack(
         raise InvalidArgument(
             f"{path} exists; give another name, or overwrite it", parameter="overwrite"
         )
+    if recipe is None:
+        cache.refuse_unread_recipes()
     rows, files, missing = _entries_of(cache)
     flows = snippets = 0
     with _PackWriter(path, _version_of(cache, rows)) as writer:

@@ -8,6 +8,7 @@ mapped file as they are asked for, so that a pack of any size opens at once.
 import bisect
 import json
 import mmap
+import stat
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,15 @@ from flowpipe.cache.manifest import FAILURES_FILE, ManifestRow, read_manifest
 from flowpipe.cache.part import write_errors
 from flowpipe.cache.recipe import FeatureRecipe, FlowRecipe, read_recipe, recipe_id
 from flowpipe.errors import CacheNotFound, EntryCorrupt, FlowpipeError, InvalidArgument, NewerFormat
-from flowpipe.sealed import Kind, append_lines, read_bytes, read_lines, read_table, write_table
+from flowpipe.sealed import (
+    Kind,
+    append_lines,
+    listed,
+    read_bytes,
+    read_lines,
+    read_table,
+    write_table,
+)
 
 RECIPE_FILE = "recipe.json"
 NETWORKS_FILE = "networks.jsonl"
@@ -203,7 +212,17 @@ def read_recipe_file(file: Path) -> Recipe:
 
 def recipe_files(cache: Path) -> list[Path]:
     """Return the recipe.json of each recipe of a directory."""
-    return sorted(file for file in cache.glob(f"*/{RECIPE_FILE}") if file.is_file())
+    found = []
+    for folder in listed(cache):
+        file = folder / RECIPE_FILE
+        try:
+            if stat.S_ISREG(file.stat().st_mode):
+                found.append(file)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:  # reading it says why
+            found.append(file)
+    return found
 
 
 def name_network(cache: Path, name: str, recipe: FeatureRecipe) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flowpipe.cache.cache import Cache
 from flowpipe.cache.entry import Entry
@@ -36,6 +36,12 @@ from flowpipe.sealed import read_bytes, read_lines
 Opened = TypeVar("Opened")
 
 BATCH = 64
+# Signals by which a process ends that reads a malformed file.
+CRASHES = [
+    getattr(signal, name)
+    for name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL", "SIGSYS")
+    if hasattr(signal, name)
+]
 HEADER_LIMIT_S = 60
 LINE_WAY_OUT = "give the same command again, then delete this line"
 
@@ -44,12 +50,14 @@ LINE_WAY_OUT = "give the same command again, then delete this line"
 class Finding:
     """What verification says of one entry: `problem` is empty where all is well.
 
-    `name` is that of a video in a packed cache, where `path` is that of the pack.
+    `name` is that of a video in a packed cache, where `path` is that of the pack. `unread` is
+    whether the file could not be read now, which says nothing of its content.
     """
 
     path: Path
     problem: str
     name: str = ""
+    unread: bool = False
 
 
 def verify(cache: Path, *, deep: bool = False) -> Iterator[Finding]:
@@ -138,7 +146,7 @@ def verify_entry(
             entry.check()
             check_trailer(path)
     except (FlowpipeError, OSError) as error:
-        return Finding(path, str(error))
+        return Finding(path, str(error), unread=not isinstance(error, EntryCorrupt))
     return Finding(path, "")
 
 
@@ -146,39 +154,38 @@ def _verify_pack(path: Path, deep: bool) -> Iterator[Finding]:
     for answer in _answers([path], deep, pack=True):
         if isinstance(answer, int):
             if answer:
-                how = "hangs" if answer == -_alarm() else f"crashes (signal {-answer})"
-                yield Finding(path, f"{path}: HDF5 {how} on it; {PACK_DAMAGED}")
+                yield Finding(path, f"{path}: HDF5 {_how(answer)} on it; {PACK_DAMAGED}")
             return
-        name, problem = json.loads(answer)
-        yield Finding(path, problem, name)
+        yield Finding(path, **answer)
 
 
-def _answers_of_pack(path: Path, deep: bool) -> Iterator[tuple[str, str]]:
-    """Return (name, problem) of each entry, and of the file where something is wrong with it."""
+def _findings_of_pack(path: Path, deep: bool) -> Iterator[Finding]:
+    """Return what is said of each entry, and of the file where something is wrong with it."""
     try:
         pack = _in_time(lambda: Cache(path))
         rows = pack.rows()
     except (FlowpipeError, OSError) as error:
-        yield "", str(error)
+        yield Finding(path, str(error), unread=not isinstance(error, EntryCorrupt))
         return
     done: set[tuple[str, str]] = set()
     for row in rows:
         if (row.recipe, row.digest) in done:
             continue
         done.add((row.recipe, row.digest))
-        problem = ""
+        finding = Finding(path, "", row.name)
         try:
             entry = pack.entry_of(row)
             if deep:
                 entry.check()
         except (FlowpipeError, OSError) as error:
-            problem = str(error)
-        yield row.name, problem
+            unread = not isinstance(error, EntryCorrupt)
+            finding = Finding(path, str(error), row.name, unread)
+        yield finding
     if deep:
         try:
             check_trailer(path)
         except EntryCorrupt as error:
-            yield "", str(error)
+            yield Finding(path, str(error))
 
 
 def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
@@ -191,17 +198,28 @@ def _verify(paths: list[Path], deep: bool) -> Iterator[Finding]:
                 if isinstance(answer, int):
                     status = answer
                 else:
-                    yield Finding(rest[done], answer)
+                    yield Finding(rest[done], **answer)
                     done += 1
             if done < len(rest):  # the process died on this one
-                how = "hangs" if status == -_alarm() else f"crashes (signal {-status})"
-                yield Finding(rest[done], f"{rest[done]}: HDF5 {how} on it; {DAMAGED}")
+                yield Finding(rest[done], f"{rest[done]}: HDF5 {_how(status)} on it; {DAMAGED}")
                 done += 1
             rest = rest[done:]
 
 
-def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[str | int]:
-    """Return each file's problem as it is found, then the status of the process."""
+def _how(status: int) -> str:
+    """Return what HDF5 did to the process that verifies; one that others ended is no answer."""
+    if status not in (-_alarm(), *(-number for number in CRASHES)):
+        raise CacheError(
+            f"the process that verifies was ended by signal {-status}, which says nothing of the "
+            "files; is there memory enough?"
+        )
+    return "hangs" if status == -_alarm() else f"crashes (signal {-status})"
+
+
+def _answers(
+    paths: list[Path], deep: bool, *, pack: bool = False
+) -> Iterator[dict[str, Any] | int]:
+    """Return what is said of each file as it is found, then the status of the process."""
     options = ["--deep"] if deep else []
     options += ["--pack"] if pack else []
     with subprocess.Popen(
@@ -213,7 +231,7 @@ def _answers(paths: list[Path], deep: bool, *, pack: bool = False) -> Iterator[s
         assert process.stdout is not None
         for line in process.stdout:
             if line.endswith("\n"):
-                yield str(json.loads(line))
+                yield json.loads(line)
         status = process.wait()
     if status > 0:
         raise CacheError(f"the process that verifies ended with status {status}; see above")
@@ -244,13 +262,14 @@ def _answer(arguments: list[str]) -> None:
     options, names = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
     for name in names:
         if "--pack" in options:
-            for answer in _answers_of_pack(Path(name), "--deep" in options):
-                sys.stdout.write(json.dumps(json.dumps(answer)) + "\n")
-                sys.stdout.flush()
-            return
-        finding = verify_entry(Path(name), deep="--deep" in options, open_entry=_open_in_time)
-        sys.stdout.write(json.dumps(finding.problem) + "\n")
-        sys.stdout.flush()
+            findings = _findings_of_pack(Path(name), "--deep" in options)
+        else:
+            deep = "--deep" in options
+            findings = iter([verify_entry(Path(name), deep=deep, open_entry=_open_in_time)])
+        for finding in findings:
+            record = {key: value for key, value in vars(finding).items() if key != "path"}
+            sys.stdout.write(json.dumps(record) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

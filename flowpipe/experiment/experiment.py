@@ -1,7 +1,11 @@
 """A configuration from its videos to a report: extract, train, test, fuse, predict."""
 
+import atexit
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -728,7 +732,7 @@ class Experiment:
         if not given and not empty:
             return Predictions([], refused)
         stored = [] if empty else self._stored(given)
-        path = self.cache_path if stored else self.out / PREDICT_CACHE
+        path = self.cache_path if stored else self.predict_cache()
         entries = stored or [replace(video, id=_own_name(video)) for video in given]
         done = extract(
             [*entries, *empty],
@@ -773,6 +777,13 @@ class Experiment:
                 "annotations, and give flowpipe test"
             )
 
+    def predict_cache(self) -> Path:
+        """Return where flow of new videos goes: in the run, or for now where it is another's."""
+        path = self.out / PREDICT_CACHE
+        if os.access(path if path.exists() else self.out, os.W_OK):
+            return path
+        return _folder_for_now() / PREDICT_CACHE
+
     def _stored(self, videos: Sequence[Video]) -> list[Video]:
         """Return the videos by their names in the run's cache, if it has the flow of them all."""
         path = self.cache_path
@@ -790,6 +801,13 @@ class Experiment:
         return write_page(
             self.settings, self.results, self.out, self.cache_path, path=path, notes=notes
         )
+
+
+@cache
+def _folder_for_now() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="flowpipe-predict-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _own_name(video: Video) -> str:

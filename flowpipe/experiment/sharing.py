@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from flowpipe._version import __version__
 from flowpipe.atomic import write_aside
-from flowpipe.errors import ConfigError, WeightsError
+from flowpipe.errors import ConfigError, WeightsError, is_refusal
 from flowpipe.experiment.experiment import FITTED_TO, Experiment
 from flowpipe.experiment.results import (
     MOVING,
@@ -184,10 +184,13 @@ def read_file(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         If it is no such file, or not what was written.
     """
     try:
+        path.open("rb").close()  # safetensors' own errors do not say why
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
+        if is_refusal(error):
+            raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
         raise WeightsError(f"{path} is no exported run, or a damaged one: {error}") from error
     try:
         facts = json.loads(metadata[FACTS])

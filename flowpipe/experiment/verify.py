@@ -1,5 +1,7 @@
 """Is every file of a run what was written?"""
 
+import contextlib
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ from flowpipe.experiment.results import (
     SETTINGS_FILE,
     read_history,
     read_results,
+    stream_folder,
 )
 from flowpipe.experiment.settings import read_run_settings
 from flowpipe.experiment.sharing import read_file
@@ -44,7 +47,28 @@ def verify_run(out: Path) -> list[Finding]:
         ]
     for pattern in ("fold-*/*/*.npz", f"{SCORES_FOLDER}/*.npz", f"*/{SCORES_FOLDER}/*.npz"):
         files += [(path, partial(_check_scores, path)) for path in sorted(out.glob(pattern))]
-    return [Finding(path, _problem(path, read)) for path, read in files if path.exists()]
+    findings = [Finding(path, _problem(path, read)) for path, read in files if path.exists()]
+    return findings + [Finding(path, why) for path in _trained(out) if (why := _absent(path))]
+
+
+def _trained(out: Path) -> list[Path]:
+    """Return the checkpoints that the results of a run speak of."""
+    with contextlib.suppress(FlowpipeError):  # told of its own
+        streams, folds = read_run_settings(out).streams, read_results(out)["folds"]
+        names = itertools.product((str(row["fold"]) for row in folds), streams)
+        return [stream_folder(out, *each) / CHECKPOINT for each in names]
+    return []
+
+
+def _absent(path: Path) -> str:
+    """Return why there is no file; "" where there is one."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return f"{path} is gone; copy it back, or train again"
+    except OSError as error:  # its folder may not be read
+        return f"{path} cannot be read: {error.strerror}"
+    return ""
 
 
 def _check_scores(path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from flowpipe.atomic import write_aside
-from flowpipe.errors import WeightsError
+from flowpipe.errors import WeightsError, is_refusal
 from flowpipe.models.weights import load_state, model_state
 from flowpipe.sealed import CHECKSUM, SEALED, check_zip, sealed_line
 from flowpipe.training.options import TrainOptions
@@ -212,6 +212,8 @@ def _read_checkpoint(
         reason = "damaged, or with Python objects, which are never loaded"
     # Of a damaged file torch raises whatever it meets, assertions included.
     except Exception as error:
+        if is_refusal(error):
+            raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
     raise WeightsError(
         f"{path} is no checkpoint of flowpipe, or a damaged one ({reason}); delete it to train anew"

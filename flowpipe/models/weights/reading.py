@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from flowpipe.errors import WeightsError
+from flowpipe.errors import WeightsError, is_refusal
 from flowpipe.models.table import TABLE
 from flowpipe.models.weights.families import default_parameters, plain
 from flowpipe.models.weights.inflation import inflate_filter
@@ -482,8 +482,10 @@ def _without_wrapper(state: dict[str, Tensor], target: Mapping[str, Tensor]) -> 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
+        path.open("rb").close()  # safetensors' own errors do not say why
         return safetensors.torch.load_file(path, device="cpu")
     except (safetensors.SafetensorError, OSError) as error:
+        _refuse_unreadable(path, error)
         raise WeightsError(
             f"{path}: not a readable safetensors file ({error}); fetch it again"
         ) from error
@@ -501,11 +503,18 @@ def _read_torch(path: Path) -> object:
             "convert it to .safetensors where you trust it"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        _refuse_unreadable(path, error)
         # What torch raises for a cut-off or foreign file depends on where the bytes end.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WeightsError(
             f"{path}: not a readable torch file ({reason}); fetch it again"
         ) from error
+
+
+def _refuse_unreadable(path: Path, error: Exception) -> None:
+    """Raise WeightsError where the system refuses a file, which says nothing of its content."""
+    if is_refusal(error):
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
