@@ -113,7 +113,12 @@ def main(arguments: list[str] | None = None) -> None:
         status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)
     except click.exceptions.Exit as done:
         status = done.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D
+            if wants_traceback:
+                traceback.print_exc()
+            say("flowpipe: a file ends too early; --traceback shows where")
+            sys.exit(FAILED)
         click.echo(INTERRUPTION, err=True)
         status = INTERRUPTED
     except click.ClickException as error:

@@ -416,6 +416,36 @@ def test_export_is_read_by_numpy_alone_and_comes_back(tmp_path):
     assert open_cache(tmp_path / "again", recipe="mine")["a"].centre_s[0] == pytest.approx(9 / 25)
 
 
+@pytest.mark.parametrize("wrong", [{"clip_step": np.inf}, {"offset": np.inf}, {"frames": np.inf}])
+def test_import_refuses_lengths_without_end(tmp_path, wrong):
+    np.save(tmp_path / "a.npy", np.ones((3, 2)))
+    how = {"name": "x", "fps": 25, "clip_step": 4, "offset": 8} | wrong
+    with pytest.raises(InvalidArgument, match=r"must be > 0, offset .* ≥ 0"):
+        import_features(tmp_path, tmp_path / "store", **how)
+    assert not (tmp_path / "store").exists()
+
+
+def test_import_takes_links_and_the_rest_where_files_are_cut_hidden_or_of_another_kind(tmp_path):
+    (tmp_path / "npy").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "npy" / "linked").symlink_to(tmp_path / "elsewhere")
+    for name, width in {
+        "npy/a.npy": 2,
+        "npy/d.NPY": 2,
+        "elsewhere/e.npy": 2,
+        "npy/b.npy": 3,
+    }.items():
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.ones((3, width)))
+    (tmp_path / "npy" / "c.npy").touch()
+    (tmp_path / "npy" / "._a.npy").write_bytes(b"of a Mac")
+    how = {"name": "x", "fps": 25, "clip_step": 4, "offset": 8}
+    result = import_features(tmp_path / "npy", tmp_path / "store", **how)
+    assert [failure.name for failure in result.failures] == ["b", "c"]
+    assert "rows of 3, where those before are of 2" in result.failures[0].reason
+    assert open_cache(tmp_path / "store", recipe="x").names() == ["a", "d", "linked/e"]
+
+
 def test_import_refuses_what_it_cannot_read(tmp_path):
     folder = tmp_path / "npy"
     folder.mkdir()

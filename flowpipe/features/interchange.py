@@ -36,8 +36,10 @@ from flowpipe.features.align import AlignedFeatures, align
 from flowpipe.features.computing import FeaturesResult
 from flowpipe.runs import Progress, Run, reporting
 from flowpipe.video import content_digest
+from flowpipe.video.files import files_below
 
 BLOCK_ROWS = 1024
+MOST_FRAMES = 1e9  # of a snippet, or from one to the next
 
 
 @dataclass(frozen=True)
@@ -222,17 +224,21 @@ def import_features(
         If the cache cannot be written.
     """
     source, store = Path(folder), Path(out).absolute()
-    if not (0 < fps < 10_000 and clip_step > 0 and offset >= 0 and (frames is None or frames > 0)):
+    lengths = (clip_step, 1.0 if frames is None else frames)
+    if not (
+        0 < fps < 10_000 and all(0 < n < MOST_FRAMES for n in lengths) and 0 <= offset < MOST_FRAMES
+    ):
         raise InvalidArgument(
-            f"fps {fps:g} and clip_step {clip_step:g} must be > 0 and offset {offset:g} ≥ 0; for "
-            "16-frame snippets every 8 frames at 25 fps give 25, 8 and 8",
+            f"fps {fps:g}, clip_step {clip_step:g} and frames must be > 0, offset {offset:g} ≥ 0; "
+            "for 16-frame snippets every 8 frames at 25 fps give 25, 8 and 8",
             parameter=("fps", "clip_step", "offset"),
         )
     if storage not in STORAGES:
         raise InvalidArgument(
             f'storage "{storage}" must be one of {", ".join(STORAGES)}', parameter="storage"
         )
-    files = sorted(source.rglob("*.npy")) if source.is_dir() else []
+    below = files_below(source) if source.is_dir() else []
+    files = sorted(path for path in below if path.suffix.lower() == ".npy")
     if not files:
         raise InvalidArgument(f"{source} holds no .npy file; give the folder of the features")
     recipe = FeatureRecipe(
@@ -279,11 +285,16 @@ def _import(
         status = path.stat()
     except CacheError:
         raise
-    except (FlowpipeError, OSError, ValueError) as error:
+    except (FlowpipeError, OSError, ValueError, EOFError) as error:
         reason = str(error) if str(path) in str(error) else f"{path}: {error}"
         run.fail(ManifestRow(video, None, "", recipe.id, str(path.absolute()), 0, 0, 0.0), reason)
         return
-    run.result.shape = entry.features.shape[1:]
+    run.result.shape = run.result.shape or entry.features.shape[1:]
+    if entry.features.shape[1:] != run.result.shape:
+        shapes = ["×".join(map(str, s)) for s in (entry.features.shape[1:], run.result.shape)]
+        reason = f"{path}: rows of {shapes[0]}, where those before are of {shapes[1]}: not one kind"
+        run.fail(ManifestRow(video, None, "", recipe.id, str(path.absolute()), 0, 0, 0.0), reason)
+        return
     row = ManifestRow(
         video,
         None,

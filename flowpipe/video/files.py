@@ -40,7 +40,7 @@ def find_videos(directory: str | Path) -> list[Path]:
     VideoError
         If it, or a folder in it, cannot be read: its videos would be missing without a word.
     """
-    paths = _files_below(Path(directory))
+    paths = files_below(Path(directory))
     return sorted(p for p in paths if p.suffix.lower() in VIDEO_EXTENSIONS and p.is_file())
 
 
@@ -50,7 +50,7 @@ def left_out(directory: str | Path) -> str:
     Empty where there are none: what has an extension of `OTHER_EXTENSIONS` is not counted.
     """
     counts: Counter[str] = Counter()
-    for path in _files_below(Path(directory)):
+    for path in files_below(Path(directory)):
         extension = path.suffix.lower()
         if not path.is_file():
             counts["links that lead nowhere"] += path.is_symlink()
@@ -60,7 +60,7 @@ def left_out(directory: str | Path) -> str:
     return kinds and f"files that were left out: {kinds}; name those that are videos"
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path) -> Iterator[Path]:
     """Yield what is not hidden and no folder; each folder outside is entered once."""
     if not root.is_dir():
         raise VideoNotFound(f"{root} is not a directory; give the folder that holds the videos")
