@@ -110,15 +110,10 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_streams()
     _obey_endings()
     try:
-        status: Any = app.main(given, prog_name="flowpipe", standalone_mode=False)
+        status: Any = _run(given)
     except click.exceptions.Exit as done:
         status = done.exit_code
-    except (click.Abort, KeyboardInterrupt) as error:
-        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D
-            if wants_traceback:
-                traceback.print_exc()
-            say("flowpipe: a file ends too early; --traceback shows where")
-            sys.exit(FAILED)
+    except (click.Abort, KeyboardInterrupt):
         click.echo(INTERRUPTION, err=True)
         status = INTERRUPTED
     except click.ClickException as error:
@@ -145,6 +140,15 @@ def main(arguments: list[str] | None = None) -> None:
             say(f"flowpipe: {told}\nThis is a fault of flowpipe; --traceback shows where.")
         status = MISUSED if isinstance(error, MISUSES) else FAILED
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(given: list[str]) -> Any:
+    try:
+        return app.main(given, prog_name="flowpipe", standalone_mode=False)
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D
+            raise FlowpipeError("a file ends too early; --traceback shows where") from error
+        raise
 
 
 def _obey_endings() -> None:

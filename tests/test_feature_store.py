@@ -464,7 +464,7 @@ def test_import_refuses_what_it_cannot_read(tmp_path):
         ["flat", "whole", "nan", "object", "text"]
     )
     assert all(str(folder) in failure.reason for failure in result.failures)
-    with pytest.raises(InvalidArgument, match="clip_step 0 must be > 0"):
+    with pytest.raises(InvalidArgument, match="clip_step 0 and frames must be > 0"):
         import_features(folder, tmp_path / "store", **(how | {"clip_step": 0}))
 
 
