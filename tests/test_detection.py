@@ -23,6 +23,7 @@ from flowpipe.detection.clips import (
     read_clip,
     see,
 )
+from flowpipe.detection.detector import load_detector
 from flowpipe.detection.examples import (
     KeyFrames,
     Truth,
@@ -39,6 +40,7 @@ from flowpipe.detection.learning import DetectTrain, class_chances, criterion, d
 from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.detection.settings import load_settings
+from flowpipe.detection.weighing import best_weights
 from flowpipe.errors import AnnotationError, InvalidArgument, WeightsError
 from flowpipe.video import probe
 
@@ -502,6 +504,46 @@ def test_streams_are_fused_per_box(scene, trained, tmp_path):
     ).record
     assert both["true_boxes"] == alone["true_boxes"]
     assert both["parameters"] > alone["parameters"]
+
+
+def test_streams_are_weighed_on_held_out_videos(scene, trained, tmp_path):
+    """A stream that learns next to nothing in an epoch counts less."""
+    lines = []
+    settings = load_settings(
+        scene / "scene.toml",
+        [
+            "train.epochs=1",
+            "streams.flow.parameters={}",
+            'streams.flow.model="flow-histogram"',
+            'streams.rgb.input="rgb"',
+            "streams.rgb.frames=2",
+            "streams.rgb.parameters={width=4, size=16}",
+        ],
+    )
+    record = train(settings, tmp_path / "run", workers=1, say=lines.append).record
+    weights = record["weights"]
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights["flow"] > 0.5
+    assert any("weights of the streams, by held-out" in line for line in lines)
+    assert load_detector(tmp_path / "run").settings.weights == weights
+    assert train(settings, tmp_path / "run", workers=1).record == record
+
+
+def test_the_best_weights():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.nn.functional.one_hot(torch.randint(0, 3, (200,), generator=generator), 3) > 0
+    good = targets.float() * 2 + torch.randn(200, 3, generator=generator)
+    other = targets.float() * 2 + torch.randn(200, 3, generator=generator)
+    noise = torch.randn(200, 3, generator=generator)
+
+    def weigh(*streams):
+        says = torch.stack([stream.log_softmax(1) for stream in streams])
+        return best_weights(says, targets, True)
+
+    assert weigh(good, noise)[0] >= 0.9
+    assert weigh(good, good) == [0.5, 0.5]
+    assert min(weigh(good, other)) >= 0.3
+    assert weigh(noise, good, noise)[1] >= 0.85
 
 
 def test_persons_who_do_nothing_and_found_boxes(scene, trained, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from flowpipe.detection.persons import DETECTORS, make_person_detector
 from flowpipe.detection.persons.background import changes, regions
 from flowpipe.detection.persons.boxes import clean, overlaps
+from flowpipe.detection.persons.meetings import divide
 from flowpipe.detection.persons.onnx_file import FORMS
 from flowpipe.errors import AnnotationError, InvalidArgument, UnknownName, WeightsError
 from flowpipe.registry import resolve
@@ -216,6 +217,50 @@ class TestBackground:
         found = make_person_detector("background", window=20).find(frames())
         assert next(found)[0] == 0
         assert len(read) == 20
+
+
+class TestMeetings:
+    """Persons of 10×30 px who walk by each other are one part while they touch."""
+
+    @staticmethod
+    def parts(ours, theirs):
+        frames = []
+        for x, y in zip(ours, theirs, strict=True):
+            one, other = np.array([x, 20, x + 10, 50.0]), np.array([y, 20, y + 10, 50.0])
+            if abs(x - y) > 10:
+                frames.append(np.stack([one, other]))
+            else:
+                corners = np.minimum(one, other)[:2], np.maximum(one, other)[2:]
+                frames.append(np.concatenate(corners)[None])
+        return frames
+
+    def test_who_pass_each_other_keep_their_boxes(self):
+        ours, theirs = np.arange(40.0), 60 - np.arange(40.0)
+        parts = self.parts(ours, theirs)
+        assert min(len(frame) for frame in parts) == 1
+        for x, y, divided in zip(ours, theirs, divide(parts), strict=True):
+            found = np.sort(np.concatenate(divided)[:, 0])
+            assert len(found) == 2
+            assert np.abs(found - np.sort([x, y])).max() <= 2
+
+    def test_who_touch_at_first_are_known_from_later(self):
+        ours, theirs = np.full(40, 10.0), 15 + np.maximum(0, np.arange(40.0) - 15)
+        divided = divide(self.parts(ours, theirs))
+        assert [len(np.concatenate(frame)) for frame in divided] == [2] * 40
+        np.testing.assert_allclose(np.concatenate(divided[0])[:, [0, 2]], [[10, 20], [15, 25]])
+
+    def test_who_always_touch_and_one_who_falls_apart_remain_one(self):
+        together = self.parts(np.full(20, 10.0), np.full(20, 15.0))
+        assert all(len(np.concatenate(frame)) == 1 for frame in divide(together))
+        whole = np.array([[10, 20, 30, 50.0]])
+        # An arm is apart from the body for a while: it is not as high as a person.
+        arm = np.array([[10, 20, 20, 50.0], [23, 25, 30, 32.0]])
+        divided = divide([whole] * 5 + [arm] * 10 + [whole] * 5)
+        assert [len(np.concatenate(frame)) for frame in divided] == [1] * 5 + [2] * 10 + [1] * 5
+
+    def test_nobody(self):
+        nobody = np.zeros((0, 4))
+        assert divide([nobody, nobody]) == [[], []]
 
 
 def test_hog_answers_each_frame_and_finds_nobody_on_a_wall():

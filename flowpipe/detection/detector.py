@@ -31,6 +31,8 @@ FLOOR = 1e-9
 MOST_FRAMES = 256
 # Looks of histograms are so many shifts to either side; longer ones cost little.
 REACH = 3
+# Weights change nothing of what networks learn; the rest of the training has its own record.
+NOT_LEARNT = ("train", "weights")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class DetectorSettings:
     size : tuple of int
         (height, width) of the training frames; others may have another.
     weights : dict of str to float
-        Of the streams where they are fused; 1 where absent.
+        Of the streams where they are fused; 1 where absent. Those of a configuration without any
+        are chosen on held-out videos.
     flow : dict
         The recipe of the flow, as JSON has it.
     labels : dict of str to str
@@ -118,7 +121,7 @@ class Detector:
         on_epoch: Callable[[str, dict[str, Any]], None] | None = None,
     ) -> list[str]:
         """Train all networks, or go on with it; return what became of weights from files."""
-        table = {key: value for key, value in self._table().items() if key not in ("train",)}
+        table = {key: value for key, value in self._table().items() if key not in NOT_LEARNT}
         height, width = self.settings.size
         loaded = []
         for name, stream in self.settings.streams.items():
@@ -161,7 +164,7 @@ class Detector:
         weights = {name: self.settings.weights.get(name, 1.0) for name in self.networks}
         if shown:
             for name, weight in weights.items():
-                total = total + weight / sum(weights.values()) * self._say(name, shown, cache)
+                total = total + weight / sum(weights.values()) * self.say(name, shown, cache)
             probabilities_RK = total.softmax(1) if self.settings.softmax else total.sigmoid()
             total = probabilities_RK[:, : len(self.settings.classes)].cpu().numpy()
         else:
@@ -172,8 +175,11 @@ class Detector:
             yield example, total[start:stop]
             start = stop
 
-    def _say(self, name: str, shown: Sequence[Example], cache: Any) -> torch.Tensor:
-        """Return logits of one stream (softmax: logarithms), over mirror images and shifts."""
+    def say(self, name: str, shown: Sequence[Example], cache: Any) -> torch.Tensor:
+        """Return logits R×K of one stream (softmax: logarithms), over mirror images and shifts.
+
+        Each of the key frames must have a box.
+        """
         stream, network = self.settings.streams[name], self.networks[name]
         device = next(network.parameters()).device
         most = round(stream.frames * self.settings.train.shift) if network.moves else 0

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from flowpipe.detection.learning import negatives_in, several_in
 from flowpipe.detection.measuring import measure
 from flowpipe.detection.new_videos import SeenFrame, predict
 from flowpipe.detection.settings import DetectSettings, PersonSettings
+from flowpipe.detection.weighing import validated_weights
 from flowpipe.errors import ConfigError
 from flowpipe.registry import own_code, trust
 
@@ -26,7 +27,7 @@ __all__ = [
     "DetectResult", "DetectionData", "Part", "PersonSettings", "SeenFrame", "divided", "load_data",
     "measure", "predict", "train",
 ]  # fmt: skip
-RESULTS = "results.json"
+RESULTS, VALIDATION = "results.json", "validation"
 
 
 @dataclass(frozen=True)
@@ -82,25 +83,31 @@ def train(
             "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
         )
     first = data.cache[examples[0].video]
-    detector = Detector(
-        DetectorSettings(
-            streams=settings.streams,
-            train=settings.train,
-            classes=data.classes,
-            softmax=softmax,
-            nothing=negatives_in(examples),
-            size=(first.height, first.width),
-            weights=settings.weights,
-            flow=json.loads(settings.data.recipe().to_json()),
-            labels=data.names or {},
-        )
+    chosen = DetectorSettings(
+        streams=settings.streams,
+        train=settings.train,
+        classes=data.classes,
+        softmax=softmax,
+        nothing=negatives_in(examples),
+        size=(first.height, first.width),
+        weights=settings.weights,
+        flow=json.loads(settings.data.recipe().to_json()),
+        labels=data.names or {},
     )
+    if not settings.weights:
+        weights = validated_weights(chosen, examples, data.cache, out / VALIDATION, on_epoch)
+        if weights:
+            shares = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
+            say(f"weights of the streams, by held-out training videos: {shares}")
+        chosen = replace(chosen, weights=weights)
+    detector = Detector(chosen)
     detector.save(out)
     for line in detector.train(examples, data.cache, out, on_epoch):
         say(line)
     record: dict[str, Any] = {
         "title": settings.title,
         "streams": {name: stream.model for name, stream in settings.streams.items()},
+        "weights": detector.settings.weights,
         "parameters": detector.num_parameters,
         "classes": list(data.classes),
         "loss": "softmax" if softmax else "sigmoid",

@@ -116,7 +116,8 @@ class DetectSettings:
     streams : dict of str to DetectStream
         Fused per box. [default: flow, by flow-histogram]
     weights : dict of str to float
-        Of the streams; 1 where absent.
+        Of the streams; 1 where absent. [default: chosen on training videos that are held out, for
+        which the streams are trained once more]
     train : DetectTrain
     persons : PersonSettings
     expected : dict

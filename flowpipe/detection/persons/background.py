@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowpipe.detection.persons.boxes import Boxes, Found, check_positive, check_share, clean
+from flowpipe.detection.persons.meetings import divide
 
 Picture = npt.NDArray[np.uint8]
 
@@ -93,10 +94,18 @@ class BackgroundDetector:
             known = before[len(smalls) :]
             backgrounds = self._backgrounds(np.stack([*known, *smalls]))
             shown = itertools.islice(backgrounds, len(known), None)
-            for (index, size, small_HWC), background_HWC in zip(chunk, shown, strict=True):
-                boxes_N4, scores_N = self._boxes(self._difference(small_HWC, background_HWC))
+            found = [
+                self._boxes(self._difference(small_HWC, background_HWC))
+                for small_HWC, background_HWC in zip(smalls, shown, strict=True)
+            ]
+            persons = divide([boxes_N4 for boxes_N4, _ in found])
+            for (index, size, small_HWC), (_, scores_N), parts in zip(
+                chunk, found, persons, strict=True
+            ):
+                boxes_M4 = np.concatenate([np.zeros((0, 4)), *parts])
+                scores_M = np.repeat(scores_N, [len(part) for part in parts])
                 scale = (size[1] / small_HWC.shape[1], size[0] / small_HWC.shape[0])
-                yield index, *clean(boxes_N4 * np.tile(scale, 2), scores_N, size)
+                yield index, *clean(boxes_M4 * np.tile(scale, 2), scores_M, size)
             before = smalls
 
     def _small(self, frame_HWC: Picture) -> Picture:
