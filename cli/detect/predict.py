@@ -80,6 +80,7 @@ def predict(
     Persons are numbered over time. Without a file to write, how long each does what is listed.
     """
     from flowpipe.detection.experiment import predict as find
+    from flowpipe.detection.persons import LIMITS
     from flowpipe.detection.rows import DetectionWriter
     from flowpipe.detection.settings import PersonSettings
     from flowpipe.detection.tracks import TrackCollector
@@ -107,6 +108,9 @@ def predict(
                 if frame.video not in done:
                     done.append(frame.video)
                     update(len(done) / len(paths), f"video {len(done)}/{len(paths)}")
+    limit = LIMITS.get(spec, "")
+    if limit:
+        say(f"note: {limit}")
     if csv_file is not None:
         say(f"boxes: {csv_file}")
     if tubes_file is not None:
@@ -122,7 +126,9 @@ def predict(
         from flowpipe.report.detection import write_detection_page
 
         html, title = out or Path("detected.html"), f"found by {run}"
-        say(f"page: {write_detection_page(html, title, tracks, classes, paths=paths)}")
+        notes = [limit] if limit else []
+        page_file = write_detection_page(html, title, tracks, classes, paths=paths, notes=notes)
+        say(f"page: {page_file}")
     if page or any(file is not None for file in (csv_file, tubes_file, drawn)):
         return
     rows = [

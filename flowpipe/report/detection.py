@@ -62,6 +62,7 @@ def write_detection_page(
     paths: Mapping[str, Path] | None = None,
     min_score: float = 0.3,
     record: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write what persons do as one HTML file, whole or not at all.
 
@@ -79,6 +80,8 @@ def write_detection_page(
         Of an action that is written beside a person's best one.
     record : mapping, optional
         `mAP`, `AP` and `errors` of a test, as `flowpipe detect eval` gives them.
+    notes : sequence of str
+        Sentences that stand above the videos.
     """
     room = MOST_VIDEO_BYTES
     cards = []
@@ -87,7 +90,7 @@ def write_detection_page(
         video = "" if source is None or room <= 0 else small_video(source)
         room -= len(video)
         cards.append(_card(name, persons[:MOST_PERSONS], classes, source, video, min_score))
-    notes = []
+    notes = list(notes)
     if len(tracks) > MOST_VIDEOS:
         notes.append(f"The first {MOST_VIDEOS} of {len(tracks)} videos are shown.")
     if any(len(persons) > MOST_PERSONS for persons in tracks.values()):

@@ -11,6 +11,11 @@ spec            good for
 """
 
 from flowpipe.detection.persons.boxes import PersonDetector
-from flowpipe.detection.persons.table import DETECTORS, divide_spec, make_person_detector
+from flowpipe.detection.persons.table import (
+    DETECTORS,
+    LIMITS,
+    divide_spec,
+    make_person_detector,
+)
 
-__all__ = ["DETECTORS", "PersonDetector", "divide_spec", "make_person_detector"]
+__all__ = ["DETECTORS", "LIMITS", "PersonDetector", "divide_spec", "make_person_detector"]

@@ -13,6 +13,14 @@ DETECTORS = {
     "hog": "flowpipe.detection.persons.hog:HogDetector",
 }
 NEEDS_A_FILE = ("csv", "onnx")
+# What readers of results should know of boxes of a kind.
+LIMITS = {
+    "background": "Persons were found as what differs from a still background: two who touch each "
+    "other all the time share a box, and who stands quite still for 20 s is not seen. A network "
+    "(onnx:FILE) sees both.",
+    "hog": "Persons were found by HOG: only upright, whole and not too small ones are seen. A "
+    "network (onnx:FILE) sees more.",
+}
 
 
 def divide_spec(spec: str) -> tuple[str, str]:
