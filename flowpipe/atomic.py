@@ -16,7 +16,8 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
 
     Bytes and rename are forced to the disk (fsync of file and folder), so that after a power cut
     the old or the new content stands there, whole. If the block raises, `path` is as it was and
-    nothing is left behind.
+    nothing is left behind. What is no file (a terminal, a pipe, /dev/null) is written as it is,
+    and a link keeps its place: the file that it leads to is replaced.
 
     Parameters
     ----------
@@ -31,8 +32,13 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         If the folder cannot be written.
     """
     target = Path(path)
-    aside = target.with_name(aside_name(target.name))
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    if is_device(target):
+        with target.open(mode, **text) as file:
+            yield file
+        return
+    target = Path(os.path.realpath(target)) if target.is_symlink() else target
+    aside = target.with_name(aside_name(target.name))
     try:
         try:
             opened = aside.open(mode.replace("w", "x"), **text)
@@ -51,6 +57,14 @@ def write_aside(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[A
         fsync_folder(target.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def is_device(path: Path) -> bool:
+    """Return whether a path is a terminal, a pipe or a device, or one of a process's own files."""
+    place = str(path.absolute())
+    if place.startswith(("/proc/", "/dev/")) and not place.startswith("/dev/shm/"):
+        return True  # /dev/stdout may lead to a file, which others hold open
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def aside_name(name: str) -> str:

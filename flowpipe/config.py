@@ -5,7 +5,6 @@ A function takes its own record; none takes the whole configuration.
 
 import contextlib
 import dataclasses
-import json
 import re
 import tomllib
 import types
@@ -14,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flowpipe.errors import ConfigError, nearest_name
+from flowpipe.errors import ConfigError, EntryCorrupt, nearest_name
+from flowpipe.sealed import read_table
 
 Record = TypeVar("Record")
 
@@ -33,14 +33,16 @@ def read_json(run: Path, name: str, kind: str) -> dict[str, Any]:
     """Read what a run of `flowpipe KIND` is; where it is missing or malformed, ConfigError."""
     path = run / name
     try:
-        table = json.loads(path.read_text("utf-8"))
+        table = read_table(path)
     except FileNotFoundError:
         made = f"flowpipe {kind} train makes one"
         raise ConfigError(f"{run} is no {path.stem}; {made}") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} cannot be read: it holds no table")
+    except EntryCorrupt as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}; train again, or copy it anew"
+        ) from error
     return table
 
 

@@ -4,6 +4,7 @@ Nothing that was changed is read as if it were sound, what is sound is never cal
 one damaged file costs no other.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -28,7 +29,15 @@ from flowpipe.cache.manifest import FailureRow, add_failure, read_failures, read
 from flowpipe.cache.pack import pack, unpack
 from flowpipe.cache.part import create_locked, is_abandoned, remove_abandoned
 from flowpipe.cache.verify import damaged_texts, verify
-from flowpipe.errors import CacheError, EntryCorrupt, EntryNotFound, NewerFormat
+from flowpipe.detection.detector import load_detector
+from flowpipe.errors import (
+    CacheError,
+    ConfigError,
+    EntryCorrupt,
+    EntryNotFound,
+    NewerFormat,
+)
+from flowpipe.localisation.localiser import load_localiser
 from flowpipe.sealed import append_lines, read_lines, read_table, sealed_line, write_table
 
 
@@ -774,3 +783,30 @@ def test_texts_that_cannot_be_read_now(cache, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(CacheError, match=r"jsonl cannot be read: Permission denied"):
         open_cache(cache)
+
+
+@pytest.mark.parametrize(
+    ("name", "load"), [("localiser.json", load_localiser), ("detector.json", load_detector)]
+)
+def test_flipped_bits_of_localisers_and_detectors_are_told(tmp_path, name, load):
+    from flowpipe.experiment.verify import verify_run
+
+    path = tmp_path / name
+    write_table(path, {"classes": ["a", "b"], "flow": {"fps_rule": "frame-on-show-1"}})
+    assert [finding.problem for finding in verify_run(tmp_path)] == [""]
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole)
+        flip(path, place, place % 7)
+        if json_of(path) == json.loads(whole):
+            continue  # white space, or the case of an escape
+        with pytest.raises(ConfigError, match=rf"{name}.*copy it anew"):
+            load(tmp_path)
+        (finding,) = verify_run(tmp_path)
+        assert finding.problem
+
+
+def json_of(path):
+    with contextlib.suppress(ValueError):
+        return json.loads(path.read_text())
+    return None

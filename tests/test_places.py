@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 from support import run_cli
 
 from flowpipe import extract, open_cache
-from flowpipe.atomic import write_aside
+from flowpipe.atomic import is_device, write_aside
 from flowpipe.cache import FlowRecipe
 from flowpipe.cache.export import export
 from flowpipe.cache.pack import pack
@@ -488,3 +489,31 @@ def test_sources_without_labels_take_no_label_away(tmp_path, write_video):
     assert open_cache(tmp_path / "c").labels == {"red/a.avi": "red"}
     extract([replace(labelled, labels=("blue",))], tmp_path / "c", flow="dis", workers=1)
     assert open_cache(tmp_path / "c").labels == {"red/a.avi": "blue"}
+
+
+@pytest.mark.skipif(not Path("/dev/null").is_char_device(), reason="needs /dev/null")
+def test_devices_pipes_and_links_are_written_and_not_replaced(tmp_path):
+    node = tmp_path / "pipe"
+    os.mkfifo(node)
+    taken = []
+    reader = threading.Thread(target=lambda: taken.append(node.read_text()))
+    reader.start()
+    with write_aside(node, "w") as file:
+        file.write("a line\n")
+    reader.join(20)
+    assert (taken, node.is_fifo()) == (["a line\n"], True)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "a.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "far" / "a.csv")
+    with write_aside(tmp_path / "link.csv", "w") as file:
+        file.write("new")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "far" / "a.csv").read_text() == "new"
+    for name in ("/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        assert is_device(Path(name)), name
+    assert not is_device(tmp_path / "far" / "a.csv")
+    assert not is_device(tmp_path / "new.csv")
+    script = "from flowpipe.atomic import write_aside as aside\n"
+    script += "with aside('/dev/stdout', 'w') as file: file.write('x')"
+    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert told.stdout == b"x"

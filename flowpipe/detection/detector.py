@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flowpipe.atomic import write_aside
 from flowpipe.config import from_table, read_json
 from flowpipe.detection.clips import DetectStream, Look, joined, see
 from flowpipe.detection.examples import Example, mirrored
@@ -20,6 +19,7 @@ from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
 from flowpipe.errors import InvalidArgument
 from flowpipe.registry import refuse_foreign_code
+from flowpipe.sealed import write_table
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
 from flowpipe.training.devices import choose_device
 
@@ -213,8 +213,7 @@ class Detector:
     def save(self, out: Path) -> None:
         """Write the settings beside the weights."""
         out.mkdir(parents=True, exist_ok=True)
-        with write_aside(out / SETTINGS, "w") as file:
-            json.dump(self._table(), file, indent=1)
+        write_table(out / SETTINGS, self._table())
 
     def _table(self) -> dict[str, Any]:
         table: dict[str, Any] = json.loads(json.dumps(asdict(self.settings), default=str))

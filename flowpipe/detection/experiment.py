@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flowpipe.atomic import write_aside
 from flowpipe.detection.data import DetectionData, Part, Told, divided, load_data
 from flowpipe.detection.detector import Detector, DetectorSettings
 from flowpipe.detection.examples import (
@@ -22,6 +21,7 @@ from flowpipe.detection.settings import DetectSettings, PersonSettings
 from flowpipe.detection.weighing import validated_weights
 from flowpipe.errors import ConfigError
 from flowpipe.registry import own_code, trust
+from flowpipe.sealed import write_table
 
 __all__ = [
     "DetectResult", "DetectionData", "Part", "PersonSettings", "SeenFrame", "divided", "load_data",
@@ -117,6 +117,5 @@ def train(
         "expected": settings.expected,
         **measure(settings, data, detector, out),
     }
-    with write_aside(out / RESULTS, "w") as file:
-        json.dump(record, file, indent=1)
+    write_table(out / RESULTS, record)
     return DetectResult(record)

@@ -19,8 +19,11 @@ from flowpipe.experiment.results import (
 from flowpipe.experiment.settings import read_run_settings
 from flowpipe.experiment.sharing import read_file
 from flowpipe.scores import load_scores
-from flowpipe.sealed import check_zip
+from flowpipe.sealed import check_zip, read_table
 from flowpipe.training.checkpoint import CHECKPOINT, METRICS, read_settings
+
+# What a run of another command is, in place of settings.json.
+OTHER_SETTINGS = ("localiser.json", "detector.json")
 
 
 def verify_run(out: Path) -> list[Finding]:
@@ -35,6 +38,8 @@ def verify_run(out: Path) -> list[Finding]:
         return [Finding(out, _problem(out, partial(read_file, out)))]
     if not out.is_dir():
         raise ConfigError(f"no run at {out}; flowpipe train makes one")
+    if not (out / SETTINGS_FILE).exists():
+        return _verify_other(out)
     files: list[tuple[Path, Callable[[], object]]] = [
         (out / SETTINGS_FILE, partial(read_run_settings, out)),
         (out / RESULTS_FILE, partial(read_results, out)),
@@ -49,6 +54,22 @@ def verify_run(out: Path) -> list[Finding]:
         files += [(path, partial(_check_scores, path)) for path in sorted(out.glob(pattern))]
     findings = [Finding(path, _problem(path, read)) for path, read in files if path.exists()]
     return findings + [Finding(path, why) for path in _trained(out) if (why := _absent(path))]
+
+
+def _verify_other(out: Path) -> list[Finding]:
+    """Check a run of `flowpipe localise` or `flowpipe detect`: its tables and checkpoints."""
+    tables = [out / name for name in (*OTHER_SETTINGS, RESULTS_FILE) if (out / name).exists()]
+    if not tables:
+        raise ConfigError(f"no run at {out}; flowpipe train makes one")
+    files: list[tuple[Path, Callable[[], object]]] = [(p, partial(read_table, p)) for p in tables]
+    for path in sorted(out.glob(f"*/{CHECKPOINT}")):
+        files.append((path, partial(_check_tensors, path)))
+    return [Finding(path, _problem(path, read)) for path, read in files]
+
+
+def _check_tensors(path: Path) -> None:
+    check_zip(path)
+    read_settings(path)
 
 
 def _trained(out: Path) -> list[Path]:

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flowpipe.atomic import write_aside
 from flowpipe.cache import FlowRecipe
 from flowpipe.config import apply_overrides, from_table, read_toml
 from flowpipe.datasets import videos_of
@@ -42,6 +41,7 @@ from flowpipe.metrics.temporal import (
     temporal_precision,
 )
 from flowpipe.registry import own_code, trust
+from flowpipe.sealed import write_table
 
 RESULTS = "results.json"
 DETECTIONS = "detections.json"
@@ -214,8 +214,7 @@ def train(
         "expected": settings.expected,
         **measure(truth, detections, settings.tiou),
     }
-    with write_aside(out / RESULTS, "w") as file:
-        json.dump(record, file, indent=1)
+    write_table(out / RESULTS, record)
     if data.test:
         write_submission(out / DETECTIONS, detections, truth.videos)
     return LocaliseResult(record, detections, truth, data.paths)

@@ -1,6 +1,5 @@
 """A trained localiser: networks of one or several streams, their settings, and what they find."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flowpipe.atomic import write_aside
 from flowpipe.config import from_table, read_json
 from flowpipe.errors import InvalidArgument
 from flowpipe.localisation.learning import LearnOptions, train_network
@@ -19,6 +17,7 @@ from flowpipe.localisation.nms import Suppression, suppress
 from flowpipe.localisation.timeline import Example, Sample, standard_of
 from flowpipe.metrics.temporal import Segments
 from flowpipe.registry import refuse_foreign_code
+from flowpipe.sealed import write_table
 from flowpipe.training.checkpoint import CHECKPOINT, read_model
 from flowpipe.training.devices import choose_device
 
@@ -215,8 +214,7 @@ class Localiser:
     def save(self, out: Path) -> None:
         """Write the settings beside the weights."""
         out.mkdir(parents=True, exist_ok=True)
-        with write_aside(out / SETTINGS, "w") as file:
-            json.dump(self._table(), file, indent=1)
+        write_table(out / SETTINGS, self._table())
 
     def _table(self) -> dict[str, Any]:
         return asdict(self.settings)
