@@ -5,11 +5,13 @@ import json
 import re
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
 from flowpipe.detection.tracks import Track, TrackCollector, labels_of
 from flowpipe.errors import InvalidArgument
+from flowpipe.report import annotated
 from flowpipe.report.annotated import PERSON_COLORS, STRIP_PX, draw_persons, write_boxes
 from flowpipe.report.detection import write_detection_page
 from flowpipe.video import VideoReader, probe
@@ -189,3 +191,17 @@ class TestPage:
         assert "mAP 0.912" in text
         assert "0.900" in text
         assert "0.020" in text
+
+
+@pytest.mark.skipif(not hasattr(cv2, "FontFace"), reason="OpenCV 4 has no such letters")
+def test_labels_beyond_ascii_are_drawn_as_they_are():
+    def drawn(text):
+        picture = np.zeros((24, 300, 3), np.uint8)
+        annotated._write(picture, text, 6, 18)
+        return picture
+
+    for text, other in (("走る", "歩く"), ("Übung", "Ubung"), ("бег", "???"), ("走る", "??")):
+        assert (drawn(text) != drawn(other)).any()
+        columns = np.flatnonzero(drawn(text).any(axis=(0, 2)))
+        assert columns[0] >= 6
+        assert columns[-1] <= 6 + annotated._text_px(text) + 1

@@ -282,3 +282,22 @@ class TestWhatWouldBeLost:
         path.write_text(json.dumps({"database": {"two": entry}}))
         with pytest.raises(AnnotationError, match=message):
             from_segments(path, root, "activitynet")
+
+
+@pytest.mark.parametrize(
+    ("labels", "agreed"), [(["run"], True), (["run", "run"], True), (["run", "walk"], False)]
+)
+def test_annotators_who_disagree_are_not_several_labels(tmp_path, labels, agreed):
+    (tmp_path / "a.mp4").touch()
+    annotations = [
+        {"result": [{"type": "choices", "value": {"choices": [label]}}]} for label in labels
+    ]
+    dropped = {"was_cancelled": True, "result": annotations[0]["result"] * 2}
+    task = {"id": 7, "data": {"video": "a.mp4"}, "annotations": [*annotations, dropped]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    if agreed:
+        (video,) = open_dataset(tmp_path, tmp_path / "export.json").videos
+        assert video.labels == ("run",)
+    else:
+        with pytest.raises(AnnotationError, match=r"task 7: its 2 annotations differ; export one"):
+            open_dataset(tmp_path, tmp_path / "export.json")

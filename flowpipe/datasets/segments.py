@@ -209,11 +209,17 @@ def _label_studio(path: Path) -> Iterator[Segment]:
         parts = urlsplit(video)
         local = parse_qs(parts.query).get("d")
         video = unquote(local[0] if local else parts.path)
+        given = []
         for annotation in task.get("annotations", []):
-            if annotation.get("was_cancelled"):
-                continue
-            for result in annotation.get("result", []):
-                yield from _label_studio_result(result, where, video)
+            if not annotation.get("was_cancelled"):
+                results = annotation.get("result", [])
+                given.append([s for r in results for s in _label_studio_result(r, where, video)])
+        if any(set(own) != set(given[0]) for own in given):
+            raise AnnotationError(
+                f"{where}: its {len(given)} annotations differ; export one for each task, the one "
+                "that is agreed on"
+            )
+        yield from given[0] if given else ()
 
 
 def _label_studio_result(result: Mapping[str, Any], where: str, video: str) -> Iterator[Segment]:

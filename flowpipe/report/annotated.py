@@ -15,6 +15,7 @@ from flowpipe.atomic import write_aside
 from flowpipe.detection.tracks import Track, labels_of
 from flowpipe.video import VideoReader, probe
 
+LETTERS_PX = 14  # of texts beyond ASCII
 STRIP_PX = 30
 TICKS_PER_S = 90_000
 INK, PAPER, BAR = (240, 240, 240), (24, 24, 28), (90, 150, 230)
@@ -215,10 +216,21 @@ def _with_strip(
 
 
 def _text_px(text: str) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+    if not _needs_letters(text):
+        return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
+    place = cv2.getTextSize((10_000, 100), text, (0, 50), cv2.FontFace("sans"), LETTERS_PX)
+    return int(place[2])
 
 
 def _write(
     picture: NDArray[np.uint8], text: str, x: int, y: int, ink: tuple[int, int, int] = INK
 ) -> None:
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, ink, 1, cv2.LINE_AA)
+    if _needs_letters(text):
+        cv2.putText(picture, text, (x, y), ink, cv2.FontFace("sans"), LETTERS_PX)
+    else:
+        cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, ink, 1, cv2.LINE_AA)
+
+
+def _needs_letters(text: str) -> bool:
+    """Return whether a text has letters that only the fonts of OpenCV 5 have."""
+    return not text.isascii() and hasattr(cv2, "FontFace")
