@@ -121,6 +121,24 @@ def test_a_survey_sees_sizes_rates_and_motion(videos):
     assert seen.unreadable == {}
 
 
+@pytest.mark.parametrize("count", [2, 9, 30])
+def test_videos_of_half_a_second_are_surveyed_and_planned(tmp_path, write_video, count):
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        folder = tmp_path / "short" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        texture = rng.integers(0, 255, (12, 40)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+        frames = [texture[:, 2 * t : 2 * t + 64, None].repeat(3, 2) for t in range(count)]
+        write_video(folder / f"{number}.avi", np.stack(frames))
+    dataset = read_dataset(DataSettings(tmp_path / "short"))
+    seen = survey(dataset)
+    # One of two frames at half the rate is a pair with no other: no motion is known.
+    moved = 2 * 25 / (seen.fps or 25)
+    assert np.median(seen.motion_px) == pytest.approx(moved if count > 2 else 0.0, rel=0.2)
+    done = run_cli("train", tmp_path / "short", "--dry-run", "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+
+
 def test_an_unreadable_video_is_named_and_does_not_stop_the_survey(videos, tmp_path):
     root = tmp_path / "moves"
     shutil.copytree(videos, root)

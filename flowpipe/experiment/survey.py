@@ -93,7 +93,8 @@ def survey(dataset: Dataset, *, largest_short_side: int = 128) -> Survey:
         uv_THWC = measured_flow(video, short_side, fps)
         squares.append(uv_THWC.ravel() ** 2)
         lengths.append(np.linalg.norm(uv_THWC, axis=-1).ravel()[::7])
-    moving = np.concatenate(lengths) if lengths else np.zeros(1)
+    moving = np.concatenate([*lengths, np.zeros(0)])
+    moving = moving if moving.size else np.zeros(1)
     return Survey(
         class_counts=dict(Counter(str(video.label) for video in dataset.videos)),
         groups=len({video.group for video in dataset.videos} - {None}),
@@ -103,7 +104,9 @@ def survey(dataset: Dataset, *, largest_short_side: int = 128) -> Survey:
         rates=rates,
         lengths_s=np.array([info.duration_s or np.nan for info in infos], float),
         motion_px=moving,
-        rms_px=float(np.sqrt(np.concatenate(squares).mean())) if squares else 0.0,
+        rms_px=float(np.sqrt(np.concatenate(squares).mean()))
+        if any(s.size for s in squares)
+        else 0.0,
         short_side=short_side,
         fps=fps,
         unreadable=unreadable,
@@ -131,13 +134,12 @@ def measured_flow(video: Video, short_side: int, fps: float | None) -> NDArray[n
     """Return a few flow fields from the middle of a video's beginning, T×H×W×2 (T may be 0)."""
     method = create("dis")
     fields: list[NDArray[np.float32]] = []
-    previous = None
     try:
         reader = VideoReader(video.path, short_side=short_side, fps=fps)
-        for frame in itertools.islice(reader, SKIPPED_FRAMES, SKIPPED_FRAMES + MEASURED_PAIRS + 1):
-            if previous is not None:
-                fields.append(method(previous, frame.grey_HW))
-            previous = frame.grey_HW
+        frames = list(itertools.islice(reader, SKIPPED_FRAMES + MEASURED_PAIRS + 1))
+        # Of a video that ends before that, the last there are.
+        for first, second in itertools.pairwise(frames[-MEASURED_PAIRS - 1 :]):
+            fields.append(method(first.grey_HW, second.grey_HW))
     except FlowpipeError:
         fields.clear()  # extraction will say what is wrong with it
     return np.stack(fields) if fields else np.zeros((0, 1, 1, 2), np.float32)
