@@ -69,3 +69,12 @@ def test_loader(run, shared_data):
     assert {"u8 zstd, packed", "u8 jpegls, packed"} < table.keys()
     assert all(table["JPEG q95 pairs"][f"threads {n}: × JPEG"] == 1 for n in (1, 2))
     assert all(row["workers 2: stacks/s"] > 0 for row in table.values())
+
+
+@pytest.mark.slow
+def test_front_door(run):
+    numbers = run("front_door", "quickstart", "--clips", "36", "--folds", "2", "--minutes", "0.2")
+    right = {row["scores"]: row["accuracy"] for row in numbers["scores"]}
+    assert set(right) == {"motion", "still", "whole-clip", "fused"}
+    assert right["fused"] > 1 / 3  # nine classes
+    assert {row["folder"] for row in numbers["scores"]} == {"quickstart"}
