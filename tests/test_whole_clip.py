@@ -8,7 +8,14 @@ import pytest
 
 from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.features.clip_svm import LOCAL, ClipClassifier, describe
-from flowpipe.features.whole_clip import candidates, clip_grids, in_steps, mirror_images, motion
+from flowpipe.features.whole_clip import (
+    boundary_cells,
+    candidates,
+    clip_grids,
+    in_steps,
+    mirror_images,
+    motion,
+)
 
 PARTS_OF_ALL = ("fixed", "moving", "both")
 
@@ -53,11 +60,23 @@ def test_a_clip_is_described_alike_at_every_frame_rate_and_size(grids):
 
 
 def test_a_mirrored_clip_is_described_as_the_mirror_of_its_grids():
-    how = motion(grids="both", parts=2)
+    how = motion(grids="both", parts=2, boundaries=True)
     right = clip_grids(entry(RIGHT, at=(24, 8)))
     left = clip_grids(entry(-RIGHT, at=(24, 96 - 8 - 16)))
     np.testing.assert_allclose(describe(right.mirrored(), how), describe(left, how), atol=1e-3)
     assert np.abs(describe(right, how) - describe(left, how)).max() > 0.1
+
+
+def test_boundaries_of_motion_do_not_see_a_moving_camera():
+    still = entry(RIGHT)
+    panned = entry(RIGHT)
+    panned.flow += np.array([3.0, 1.0], np.float32)
+    cells = boundary_cells(still.flow[:2])
+    assert cells.shape[-1] == 16
+    np.testing.assert_allclose(boundary_cells(panned.flow[:2]), cells, atol=1e-5)
+    # A square that goes right: u changes at its four sides, v nowhere.
+    assert cells[..., 8:].max() == 0
+    assert (cells[..., [0, 2, 4, 6]].max((0, 1, 2)) > 0).all()
 
 
 def test_steps_weigh_fields_by_their_time():
@@ -149,7 +168,7 @@ def test_what_all_clips_are_right_by_is_still_not_beyond_doubt():
 
 
 def test_many_clips_are_described_in_few_ways():
-    assert len(candidates(300, mirror=True)) == 38
+    assert len(candidates(300, mirror=True)) == 77
     assert all(how.mirror for how in candidates(300, mirror=True))
     many = candidates(5000, mirror=True)
     assert len(many) == 2

@@ -28,6 +28,7 @@ LOCAL: Piece = ("local", 1, "no")
 WORDS = {
     "fixed": "motion by place",
     "moving": "motion within its box",
+    "boundaries": "boundaries of motion",
     "local": "small blocks, wherever they are",
     "amount": "how much moves",
     "edges": "edges",
@@ -42,8 +43,8 @@ HOW = {"time": ", over time", "motion": ", by its course", "moving": " of what m
 IMAGINED_CLIPS = 0.5
 # A held-out clip counts as so many independent ones: those of one person or scene are alike.
 EVIDENCE = 0.3
-# Descriptions of a smaller weight are left out.
-LEAST_WEIGHT = 0.02
+# Descriptions of a smaller share of the largest weight are left out.
+LEAST_WEIGHT = 0.05
 INNER_FOLDS = 5
 TEMPERATURES = tuple(float(t) for t in np.geomspace(0.05, 5.0, 25))
 
@@ -227,7 +228,7 @@ class ClipClassifier:
             judged.append((how, *_calibrated(logits_NC, labels_N), logits_NC))
         losses = np.array([loss for _, _, loss, _ in judged])
         weights = np.exp(EVIDENCE * len(labels_N) * (losses.min() - losses))
-        weights[weights < LEAST_WEIGHT * weights.sum()] = 0
+        weights[weights < LEAST_WEIGHT * weights.max()] = 0
         weights /= weights.sum()
         chosen = [int(n) for n in np.argsort(-weights, kind="stable") if weights[n] > 0]
         members = [Member(judged[n][0], float(weights[n]), judged[n][1]) for n in chosen]

@@ -2,14 +2,15 @@
 
 What ten flows cannot see, a gesture of two seconds or the order of push and fall, stands in the
 histograms of the whole clip. A clip becomes two coarse grids of flow (`flowpipe.flow.histogram`) in
-steps of equal time, and small blocks of picture and time (`local_motion`). Its *description* holds
-one or both grids, averaged over the clip, and over its halves, quarters and eighths, of time or of
-motion; the blocks; or all of these. There is an SVM on each description; how much it counts is
-decided by cross-validation inside the training clips.
+steps of equal time, a grid of where motion changes from place to place, and small blocks of picture
+and time (`local_motion`). Its *description* holds some of these; grids are averaged over the clip,
+and over its halves, quarters and eighths, of time or of motion. There is an SVM on each description
+(`clip_svm`); how much it counts is decided by cross-validation inside the training clips.
 
 Axes: N clips, B steps of time, R×Q cells, K directions (and all), D numbers, C classes.
 
-SVM: Cortes and Vapnik, "Support-vector networks", 1995, https://doi.org/10.1007/BF00994018.
+Boundaries of motion: Dalal, Triggs, Schmid, "Human detection using oriented histograms of flow and
+appearance", ECCV 2006, https://doi.org/10.1007/11744047_33.
 Parts of parts: Lazebnik, Schmid, Ponce, "Beyond bags of features: spatial pyramid matching", CVPR
 2006, https://doi.org/10.1109/CVPR.2006.68.
 """
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +38,7 @@ from flowpipe.features.clip_svm import (
     roots,
 )
 from flowpipe.features.local_motion import LocalMotion, local_motion
-from flowpipe.flow.histogram import Cells, fine_cells, fixed_grid, mirrored, moving_grid
+from flowpipe.flow.histogram import DIRECTIONS, Cells, fine_cells, fixed_grid, mirrored, moving_grid
 
 STEP_S = 0.08
 # Lengths are made those of flow between frames this far apart, at this height of the picture.
@@ -45,6 +47,9 @@ NOMINAL_HEIGHT_PX = 128
 FIELDS_AT_ONCE = 64
 FIXED, MOVING = (3, 4), (4, 4)
 AMOUNT: Piece = ("amount", 1, "no")
+BOUNDARIES: Piece = ("boundaries", 4, "time")
+# Flow is smoothed by so many px before its changes are taken: stored flow has steps.
+SMOOTHED_PX = 1.0
 # Lengths that an amount of motion is counted by, in px; each is twice the one before.
 LEAST_AMOUNT_PX, AMOUNTS = 0.02, 10
 # Of equal parts of motion: this share of it is spread evenly over the clip.
@@ -61,6 +66,7 @@ def motion(
     pyramid: str = "no",
     local: bool = False,
     amount: bool = False,
+    boundaries: bool = False,
     mirror: bool = False,
     cost: float = 10.0,
 ) -> Description:
@@ -78,6 +84,9 @@ def motion(
         Whether small blocks of motion, wherever they are, count as much as the grids.
     amount : bool
         Whether it counts how much moves, and how suddenly. The rest knows shares only.
+    boundaries : bool
+        Whether it counts, half as much as the rest, where motion changes from place to place: what
+        a moving camera does to all of the picture has no boundaries.
     mirror, cost
         As of `Description`.
     """
@@ -85,6 +94,7 @@ def motion(
     pieces: list[Piece] = [(name, parts, pyramid) for name in chosen[grids]]
     count = max(1, len(pieces))
     pieces += [LOCAL] * (count * local) + [AMOUNT] * (count * amount)
+    pieces += [BOUNDARIES] * (max(1, len(pieces) // 2) * boundaries)
     return Description(tuple(pieces), mirror=mirror, cost=cost)
 
 
@@ -95,32 +105,47 @@ def candidates(count: int, *, mirror: bool) -> list[Description]:
     few descriptions and no mirrored ones.
     """
     if count > MANY_CLIPS:
-        return [motion("both", 8, "time", local) for local in (False, True)]
+        return [motion("both", 8, "time", local, boundaries=True) for local in (False, True)]
     choices = itertools.product(
         ("moving", "both", "fixed"),
         ((1, "no"), (8, "time"), (8, "motion")),
         (False, True),
         (False, True),
+        (False, True),
     )
     listed = [
-        motion(grids, parts, pyramid, local, amount, mirror)
-        for grids, (parts, pyramid), local, amount in choices
+        motion(grids, parts, pyramid, local, amount, boundaries, mirror)
+        for grids, (parts, pyramid), local, amount, boundaries in choices
     ]
-    alone = [motion("none", local=True, amount=amount, mirror=mirror) for amount in (False, True)]
+    alone = [
+        motion("none", local=local, amount=amount, boundaries=boundaries, mirror=mirror)
+        for local, amount, boundaries in itertools.product((False, True), repeat=3)
+        if local or (boundaries and not amount)
+    ]
     return [*listed, *alone]
 
 
 @dataclass(frozen=True)
 class ClipGrids:
-    """What all descriptions of a clip are made of: coarse grids B×R×Q×(K+1), and blocks."""
+    """What all descriptions of a clip are made of: coarse grids B×R×Q×(K+1), and blocks.
+
+    `boundaries` are B×R×Q×2K: where u changes, and where v does, by the direction of the change.
+    """
 
     fixed: Cells
     moving: Cells
+    boundaries: Cells
     local: LocalMotion
 
     def mirrored(self) -> "ClipGrids":
         """Return the same of the clip in a mirror."""
-        return ClipGrids(mirrored(self.fixed), mirrored(self.moving), self.local.mirrored())
+        # In a mirror u has the other sign and x too: its changes along x stay, those of v turn.
+        order = [-k % DIRECTIONS for k in range(DIRECTIONS)]
+        order += [DIRECTIONS + (DIRECTIONS // 2 - k) % DIRECTIONS for k in range(DIRECTIONS)]
+        boundaries = np.ascontiguousarray(self.boundaries[:, :, ::-1][..., order])
+        return ClipGrids(
+            mirrored(self.fixed), mirrored(self.moving), boundaries, self.local.mirrored()
+        )
 
     def piece(self, piece: Piece) -> NDArray[np.float32]:
         """Return a piece of the clip's description; it has length one."""
@@ -128,6 +153,8 @@ class ClipGrids:
         if piece == AMOUNT:
             return _amounts(self.fixed)
         grid: Cells = getattr(self, name)
+        if piece == BOUNDARIES:
+            return levels([roots(_parts(grid, 2**n, pyramid)) for n in range(parts.bit_length())])
         if pyramid == "no":
             return roots([*_parts(grid, parts, "time"), _change(grid)])
         each = [roots([*_parts(grid, 1, "time"), _change(grid)])]
@@ -160,10 +187,34 @@ def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids
     blocks = []
     for first in range(start, stop, FIELDS_AT_ONCE):
         last = min(first + FIELDS_AT_ONCE, stop)
-        cells = fine_cells(np.asarray(entry.flow[first:last], np.float32))
+        uv_THWC = np.asarray(entry.flow[first:last], np.float32)
+        cells = np.concatenate([boundary_cells(uv_THWC), fine_cells(uv_THWC)], axis=-1)
         blocks.append(cells * scale[first - start : last - start, None, None, None])
     cells = in_steps(np.concatenate(blocks), interval_s)
-    return ClipGrids(fixed_grid(cells, *FIXED), moving_grid(cells, *MOVING), local_motion(cells))
+    # The box of the boundaries follows the motion too, which stands last.
+    boxed = moving_grid(cells, *MOVING)
+    changes, motion_cells = 2 * DIRECTIONS, np.ascontiguousarray(cells[..., 2 * DIRECTIONS :])
+    return ClipGrids(
+        fixed_grid(motion_cells, *FIXED),
+        np.ascontiguousarray(boxed[..., changes:]),
+        np.ascontiguousarray(boxed[..., :changes]),
+        local_motion(motion_cells),
+    )
+
+
+def boundary_cells(uv_THWC: NDArray[np.float32]) -> Cells:
+    """Return how u and then v change from place to place, by direction: T×R×Q×2K."""
+    made = []
+    for channel in (0, 1):
+        changes_THWC = np.empty_like(uv_THWC)
+        for field, uv_HWC in zip(changes_THWC, uv_THWC, strict=True):
+            smooth = cv2.GaussianBlur(
+                np.ascontiguousarray(uv_HWC[..., channel]), (0, 0), SMOOTHED_PX
+            )
+            field[..., 0] = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 8)
+            field[..., 1] = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 8)
+        made.append(fine_cells(changes_THWC)[..., :-1])
+    return np.concatenate(made, axis=-1)
 
 
 def in_steps(cells: Cells, interval_s: NDArray[np.float64]) -> Cells:
