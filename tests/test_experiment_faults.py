@@ -638,6 +638,17 @@ def test_copies_of_training_videos_among_the_tested_are_said():
     assert said == "fold 1: 1 of 2 training videos are copies of others"
 
 
+def test_motion_of_several_frame_rates_is_told(folder):
+    settings = settings_of(folder, stream=None)
+    (said,) = checks.mixed_rates(settings, [15.0, 60.0])
+    assert said.startswith("temporal: training videos have 15 to 60 frames/s")
+    assert not list(checks.mixed_rates(settings, [24.0, 30.0]))
+    assert not list(checks.mixed_rates(settings, []))
+    assert not list(checks.mixed_rates(settings.only("spatial"), [15.0, 60.0]))  # single frames
+    by_time = settings_of(folder, "streams.temporal.fps=15.0", stream="temporal")
+    assert not list(checks.mixed_rates(by_time, [15.0, 60.0]))
+
+
 def test_clips_longer_than_most_videos_are_told():
     def inputs(frames, stride):
         return [StreamInput("temporal", "flow", frames, frame_step=stride)]

@@ -289,6 +289,20 @@ def still_videos(dataset: Dataset, cache: Any) -> Iterator[str]:
         )
 
 
+def mixed_rates(settings: Settings, rates_fps: Sequence[float]) -> Iterator[str]:
+    """Yield a sentence where motion from frame to frame is not comparable between videos."""
+    moving = [
+        name
+        for name, stream in settings.streams.items()
+        if stream.fps is None and (stream.frames > 1 or "flow" in stream.input)
+    ]
+    if moving and rates_fps and max(rates_fps) > RATE_TOLERANCE * min(rates_fps):
+        yield (
+            f"{', '.join(moving)}: training videos have {min(rates_fps):g} to {max(rates_fps):g} "
+            "frames/s, so that one motion looks slower in some than in others; set [extract] fps"
+        )
+
+
 def long_clips(inputs: Sequence[StreamInput], dataset: Dataset, cache: Any) -> Iterator[str]:
     """Yield a sentence for each stream whose clips are longer than half of the videos."""
     looked_at = dataset.videos[:: max(1, len(dataset.videos) // MOST_LOOKED_AT)]

@@ -644,6 +644,8 @@ class Experiment:
             digests = {row.name: row.digest for row in self._cache.rows()}
             notes += [note for fold in folds for note in checks.same_contents(fold, digests)]
             notes += checks.still_videos(self.dataset, self._cache)
+            rates_fps = self._rates(folds[0].train.videos)
+            notes += checks.mixed_rates(self.settings, rates_fps)
             inputs = [
                 stream.clip_input(name)
                 for name, stream in self.settings.streams.items()
