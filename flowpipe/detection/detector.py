@@ -189,10 +189,11 @@ class Detector:
             if isinstance(network, HistogramNetwork):
                 # One long look holds the short ones, and its mirror image theirs.
                 longer = replace(stream, frames=stream.frames + 2 * REACH * most)
-                seen = [
+                # A clip at a time: pictures are large, cells are small.
+                parts = (
                     see(longer, cache[e.video], e.frame, e.boxes, network, device) for e in shown
-                ]
-                cells = network.cells(*joined(seen))
+                )
+                cells = torch.cat([network.cells(*joined([part])) for part in parts])
                 starts = range(0, 2 * REACH * most + 1, max(most, 1))
                 for flip, start in itertools.product(flips, starts):
                     of_look = network.mirrored(cells) if flip else cells
@@ -201,11 +202,11 @@ class Detector:
             else:
                 for flip, shift in itertools.product(flips, sorted({-most, 0, most})):
                     look = Look(flip, shift=shift)
-                    parts = [
+                    clips = [
                         see(stream, cache[e.video], e.frame, e.boxes, network, device, look)
                         for e in shown
                     ]
-                    outputs.append(network(*joined(parts)).double())
+                    outputs.append(network(*joined(clips)).double())
         if not self.settings.softmax:
             return torch.stack(outputs).mean(0)
         return torch.stack([each.softmax(1) for each in outputs]).mean(0).clamp(min=FLOOR).log()
