@@ -1,5 +1,6 @@
 """Looks of clips: what each piece sees and does not see, mirrors, and a network of pictures."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,6 +25,7 @@ from flowpipe.features.appearance import (
 )
 from flowpipe.features.clip_svm import LOCAL, ClipClassifier, Description, describe
 from flowpipe.models import build
+from flowpipe.models.weights.networks import network_of
 
 HEIGHT, WIDTH, FRAMES = 64, 96, 13
 
@@ -180,7 +182,7 @@ def test_a_range_without_fields_is_refused():
         clip_looks(entry([np.zeros((HEIGHT, WIDTH, 3))] * FRAMES), 12, 12)
 
 
-def pictures(model: str = "squeezenet1-0") -> dict[str, torch.Tensor]:
+def pictures(model: str = "squeezenet1_0") -> dict[str, torch.Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return {k: v.clone() for k, v in build(model, num_classes=1000).state_dict().items()}
@@ -234,3 +236,28 @@ def test_a_network_that_nothing_asks_is_refused(stream, told, tmp_path):
     table = {"data": {"root": "."}, "streams": {"still": stream}}
     with pytest.raises(ConfigError, match=told):
         settings_from(table, where="config.toml", folder=tmp_path)
+
+
+@pytest.mark.parametrize("model", ["squeezenet1_0", "resnet18"])
+def test_threads_ask_a_network_what_one_asks(model):
+    network = PictureNetwork(pictures(model), where="file")
+    rng = np.random.default_rng(7)
+    clips = [rng.integers(0, 255, (2, 40, 40, 3)).astype(np.uint8) for _ in range(6)]
+    alone = [network(frames) for frames in clips]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(network, clips))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    assert len({round(float(seen.sum()), 3) for seen in alone}) == 6
+    assert alone[0].shape == (512,)
+
+
+def test_what_comes_out_is_what_goes_into_the_classifier():
+    network = PictureNetwork(pictures("resnet18"), where="file")
+    whole = network_of(pictures("resnet18"), where="file")
+    frames = np.random.default_rng(8).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8)
+    made = whole.preprocessing.apply(torch.from_numpy(frames))
+    with torch.inference_mode():
+        logits = whole(made).mean(0)
+        own = whole.fc(torch.from_numpy(network(frames)))
+    np.testing.assert_allclose(own, logits, rtol=1e-3, atol=1e-4)

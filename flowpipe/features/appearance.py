@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
 from flowpipe.features.clip_svm import LOCAL, Description, Piece, levels, roots
@@ -162,20 +162,15 @@ class PictureNetwork:
                 parameter="weights",
             )
         self._prepare: Any = made.apply  # type: ignore[union-attr]
-        self._classifier = self._network.get_submodule(str(self._network.classifier_name))
+        # What goes into the classifier comes out.
+        self._network.set_submodule(str(self._network.classifier_name), nn.Identity())
 
     def __call__(self, frames_THWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return what the network sees in frames, the mean over them, D float32."""
-        kept: list[Tensor] = []
-        handle = self._classifier.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-        try:
-            with torch.inference_mode():
-                self._network(self._prepare(torch.from_numpy(frames_THWC)))
-        finally:
-            handle.remove()
-        seen = kept[0]
+        with torch.inference_mode():
+            seen = self._network(self._prepare(torch.from_numpy(frames_THWC)))
         seen_TD = seen.mean((2, 3)) if seen.ndim == 4 else seen
-        return seen_TD.mean(0).numpy()
+        return np.asarray(seen_TD.mean(0).numpy(), np.float32)
 
 
 def clip_looks(
