@@ -189,13 +189,16 @@ def _mean_weights(result: "RunResult") -> dict[str, float]:
 
 def start_from(settings: "Settings", weights: Sequence[str]) -> "Settings":
     """Set the initial weights of streams: "FILE" of all, "STREAM=FILE" of one."""
+    from flowpipe.experiment.settings import FLOW_HISTOGRAM
+
     streams = dict(settings.streams)
     for given in weights:
         name, equals, path = given.partition("=")
         if not equals or (name not in streams and Path(given).is_file()):
             name, path = "", given  # of all; the name of a file may hold a "="
         for each in settings.only(name or None).streams:
-            streams[each] = replace(streams[each], weights=Path(path).absolute())
+            if name or streams[each].input != FLOW_HISTOGRAM:  # which has no network
+                streams[each] = replace(streams[each], weights=Path(path).absolute())
     return replace(settings, streams=streams)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support import run_cli
 
+from flowpipe.cli.train import start_from
 from flowpipe.datasets import Dataset, Video
 from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.experiment import folder as front
@@ -17,7 +18,7 @@ from flowpipe.experiment.automatic import choose, run_folder
 from flowpipe.experiment.data import read_dataset
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.mirror import named_pair
-from flowpipe.experiment.settings import DataSettings
+from flowpipe.experiment.settings import DataSettings, settings_from
 from flowpipe.experiment.survey import common_rate, survey
 
 SIDE, FRAMES, FPS = 64, 30, 15
@@ -327,3 +328,16 @@ def test_weights_are_for_the_still_stream_unless_another_is_named(videos, tmp_pa
     assert streams["still"].weights == Path("a.pth").absolute()
     assert streams["motion"].weights == Path("b.pth").absolute()
     assert streams["whole-clip"].weights is None
+
+
+def test_a_file_for_all_streams_is_for_those_that_have_a_network(tmp_path):
+    table = {
+        "data": {"root": "."},
+        "streams": {"a": {"input": "rgb"}, "whole": {"input": "flow-histogram"}},
+    }
+    settings = settings_from(table, where="config.toml", folder=tmp_path)
+    given = start_from(settings, [str(tmp_path / "x.pth")])
+    assert given.streams["a"].weights == tmp_path / "x.pth"
+    assert given.streams["whole"].weights is None
+    with pytest.raises(ConfigError, match="has no network to give weights to"):
+        start_from(settings, ["whole=x.pth"])
