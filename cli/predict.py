@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 LOCALISER = "localiser.json"  # what a run of flowpipe localise has, and no other
 PIPE = "-"
+INTERRUPTED = 130
 SHOWN_SEGMENTS = 40
 
 
@@ -133,7 +135,7 @@ def predict(
     experiment = open_run(run)
     experiment.use_flow(None, {}, other_flow=other_flow)
     reader = TimelineReader(experiment, every_s=every, window_s=window, fold=fold)
-    timelines, paths, failed = _timelines(reader, videos, quiet=as_json)
+    timelines, paths, status = _timelines(reader, videos, quiet=as_json)
     if timelines:
         _write_files(
             timelines,
@@ -145,7 +147,7 @@ def predict(
             least=least,
         )
         _show(timelines, least, as_json)
-    click.get_current_context().exit(1 if failed else 0)
+    click.get_current_context().exit(status)
 
 
 def _localise(run: Path, videos: tuple[str, ...], csv_file: Path | None, page: Path | None) -> None:
@@ -165,14 +167,26 @@ def _localise(run: Path, videos: tuple[str, ...], csv_file: Path | None, page: P
 def _timelines(
     reader: "TimelineReader", sources: tuple[str, ...], *, quiet: bool
 ) -> tuple[list["Timeline"], dict[str, Path], int]:
-    """Return the timelines, the file of each video, and how many videos failed."""
+    """Return the timelines, the file of each video, and the exit status.
+
+    What ends a source early costs what comes after it, not what was seen before.
+    """
     from flowpipe.datasets import videos_of
-    from flowpipe.errors import FlowpipeError
+    from flowpipe.errors import FlowpipeError, VideoError
     from flowpipe.experiment.timeline import Pace
+    from flowpipe.video.decoding import Damage
     from flowpipe.video.live import live_frames
 
     live = [source for source in sources if source == PIPE or source.startswith("/dev/")]
-    timelines, paths, failed = [], {}, 0
+    timelines: list[Timeline] = []
+    paths: dict[str, Path] = {}
+    faults: list[BaseException] = []
+
+    def ended(name: str, error: BaseException) -> None:
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+        say(f"{name}: {why}; what was seen before is kept")
+        faults.append(error)
+
     for source in live:
         pace = Pace()
         given: Any = sys.stdin.buffer if source == PIPE else source
@@ -184,13 +198,25 @@ def _timelines(
                 f"({pace.frames_per_s:.0f} frames/s, {pace.behind_s:.1f} s behind)"
             )
 
-        frames = pace.counted(live_frames(given, **reader.geometry()))
-        timelines.append(reader.read(source, frames, at_once=1, on_window=None if quiet else show))
+        damage = Damage()
+        timelines.append(
+            reader.read(
+                source,
+                pace.counted(live_frames(given, **reader.geometry(), damage=damage)),
+                at_once=1,
+                on_window=None if quiet else show,
+                on_fault=partial(ended, source),
+            )
+        )
+        if note := damage.reason():
+            say(f"note: {source}: {note}")
+    if any(isinstance(error, KeyboardInterrupt) for error in faults):
+        return timelines, paths, INTERRUPTED
     others = [source for source in sources if source not in live]
     given_videos, empty = videos_of(others) if others else ([], [])
     for path in empty:
         say(f"{path} holds no video")
-        failed += 1
+        faults.append(VideoError(f"{path} holds no video"))
     for video in given_videos:
         try:
             with _bar(video.id) as update:
@@ -203,13 +229,17 @@ def _timelines(
                     share = timeline.ends_s[-1] / length_s if length_s else 0.0
                     update(min(1.0, share), f"{timeline.ends_s[-1]:.0f} s")
 
-                timeline = reader.read(video.id, frames_of, on_window=report)
+                timeline = reader.read(
+                    video.id, frames_of, on_window=report, on_fault=partial(ended, video.id)
+                )
+            if frames_of.problem:
+                say(f"note: {video.id}: {frames_of.problem}")
             timelines.append(timeline)
             paths[video.id] = video.path
         except FlowpipeError as error:
             say(f"{video.id}: {error}")
-            failed += 1
-    return timelines, paths, failed
+            faults.append(error)
+    return timelines, paths, 1 if faults else 0
 
 
 @contextmanager

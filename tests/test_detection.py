@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ from flowpipe.detection.examples import (
     read_truth,
     with_found,
 )
-from flowpipe.detection.experiment import divided, predict, train
+from flowpipe.detection.experiment import divided, load_data, predict, train
 from flowpipe.detection.fitting import PENALTIES, Fit
 from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, class_chances, criterion, draw_batches
@@ -41,7 +42,9 @@ from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.detection.settings import load_settings
 from flowpipe.detection.weighing import best_weights
-from flowpipe.errors import AnnotationError, InvalidArgument, WeightsError
+from flowpipe.errors import AnnotationError, FlowpipeError, InvalidArgument, WeightsError
+from flowpipe.experiment.verify import verify_run
+from flowpipe.sealed import write_table
 from flowpipe.video import probe
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 40
@@ -773,6 +776,90 @@ def test_settings_are_checked(scene, tmp_path):
     assert "epochs" in done.err
     done = run_cli("detect", "predict", tmp_path, scene / "videos" / "v0.mp4")
     assert "is no detector" in done.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["streams={}"], "there must be a stream"),
+        (["streams.flow.model=persn"], 'unknown model "persn"'),
+        (["streams.flow.parameters={widht=3}"], r'no parameter "widht" \(did you mean "width"'),
+        (["streams.flow.parameters={width=0}"], "width 0 must be 1 to 1024"),
+        (["streams.flow.parameters={context=inf}"], "context inf must be ≥ 1"),
+        (["streams.flow.parameters={size=1000000}"], "size 1000000 from 16 to 512"),
+        (["streams.flow.frames=1000000000"], "frames 1000000000 must be ≤ 10000"),
+        (["streams.flow={model='slow-r50', weights='gone.pth'}"], "no file of weights at .*gone"),
+        (["weights={flw=1}"], 'weight 1.0 of "flw" must be'),
+        (["weights={flow=inf}"], "weight inf of .* finite"),
+        (["train.scales=[1.0, nan]"], "scales .* must be from 0.1 to 10"),
+        (["data.offset_s=nan"], "offset_s nan must be finite"),
+        (["data.normalised=true"], r"a corner at \d+.* normalised = false"),
+        (["data.exclude=gone.csv"], "gone.csv: cannot be read"),
+        (["persons.boxes=csv:gone.csv"], "gone.csv: cannot be read"),
+        (["data.boxes=one.csv"], "has one label, hop, for every person"),
+        (["data.boxes=several.csv", "train.loss=softmax"], "several labels, but .* softmax"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_flow_is_computed(
+    scene, tmp_path, monkeypatch, changes, message
+):
+    from flowpipe.detection import data
+
+    lines = (scene / "boxes.csv").read_text().splitlines(True)
+    (scene / "one.csv").write_text("".join(lines).replace("sway", "hop"))
+    (scene / "several.csv").write_text("".join([*lines, lines[1].replace("sway", "hop")]))
+
+    def reached(*given, **named):
+        raise AssertionError("flow is computed")
+
+    monkeypatch.setattr(data, "extract", reached)
+    with pytest.raises(FlowpipeError, match=message):
+        train(load_settings(scene / "scene.toml", changes), tmp_path / "run", workers=1)
+    with pytest.raises(AssertionError, match="flow is computed"):
+        train(load_settings(scene / "scene.toml"), tmp_path / "run", workers=1)
+
+
+def test_every_file_of_a_run_is_verified(scene, trained, tmp_path):
+    shutil.copytree(scene / "run", out := tmp_path / "run", ignore=lambda *_: {"cache"})
+    files = ["detections_true.csv", "flow/checkpoint.pt", "flow/metrics.jsonl"]
+    assert not any(finding.problem for finding in verify_run(out))
+    for name in files:
+        whole = (out / name).read_bytes()
+        for place in range(0, len(whole), len(whole) // 5):
+            damaged = bytearray(whole)
+            damaged[place] ^= 2
+            (out / name).write_bytes(damaged)
+            assert [f.path for f in verify_run(out) if f.problem] == [out / name], place
+        (out / name).unlink()
+        (gone,) = [f.problem for f in verify_run(out) if f.problem]
+        assert gone == f"{out / name} is gone; copy it back, or train again"
+        (out / name).write_bytes(whole)
+    table = json.loads((out / "results.json").read_text())
+    write_table(out / "results.json", {"files": table["files"] | {"../x": 3, "flow": 4}})
+    (tmp_path / "x").write_text("of another")
+    wrong = [f.problem for f in verify_run(out) if f.problem]
+    assert wrong == [f"{out / name} is no file of this run" for name in ("../x", "flow")]
+
+
+def test_a_detector_of_forged_size_takes_no_memory(scene, trained, tmp_path):
+    shutil.copytree(scene / "run", out := tmp_path / "run", ignore=lambda *_: {"cache"})
+    table = json.loads((out / "detector.json").read_text())
+    forged = {key: value for key, value in table.items() if key not in ("crc32", "sealed")}
+    forged["streams"]["flow"]["parameters"]["width"] = 1024
+    write_table(out / "detector.json", forged)
+    with pytest.raises(WeightsError, match=r"checkpoint.pt has [\d,]+ bytes, .* ask for [\d,]+ of"):
+        load_detector(out)
+
+
+def test_videos_of_both_parts_are_told(scene, trained, tmp_path):
+    said = []
+    changes = ["data.test=[]", "data.test_boxes=boxes.csv"]
+    data = load_data(load_settings(scene / "scene.toml", changes), tmp_path, say=said.append)
+    assert len(data.test.examples) == 50
+    assert said == [
+        "note: 5 videos are trained on and tested on, such as v0; what is measured on them says "
+        "little of other videos"
+    ]
 
 
 def test_frames_to_look_at_are_stamped_by_the_video(scene, trained):

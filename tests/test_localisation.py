@@ -14,6 +14,7 @@ from support import run_cli
 from flowpipe.errors import (
     AnnotationError,
     ConfigError,
+    FlowpipeError,
     InvalidArgument,
     UnknownName,
     WeightsError,
@@ -42,6 +43,7 @@ from flowpipe.localisation.pyramid import (
 from flowpipe.localisation.timeline import Example, Sample
 from flowpipe.localisation.two_stage import decode_ends, encode_ends, pool_segments
 from flowpipe.metrics.temporal import Segments, temporal_precision
+from flowpipe.sealed import write_table
 
 CLASSES = ("hop", "run", "sit")
 ACTIONFORMER = {"block": "attention", "stem": 2, "levels": 6}
@@ -466,6 +468,56 @@ def test_train_predict_and_measure(folder, tmp_path):
         assert measured["subset"] == "validation"
         # One of the few instances of so small a set may change its rank by rounding.
         assert measured["average"] == pytest.approx(record["average"], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["method=pyramd"], 'did you mean "pyramid"'),
+        (["parameters={widht=3}"], 'did you mean "width"'),
+        (["parameters={attention_heads=0}"], "attention_heads must be ≥ 1"),
+        (["parameters={width=0}"], "width, head_layers"),
+        (["parameters={head_layers=1000000000}"], "head_layers, embedding and stem must be ≤ 100"),
+        (["parameters={boundary_weight=nan}"], "boundary_weight nan ≥ 0"),
+        (["parameters={input_noise=inf}"], "input_noise inf ≥ 0 and finite"),
+        (["method=two-stage", "parameters={dropout=2}"], "dropout 2.0 must be in"),
+        (["method=two-stage", "parameters={match_iou=nan}"], "match_iou nan"),
+        (["method=snippets", "parameters={dropout=nan}"], "dropout nan must be in"),
+        (["features=[]"], "there must be features"),
+        (["features=['flow-histogram', 'flow-histogram']"], "must differ"),
+        (["networks=0"], "networks 0 must be 1 to 100"),
+        (["suppression.min_score=nan"], "min_score nan must be in"),
+        (["tiou=[]"], r"tiou thresholds \[\] must lie in"),
+        (["tiou=[1.5]"], r"tiou thresholds \[1.5\] must lie in"),
+        (["data.train=training", "data.test=Training"], "are both .training."),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_flow_is_computed(
+    folder, tmp_path, monkeypatch, changes, message
+):
+    from flowpipe.localisation import data, experiment
+
+    def reached(*given, **named):
+        raise AssertionError("flow is computed")
+
+    monkeypatch.setattr(data, "extract", reached)
+    with pytest.raises(FlowpipeError, match=message):
+        experiment.train(experiment.load_settings(folder, changes), tmp_path / "run", workers=1)
+    with pytest.raises(AssertionError, match="flow is computed"):
+        experiment.train(experiment.load_settings(folder), tmp_path / "run", workers=1)
+
+
+def test_a_localiser_of_forged_size_takes_no_memory(tmp_path):
+    localiser = Localiser(settings_of(made_up_examples(), parameters={"width": 16}))
+    localiser.train(made_up_examples(), tmp_path)
+    localiser.save(tmp_path)
+    load_localiser(tmp_path)
+    table = json.loads((tmp_path / "localiser.json").read_text())
+    del table["crc32"], table["sealed"]
+    for forged in ({"parameters": {"width": 2**20}}, {"widths": [10**9]}):
+        write_table(tmp_path / "localiser.json", table | forged)
+        with pytest.raises(WeightsError, match=r"has [\d,]+ bytes, .* ask for [\d,]{9,} of"):
+            load_localiser(tmp_path)
 
 
 def test_a_localiser_predicts_by_the_general_command_too(folder, tmp_path):

@@ -219,6 +219,51 @@ def test_a_pipe_is_read_as_it_comes(long_video, run):
     assert [s.label for s in timeline.segments()] == ["right", "down", "right"]
 
 
+@pytest.mark.parametrize("how", ["a read error", "an interrupt", "a large frame"])
+def test_what_ends_a_live_source_early_costs_only_what_comes_after(
+    run, long_video, tmp_path, monkeypatch, how
+):
+    from flowpipe.video import live
+
+    def failing(source, *, damage, **geometry):
+        for frame in VideoReader(long_video, rgb=True, **geometry):
+            if frame.pts_s >= 5.5:
+                raise {
+                    "a read error": OSError(5, "Input/output error"),
+                    "an interrupt": KeyboardInterrupt(),
+                    "a large frame": VideoError("- has a frame of 9 × 9 px"),
+                }[how]
+            yield frame
+
+    monkeypatch.setattr(live, "live_frames", failing)
+    given = ("--every", "0.5s", "--csv", tmp_path / "s.csv", "--segments", tmp_path / "p.csv")
+    done = run_cli("predict", run, "-", *given, "--json")
+    assert done.status == (130 if how == "an interrupt" else 1)
+    assert "; what was seen before is kept" in done.err
+    seen = json.loads(done.out)["videos"]["-"]["segments"]
+    assert [segment["label"] for segment in seen] == ["right", "down"]
+    assert 4 < seen[-1]["end_s"] <= 5.5
+    assert len((tmp_path / "s.csv").read_text().splitlines()) > 5
+    assert (tmp_path / "p.csv").read_text().count("-,") == 2
+
+
+def test_a_damaged_video_is_told_over_time_too(run, long_video, tmp_path):
+    cut = tmp_path / "cut.ts"
+    with av.open(str(cut), "w") as target:
+        stream = target.add_stream("mpeg2video", rate=FPS)
+        stream.height = stream.width = SIDE
+        stream.pix_fmt = "yuv420p"
+        for frame in VideoReader(long_video, rgb=True):
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(frame.rgb_HWC, format="rgb24")))
+        target.mux(stream.encode(None))
+    whole = bytearray(cut.read_bytes())
+    whole[len(whole) // 3 : len(whole) // 2] = b""
+    cut.write_bytes(whole)
+    done = run_cli("predict", run, cut, "--every", "0.5s")
+    assert done.status == 0
+    assert "note: cut.ts: " in done.err
+
+
 def test_an_exported_file_predicts_as_its_run(run, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     videos = sorted((run.parent / "videos").rglob("*.mp4"))[:4]

@@ -30,6 +30,7 @@ from flowpipe.models.weights import load_weights
 
 Network = RoiNetwork | PersonNetwork | HistogramNetwork
 Floats = npt.NDArray[np.float64]
+MOST_FRAMES = 10_000
 # The middle of a person's box, as shares of its sides, and how much of that the body fills.
 TORSO_X, TORSO_Y, TORSO_SHARE = (0.25, 0.75), (0.1, 0.7), 0.8
 
@@ -78,6 +79,8 @@ class DetectStream:
     rgb_range: Literal["imagenet", "symmetric"] = "imagenet"
 
     def __post_init__(self) -> None:
+        if self.frames > MOST_FRAMES:
+            raise InvalidArgument(f"frames {self.frames} must be ≤ {MOST_FRAMES}; 16 is usual")
         if self.short_side is not None and self.short_side < 16:
             raise InvalidArgument(f"short_side {self.short_side} must be ≥ 16; 256 is usual")
         if self.weights is not None and self.model in (PERSON, HISTOGRAM):

@@ -13,6 +13,7 @@ from flowpipe.cache import FlowRecipe, open_cache
 from flowpipe.clips.memory import MemoryCache
 from flowpipe.datasets import Video
 from flowpipe.detection.examples import (
+    SHARE_SLACK,
     Example,
     KeyFrames,
     Say,
@@ -25,13 +26,14 @@ from flowpipe.detection.examples import (
     read_truth,
 )
 from flowpipe.detection.settings import DetectSettings
-from flowpipe.errors import AnnotationError
+from flowpipe.errors import AnnotationError, ConfigError
 from flowpipe.extraction import extract
 from flowpipe.localisation.annotations import names_in
 from flowpipe.runs import Progress
 from flowpipe.video import find_videos
 
 Told = Callable[[Progress], None]
+SEVERAL = "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,20 @@ def load_data(
     classes = classes_in(truth, names)
     if not classes:
         raise AnnotationError(f"{data.boxes} has no label")
+    _refuse(settings, truth, classes)
+    if test_truth is not None:
+        _refuse_px(test_truth, data.test_boxes or data.boxes)
+        if shared := videos_in(truth) & videos_in(test_truth):
+            say(
+                f"note: {len(shared)} videos are trained on and tested on, such as {min(shared)}; "
+                "what is measured on them says little of other videos"
+            )
+    excluded = excluded_of(data.exclude)
     annotated = videos_in(truth) | (set() if test_truth is None else videos_in(test_truth))
     files = _files_of(sorted(annotated), data.videos)
     cache = flow_of(
         list(files.values()), data.cache or out / "cache", data.recipe(), workers, say, on_progress
     )
-    excluded = excluded_of(data.exclude)
 
     def part(name: str, rows: Truth) -> Part:
         named = _Named(cache, files)
@@ -119,6 +129,34 @@ def load_data(
         cache,
         {video.id: video.path for video in files.values()},
     )
+
+
+def _refuse(settings: DetectSettings, truth: Truth, classes: Sequence[str]) -> None:
+    """Refuse, before flow is computed, boxes that the settings cannot learn from."""
+    path = settings.data.boxes
+    _refuse_px(truth, path)
+    boxes = truth.boxes
+    if len(classes) == 1 and all(boxes.labels) and not settings.persons.teach:
+        raise AnnotationError(
+            f"{path} has one label, {classes[0]}, for every person; there must be two, or persons "
+            "with an empty label, who do nothing of it"
+        )
+    if settings.train.loss == "softmax":
+        persons: dict[Any, set[str]] = {}
+        for key, label, box in zip(boxes.frames, boxes.labels, boxes.boxes.tolist(), strict=True):
+            persons.setdefault((key, *box), set()).add(label)
+        if any(len(labels & set(classes)) > 1 for labels in persons.values()):
+            raise ConfigError(SEVERAL)
+
+
+def _refuse_px(truth: Truth, path: Path) -> None:
+    """Refuse corners in px where they must be shares."""
+    boxes = truth.boxes.boxes
+    if truth.normalised and boxes.size and boxes.max() > 1 + SHARE_SLACK:
+        raise AnnotationError(
+            f"{path} has a corner at {boxes.max():g}, which is no share of a side; [data] "
+            "normalised = false says that corners are px"
+        )
 
 
 def divided(truth: Truth, patterns: Sequence[str]) -> tuple[Truth, Truth]:

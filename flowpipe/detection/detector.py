@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,10 +18,10 @@ from flowpipe.detection.examples import Example, mirrored
 from flowpipe.detection.fitting import fit_network
 from flowpipe.detection.histogram import HistogramNetwork
 from flowpipe.detection.learning import DetectTrain, num_outputs, train_network
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import InvalidArgument, WeightsError
 from flowpipe.registry import refuse_foreign_code
 from flowpipe.sealed import write_table
-from flowpipe.training.checkpoint import CHECKPOINT, read_model
+from flowpipe.training.checkpoint import CHECKPOINT, check_room, read_model
 from flowpipe.training.devices import choose_device
 
 SETTINGS = "detector.json"
@@ -73,9 +74,9 @@ class DetectorSettings:
         if not self.streams:
             raise InvalidArgument("there must be a stream, such as [streams.flow]")
         for name, weight in self.weights.items():
-            if name not in self.streams or not weight >= 0:
+            if name not in self.streams or not 0 <= weight < math.inf:
                 raise InvalidArgument(
-                    f'weight {weight} of "{name}" must be ≥ 0 and of a stream: '
+                    f'weight {weight} of "{name}" must be ≥ 0, finite and of a stream: '
                     f"{', '.join(self.streams)}"
                 )
         if not any(self.weights.get(name, 1.0) > 0 for name in self.streams):
@@ -90,6 +91,21 @@ class DetectorSettings:
     def outputs(self) -> int:
         """Outputs of each network."""
         return num_outputs(len(self.classes), self.softmax, self.nothing)
+
+    def check(self) -> None:
+        """Refuse what the networks refuse, without room for their weights.
+
+        Raises
+        ------
+        FlowpipeError
+            For an unknown network, parameter or device, or weights that are missing.
+        """
+        choose_device(self.train.device)
+        for stream in self.streams.values():
+            if stream.weights is not None and not stream.weights.is_file():
+                raise WeightsError(f"no file of weights at {stream.weights}")
+        with torch.device("meta"):
+            Detector(self)
 
 
 class Detector:
@@ -239,7 +255,11 @@ def load_detector(run: Path) -> Detector:
         for key in [key for key, value in part.items() if value is None]:
             del part[key]
     refuse_foreign_code([table.get("streams"), table.get("flow")], f"the run {run}")
-    detector = Detector(from_table(DetectorSettings, table, where=str(run / SETTINGS)))
+    settings = from_table(DetectorSettings, table, where=str(run / SETTINGS))
+    with torch.device("meta"):
+        sketched = Detector(settings).networks
+    check_room({run / name / CHECKPOINT: network for name, network in sketched.items()})
+    detector = Detector(settings)
     for name, network in detector.networks.items():
         read_model(run / name / CHECKPOINT, network)
         network.to(choose_device(detector.settings.train.device))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flowpipe.detection.data import DetectionData, Part, Told, divided, load_data
+from flowpipe.detection.data import SEVERAL, DetectionData, Part, Told, divided, load_data
 from flowpipe.detection.detector import Detector, DetectorSettings
 from flowpipe.detection.examples import (
     Say,
@@ -15,13 +15,14 @@ from flowpipe.detection.examples import (
 )
 from flowpipe.detection.finding import find_persons
 from flowpipe.detection.learning import negatives_in, several_in
-from flowpipe.detection.measuring import measure
+from flowpipe.detection.measuring import DETECTIONS, measure
 from flowpipe.detection.new_videos import SeenFrame, predict
 from flowpipe.detection.settings import DetectSettings, PersonSettings
 from flowpipe.detection.weighing import validated_weights
 from flowpipe.errors import ConfigError
 from flowpipe.registry import own_code, trust
-from flowpipe.sealed import write_table
+from flowpipe.sealed import checksums_of, write_table
+from flowpipe.training.checkpoint import CHECKPOINT, METRICS
 
 __all__ = [
     "DetectResult", "DetectionData", "Part", "PersonSettings", "SeenFrame", "divided", "load_data",
@@ -68,6 +69,16 @@ def train(
         Called while flow is computed, and with each stream's name and epoch's record.
     """
     trust(*own_code(asdict(settings)))  # of the person's own configuration
+    # What can be refused is refused before hours of flow.
+    chosen = DetectorSettings(
+        streams=settings.streams,
+        train=settings.train,
+        classes=("",),
+        weights=settings.weights,
+        flow=json.loads(settings.data.recipe().to_json()),
+    )
+    chosen.check()
+    settings.persons.check()
     data = load_data(
         settings, out, workers=workers, say=say, on_use=on_use, on_progress=on_progress
     )
@@ -79,19 +90,14 @@ def train(
     several = several_in(examples)
     softmax = settings.train.loss == "softmax" or (settings.train.loss == "auto" and not several)
     if softmax and several:
-        raise ConfigError(
-            "a person has several labels, but [train] loss is softmax; set sigmoid or auto"
-        )
+        raise ConfigError(SEVERAL)
     first = data.cache[examples[0].video]
-    chosen = DetectorSettings(
-        streams=settings.streams,
-        train=settings.train,
+    chosen = replace(
+        chosen,
         classes=data.classes,
         softmax=softmax,
         nothing=negatives_in(examples),
         size=(first.height, first.width),
-        weights=settings.weights,
-        flow=json.loads(settings.data.recipe().to_json()),
         labels=data.names or {},
     )
     if not settings.weights:
@@ -117,5 +123,7 @@ def train(
         "expected": settings.expected,
         **measure(settings, data, detector, out),
     }
-    write_table(out / RESULTS, record)
+    files = [out / name / file for name in detector.networks for file in (CHECKPOINT, METRICS)]
+    files += [out / file for part, file in DETECTIONS.items() if part in record]
+    write_table(out / RESULTS, {**record, "files": checksums_of(out, files)})
     return DetectResult(record)

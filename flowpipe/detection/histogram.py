@@ -40,6 +40,7 @@ SHORTEST = 1e-2
 # Of unlike persons descriptions are 0.1 to 0.5 apart, as products.
 SHARPNESS = 4.0
 LANDMARKS = 1000
+MOST_DIRECTIONS = 360
 # Directions in which landmarks differ by less than this share hold nothing but rounding.
 LEAST_SHARE = 1e-6
 
@@ -86,8 +87,10 @@ class HistogramNetwork(PersonCut):
                 "choose another model",
                 parameter="model",
             )
-        if directions < 2 or directions % 2:
-            raise InvalidArgument(f"directions {directions} must be even and ≥ 2; 8 is usual")
+        if not 2 <= directions <= MOST_DIRECTIONS or directions % 2:
+            raise InvalidArgument(
+                f"directions {directions} must be even, 2 to {MOST_DIRECTIONS}; 8 is usual"
+            )
         if not lags or min(lags) < 1:
             raise InvalidArgument(f"lags {list(lags)} must each be ≥ 1; 1, 2 and 4 are usual")
         self.directions, self.lags = directions, tuple(lags)

@@ -124,7 +124,10 @@ RULES: dict[str, Rule] = {name: TRAIN_RULES[name] for name in _SHARED} | {
     "loss": ("be auto, softmax or sigmoid", ("auto", "softmax", "sigmoid").__contains__),
     "jitter": ("be in [0, 1); 0.1 is usual", lambda v: 0 <= v < 1),
     "shift": ("be in [0, 0.5]; 0.125 is usual", lambda v: 0 <= v <= 0.5),
-    "scales": ("be > 0, such as 1 and 1.25", lambda v: len(v) > 0 and min(v) > 0),
+    "scales": (
+        "be from 0.1 to 10, such as 1 and 1.25",
+        lambda v: v and all(0.1 <= s <= 10 for s in v),
+    ),
     "flip": ("be auto, yes or no", ("auto", "yes", "no").__contains__),
     "found_iou": ("be in (0.3, 1]; 0.9 is usual", lambda v: 0.3 < v <= 1),
 }

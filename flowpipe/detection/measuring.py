@@ -22,7 +22,8 @@ from flowpipe.detection.linking import Moment, Tracker, smoothed
 from flowpipe.detection.settings import DetectSettings
 from flowpipe.metrics.boxes import Boxes, box_precision
 
-TRUE_DETECTIONS, FOUND_DETECTIONS = "detections_true.csv", "detections_found.csv"
+# The file of each part of the results.
+DETECTIONS = {"true_boxes": "detections_true.csv", "found_boxes": "detections_found.csv"}
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,14 +41,16 @@ def measure(
     if test is None:
         return {}
     smooth_s = settings.persons.smooth_s
-    true = _precision(detector, data, test, test.examples, {}, smooth_s, out / TRUE_DETECTIONS)
+    true = _precision(
+        detector, data, test, test.examples, {}, smooth_s, out / DETECTIONS["true_boxes"]
+    )
     record: dict[str, Any] = {"test_boxes": test.use.boxes, "true_boxes": true}
     if settings.persons.boxes is not None:
         found = find_persons(settings, data, test)
         nobody = (np.zeros((0, 4)), np.zeros(0))
         seen = [_with_boxes(e, found.get((e.video, e.frame), nobody)[0]) for e in test.examples]
         weights = {key: value for key, (_, value) in found.items() if settings.persons.weigh}
-        path = out / FOUND_DETECTIONS
+        path = out / DETECTIONS["found_boxes"]
         precision = _precision(detector, data, test, seen, weights, smooth_s, path)
         record["found_boxes"] = {"boxes": settings.persons.boxes, **precision}
     return record

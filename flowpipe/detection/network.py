@@ -26,8 +26,10 @@ from flowpipe.detection.roi_align import roi_align
 from flowpipe.errors import InvalidArgument
 from flowpipe.models import build_for_clip
 from flowpipe.models.layers import dropout_layer
+from flowpipe.registry import check_parameters
 
 PERSON, HISTOGRAM = "person", "flow-histogram"
+MOST_WIDTH = 1024
 
 
 def build_network(
@@ -50,12 +52,13 @@ def build_network(
     **parameters
         Of the network; of a row those of `RoiNetwork` too: `dilated`, `context`, `dropout`.
     """
-    if model == PERSON:
-        return PersonNetwork(
-            num_classes=num_classes, channels=clip_CTHW[0], frames=clip_CTHW[1], **parameters
-        )
-    if model == HISTOGRAM:
-        return HistogramNetwork(num_classes=num_classes, channels=clip_CTHW[0], **parameters)
+    small: dict[str, Any] = {PERSON: PersonNetwork, HISTOGRAM: HistogramNetwork}
+    if model in small:
+        given = {"num_classes": num_classes, "channels": clip_CTHW[0]}
+        if model == PERSON:
+            given["frames"] = clip_CTHW[1]
+        check_parameters(small[model], model, parameters, kind="model", given=given)
+        return small[model](**given, **parameters)  # type: ignore[no-any-return]
     return RoiNetwork(model, clip_CTHW, num_classes=num_classes, **parameters)
 
 
@@ -185,6 +188,8 @@ class PersonNetwork(PersonCut):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(context=context, size=size, follow=follow)
+        if not 1 <= width <= MOST_WIDTH:
+            raise InvalidArgument(f"width {width} must be 1 to {MOST_WIDTH}; 16 is usual")
         self.features = nn.Sequential(
             *_conv(channels + 1, width, (3, 5, 5), (1, 2, 2)),
             *_conv(width, 2 * width, (3, 3, 3), (1, 2, 2)),

@@ -1,5 +1,7 @@
 """Persons cut out of a clip, each in a square of one size; what reads them learns from few."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,6 +11,7 @@ from flowpipe.errors import InvalidArgument
 
 # A person this high, in px, moves in the units of the cut-out.
 USUAL_HEIGHT_PX = 20.0
+MOST_PX = 512
 
 
 class PersonCut(nn.Module):
@@ -28,9 +31,10 @@ class PersonCut(nn.Module):
 
     def __init__(self, *, context: float, size: int, follow: bool) -> None:
         super().__init__()
-        if not context >= 1 or size < 16:
+        if not 1 <= context < math.inf or not 16 <= size <= MOST_PX:
             raise InvalidArgument(
-                f"context {context} must be ≥ 1 (2 is usual), size {size} ≥ 16 (32 is usual)"
+                f"context {context} must be ≥ 1 (2 is usual), size {size} from 16 to {MOST_PX} "
+                "(32 is usual)"
             )
         self.context, self.size, self.follow = context, size, follow
 

@@ -1,5 +1,6 @@
 """What a detection experiment is made from: the tables of its configuration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from flowpipe.cache import FlowRecipe
 from flowpipe.config import apply_overrides, from_table, read_toml
+from flowpipe.detection.annotations import read_person_boxes
 from flowpipe.detection.clips import DetectStream
 from flowpipe.detection.learning import DetectTrain
 from flowpipe.detection.network import HISTOGRAM
@@ -63,6 +65,10 @@ class DetectData:
     fps: float | None = None
     storage: Literal["i16", "u8", "f16"] = "i16"
 
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.offset_s):
+            raise InvalidArgument(f"offset_s {self.offset_s} must be finite; 0 is usual")
+
     def recipe(self) -> FlowRecipe:
         """Return how flow is computed."""
         return FlowRecipe.make(
@@ -103,6 +109,14 @@ class PersonSettings:
         # What is wrong here is said before hours of flow: of csv the video is still missing.
         if self.boxes is not None and divide_spec(self.boxes)[0] in ("background", "hog"):
             make_person_detector(self.boxes, **self.options)
+
+    def check(self) -> None:
+        """Refuse a file of boxes, or of a network, that is missing or no such file."""
+        kind, file = (None, "") if self.boxes is None else divide_spec(self.boxes)
+        if kind == "csv":
+            read_person_boxes(file)
+        elif kind == "onnx":
+            make_person_detector(str(self.boxes), **self.options)
 
 
 @dataclass(frozen=True)

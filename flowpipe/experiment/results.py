@@ -279,14 +279,19 @@ def read_history(out: Path, fold: str, stream: str) -> list[dict[str, Any]]:
     What they say of held-out videos is, after a second training, of the first.
     """
     folder = stream_folder(out, fold, stream)
-    history = _read_metrics(folder / METRICS)
-    first = {
-        record["epoch"]: record for record in _read_metrics(folder / HELD_OUT_FOLDER / METRICS)
-    }
+    history = read_metrics(folder / METRICS)
+    first = {record["epoch"]: record for record in read_metrics(folder / HELD_OUT_FOLDER / METRICS)}
     return [{**first.get(record["epoch"], {}), **record} for record in history]
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a training; none where there is no file.
+
+    Raises
+    ------
+    ConfigError
+        If a line is not what was written.
+    """
     if not path.is_file():
         return []
     lines = read_lines(path.read_bytes(), None)

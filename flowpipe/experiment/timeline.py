@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from flowpipe.atomic import write_aside
 from flowpipe.datasets import Dataset, Video
-from flowpipe.errors import InvalidArgument, VideoError
+from flowpipe.errors import FlowpipeError, InvalidArgument, VideoError
 from flowpipe.experiment.experiment import Experiment
 from flowpipe.experiment.settings import HISTOGRAMS
 from flowpipe.flow import FlowMethod, create
@@ -388,6 +388,7 @@ class TimelineReader:
         *,
         at_once: int = WINDOWS_AT_ONCE,
         on_window: Callable[[Timeline], None] | None = None,
+        on_fault: Callable[[BaseException], None] | None = None,
     ) -> Timeline:
         """Return the scores of a video over time.
 
@@ -401,6 +402,9 @@ class TimelineReader:
             Windows that are scored together; 1 for the least delay.
         on_window : callable, optional
             Called with the timeline so far, after each scoring.
+        on_fault : callable, optional
+            Called with what ends the frames early, an interrupt too: windows before it are
+            returned. Without it, or without a window, it is raised.
 
         Raises
         ------
@@ -424,10 +428,15 @@ class TimelineReader:
             if on_window is not None:
                 on_window(timeline)
 
-        for item in self.windows(frames):
-            batch.append(item)
-            if len(batch) >= at_once:
-                flush()
+        try:
+            for item in self.windows(frames):
+                batch.append(item)
+                if len(batch) >= at_once:
+                    flush()
+        except (FlowpipeError, OSError, KeyboardInterrupt) as error:
+            if on_fault is None or not (batch or len(timeline)):
+                raise
+            on_fault(error)
         flush()
         if self.too_short > len(timeline):
             raise VideoError(

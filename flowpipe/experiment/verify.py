@@ -13,13 +13,14 @@ from flowpipe.experiment.results import (
     SCORES_FOLDER,
     SETTINGS_FILE,
     read_history,
+    read_metrics,
     read_results,
     stream_folder,
 )
 from flowpipe.experiment.settings import read_run_settings
 from flowpipe.experiment.sharing import read_file
 from flowpipe.scores import load_scores
-from flowpipe.sealed import check_zip, read_table
+from flowpipe.sealed import check_zip, checksums_of, read_table
 from flowpipe.training.checkpoint import CHECKPOINT, METRICS, read_settings
 
 # What a run of another command is, in place of settings.json.
@@ -57,14 +58,36 @@ def verify_run(out: Path) -> list[Finding]:
 
 
 def _verify_other(out: Path) -> list[Finding]:
-    """Check a run of `flowpipe localise` or `flowpipe detect`: its tables and checkpoints."""
+    """Check a run of `flowpipe localise` or `flowpipe detect`: its tables, and what they list."""
     tables = [out / name for name in (*OTHER_SETTINGS, RESULTS_FILE) if (out / name).exists()]
     if not tables:
         raise ConfigError(f"no run at {out}; flowpipe train makes one")
     files: list[tuple[Path, Callable[[], object]]] = [(p, partial(read_table, p)) for p in tables]
     for path in sorted(out.glob(f"*/{CHECKPOINT}")):
         files.append((path, partial(_check_tensors, path)))
-    return [Finding(path, _problem(path, read)) for path, read in files]
+    for path in sorted(out.glob(f"*/{METRICS}")):
+        files.append((path, partial(read_metrics, path)))
+    findings = {path: _problem(path, read) for path, read in files}
+    for path, checksum in _listed(out).items():
+        findings[path] = findings.get(path) or _absent(path) or _differs(out, path, checksum)
+    return [Finding(path, problem) for path, problem in findings.items()]
+
+
+def _listed(out: Path) -> dict[Path, object]:
+    """Return the checksums of files that the results of a run list; those of 0.1 list none."""
+    with contextlib.suppress(FlowpipeError, OSError):  # told of its own
+        files = read_table(out / RESULTS_FILE).get("files", {})
+        return {out / name: checksum for name, checksum in files.items()}
+    return {}
+
+
+def _differs(out: Path, path: Path, checksum: object) -> str:
+    """Return why a file is not the one that results list; "" where it is."""
+    if not path.resolve().is_relative_to(out.resolve()) or not path.is_file():
+        return f"{path} is no file of this run"
+    if checksums_of(out, [path])[path.relative_to(out).as_posix()] != checksum:
+        return f"{path} is not what was written; copy it back, or train again"
+    return ""
 
 
 def _check_tensors(path: Path) -> None:

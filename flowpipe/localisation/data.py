@@ -122,6 +122,8 @@ def subsets_of(annotations: Annotations, data: DataSettings) -> tuple[str | None
         train = known["validation"]  # THUMOS'14 trains on its validation videos
     others = [known[n] for n in TEST_NAMES if n in known and known[n] != train]
     test = data.test or (others[0] if train and others else None)
+    if train is not None and test is not None and train.lower() == test.lower():
+        raise AnnotationError(f'train and test are both "{train}"; what is tested must not teach')
     return train, test
 
 
@@ -147,6 +149,8 @@ def load_data(
     annotations = read_annotations(data.annotations, label_column=data.label_column)
     train, test = subsets_of(annotations, data)
     wanted = set(annotations.of_subset(train).videos)
+    if not len(annotations.of_videos(wanted).segments):
+        raise AnnotationError(f"the training videos of {data.annotations} have no instance")
     if test is not None:
         wanted |= set(annotations.of_subset(test).videos)
     annotations = annotations.of_videos(wanted)

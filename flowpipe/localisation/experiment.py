@@ -34,6 +34,7 @@ from flowpipe.localisation.localiser import (
 from flowpipe.localisation.nms import Suppression
 from flowpipe.localisation.pyramid import Pyramid, assign
 from flowpipe.localisation.timeline import Example, examples_of
+from flowpipe.metrics.matching import check_thresholds
 from flowpipe.metrics.temporal import (
     Segments,
     temporal_errors,
@@ -41,7 +42,8 @@ from flowpipe.metrics.temporal import (
     temporal_precision,
 )
 from flowpipe.registry import own_code, trust
-from flowpipe.sealed import write_table
+from flowpipe.sealed import checksums_of, write_table
+from flowpipe.training.devices import choose_device
 
 RESULTS = "results.json"
 DETECTIONS = "detections.json"
@@ -161,6 +163,18 @@ def train(
         Called while flow is computed, and with each network's name and epoch's record.
     """
     trust(*own_code(asdict(settings)))  # of the person's own configuration
+    # What can be refused is refused before hours of flow.
+    chosen = LocaliserSettings(
+        method=settings.method,
+        parameters=settings.parameters,
+        features=settings.features,
+        fusion=settings.fusion,
+        networks=settings.networks,
+        train=settings.train,
+        suppression=settings.suppression,
+    )
+    check_thresholds(settings.tiou, "tiou")
+    choose_device(settings.train.device)
     data = load_data(
         settings.data, settings.features, out, workers=workers, say=say, on_progress=on_progress
     )
@@ -182,14 +196,8 @@ def train(
             "validation divides them"
         )
     localiser = Localiser(
-        LocaliserSettings(
-            method=settings.method,
-            parameters=settings.parameters,
-            features=settings.features,
-            fusion=settings.fusion,
-            networks=settings.networks,
-            train=settings.train,
-            suppression=settings.suppression,
+        replace(
+            chosen,
             classes=classes,
             widths=widths_of(settings.data.store or out / "features", settings.features),
             lengths=quantiles_of(examples),
@@ -214,9 +222,11 @@ def train(
         "expected": settings.expected,
         **measure(truth, detections, settings.tiou),
     }
-    write_table(out / RESULTS, record)
+    files = localiser.files(out)
     if data.test:
         write_submission(out / DETECTIONS, detections, truth.videos)
+        files.append(out / DETECTIONS)
+    write_table(out / RESULTS, {**record, "files": checksums_of(out, files)})
     return LocaliseResult(record, detections, truth, data.paths)
 
 

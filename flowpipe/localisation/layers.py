@@ -9,6 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flowpipe.errors import InvalidArgument
+
+
+def check_regularisation(dropout: float, input_noise: float) -> None:
+    """Refuse shares of dropout and deviations of noise that nothing can be learnt under."""
+    if not (0 <= dropout < 1 and 0 <= input_noise < math.inf):
+        raise InvalidArgument(
+            f"dropout {dropout} must be in [0, 1), input_noise {input_noise} ≥ 0 and finite"
+        )
+
 
 class Standardise(nn.Module):
     """Features less their mean, by their deviation, of the training set; noise in training.

@@ -18,7 +18,7 @@ from flowpipe.localisation.timeline import Example, Sample, standard_of
 from flowpipe.metrics.temporal import Segments
 from flowpipe.registry import refuse_foreign_code
 from flowpipe.sealed import write_table
-from flowpipe.training.checkpoint import CHECKPOINT, read_model
+from flowpipe.training.checkpoint import CHECKPOINT, METRICS, check_room, read_model
 from flowpipe.training.devices import choose_device
 
 SETTINGS = "localiser.json"
@@ -27,6 +27,7 @@ WINDOW_STEPS = 8192
 # `Suppression.keep` is for videos of this many steps at most, the longest of ActionFormer's.
 STEPS_OF_KEPT = 2304
 NUM_QUANTILES = 101
+MOST_NETWORKS = 100
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,14 @@ class LocaliserSettings:
     def __post_init__(self) -> None:
         if self.fusion not in ("early", "late"):
             raise InvalidArgument(f'fusion "{self.fusion}" must be early or late')
-        if self.networks < 1 or not self.features:
+        if not 1 <= self.networks <= MOST_NETWORKS or not self.features:
             raise InvalidArgument(
-                f"networks {self.networks} must be ≥ 1 and there must be features, such as "
-                "flow-histogram"
+                f"networks {self.networks} must be 1 to {MOST_NETWORKS} and there must be "
+                "features, such as flow-histogram"
+            )
+        if len(set(self.features)) < len(self.features):
+            raise InvalidArgument(
+                f"features {', '.join(self.features)} must differ from each other"
             )
         options_of(self.method, self.parameters)
 
@@ -121,6 +126,12 @@ class Localiser:
             width = columns.stop - columns.start
             network = build(chosen.method, width, len(chosen.classes), chosen.lengths, options)
         return network.eval()
+
+    def files(self, out: Path) -> list[Path]:
+        """Return the files that training writes into the folder of a run."""
+        return [
+            out / _folder(name) / file for name in self.networks for file in (CHECKPOINT, METRICS)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -233,7 +244,11 @@ def load_localiser(run: Path) -> Localiser:
     table = read_json(run, SETTINGS, "localise")
     named = {key: value for key, value in table.items() if key != "classes"}
     refuse_foreign_code(named, f"the run {run}")
-    localiser = Localiser(from_table(LocaliserSettings, table, where=str(run / SETTINGS)))
+    settings = from_table(LocaliserSettings, table, where=str(run / SETTINGS))
+    with torch.device("meta"):
+        sketched = Localiser(settings).networks
+    check_room({run / _folder(name) / CHECKPOINT: net for name, net in sketched.items()})
+    localiser = Localiser(settings)
     for name, network in localiser.networks.items():
         read_model(run / _folder(name) / CHECKPOINT, network)
         network.to(choose_device(localiser.settings.train.device))

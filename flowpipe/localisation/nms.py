@@ -58,6 +58,8 @@ class Suppression:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise InvalidArgument(f'form "{self.form}" must be one of {", ".join(FORMS)}')
+        if not 0 <= self.min_score < 1:
+            raise InvalidArgument(f"min_score {self.min_score} must be in [0, 1); .001 is usual")
         if not (self.sigma > 0 and 0 <= self.iou <= 1 and 0 <= self.voting <= 1 and self.keep > 0):
             raise InvalidArgument(
                 f"sigma {self.sigma} must be > 0, iou {self.iou} and voting {self.voting} in 0 to "

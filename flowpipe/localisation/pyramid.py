@@ -43,6 +43,7 @@ from flowpipe.localisation.layers import (
     ConvNorm,
     LocalAttention,
     Standardise,
+    check_regularisation,
     focal_loss,
 )
 
@@ -51,6 +52,7 @@ FIRST_RANGE = 4.0
 CENTER_RADIUS = 1.5
 # … and these are the most levels that are made of the data's lengths.
 MAX_LEVELS = 8
+MOST_LAYERS = 100
 CLASS_PRIOR = 0.01
 # Segments shorter than this many steps are dropped.
 SHORTEST_STEPS = 0.05
@@ -121,16 +123,27 @@ class PyramidOptions:
             raise InvalidArgument(f'boundary "{self.boundary}" must be distance or bins')
         if self.levels is not None and not 1 <= self.levels <= MAX_LEVELS:
             raise InvalidArgument(f"levels {self.levels} must be 1 to {MAX_LEVELS}")
+        counts = self.width, self.head_layers, self.bins, self.window, self.attention_heads
+        if min(counts) < 1 or min(self.embedding, self.stem, self.hidden) < 0:
+            raise InvalidArgument(
+                "width, head_layers, bins, window and attention_heads must be ≥ 1, embedding, stem "
+                "and hidden ≥ 0"
+            )
+        if max(self.head_layers, self.embedding, self.stem) > MOST_LAYERS:
+            raise InvalidArgument(f"head_layers, embedding and stem must be ≤ {MOST_LAYERS}")
+        if not (0 < self.growth < math.inf and 0 <= self.boundary_weight < math.inf):
+            raise InvalidArgument(
+                f"growth {self.growth} must be > 0, boundary_weight {self.boundary_weight} ≥ 0, "
+                "both finite"
+            )
         if self.window % 2 == 0 or self.width % self.attention_heads:
             raise InvalidArgument(
                 f"window {self.window} must be odd and width {self.width} a multiple of "
                 f"attention_heads {self.attention_heads}"
             )
-        if not (0 <= self.dropout < 1 and 0 <= self.drop_path < 1 and self.input_noise >= 0):
-            raise InvalidArgument(
-                f"dropout {self.dropout} and drop_path {self.drop_path} must be in [0, 1), "
-                f"input_noise {self.input_noise} ≥ 0"
-            )
+        if not 0 <= self.drop_path < 1:
+            raise InvalidArgument(f"drop_path {self.drop_path} must be in [0, 1)")
+        check_regularisation(self.dropout, self.input_noise)
 
 
 class Pyramid(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.localisation.layers import Standardise
+from flowpipe.localisation.layers import Standardise, check_regularisation
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class SnippetOptions:
     thresholds: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
     def __post_init__(self) -> None:
+        check_regularisation(self.dropout, self.input_noise)
         if self.smoothing < 1 or self.smoothing % 2 == 0 or self.hidden < 0:
             raise InvalidArgument(
                 f"smoothing {self.smoothing} must be odd and hidden {self.hidden} ≥ 0; 3 and 256 "

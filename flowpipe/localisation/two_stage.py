@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.localisation.layers import ConvNorm, Standardise
+from flowpipe.localisation.layers import ConvNorm, Standardise, check_regularisation
 from flowpipe.localisation.nms import Suppression, suppress
 
 SAMPLES_PER_BIN = 4
@@ -82,8 +82,14 @@ class TwoStageOptions:
     input_noise: float = 0.3
 
     def __post_init__(self) -> None:
+        check_regularisation(self.dropout, self.input_noise)
         if min(self.width, self.scales, self.bins, self.hidden, self.proposals, self.sampled) < 1:
             raise InvalidArgument("width, scales, bins, hidden, proposals and sampled must be ≥ 1")
+        if not (0 <= self.proposal_iou <= 1 and 0 < self.match_iou <= 1):
+            raise InvalidArgument(
+                f"proposal_iou {self.proposal_iou} must be in [0, 1], match_iou {self.match_iou} "
+                "in (0, 1]; .7 and .5 are usual"
+            )
         if not 0 < self.negative_iou <= self.positive_iou <= 1:
             raise InvalidArgument(
                 f"negative_iou {self.negative_iou} must be > 0 and at most positive_iou "

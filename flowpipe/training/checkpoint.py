@@ -111,6 +111,25 @@ def read_model(path: Path, model: nn.Module) -> dict[str, Any]:
     return settings
 
 
+def check_room(networks: Mapping[Path, nn.Module]) -> None:
+    """Refuse networks, made on the device meta, of more weights than their checkpoints hold.
+
+    Settings are a text, in which one may ask for any size.
+
+    Raises
+    ------
+    WeightsError
+        If they are of other networks.
+    """
+    for path, network in networks.items():
+        wanted = sum(p.numel() * p.element_size() for p in network.parameters())
+        if path.is_file() and wanted > (size := path.stat().st_size):
+            raise WeightsError(
+                f"{path} has {size:,} bytes, and the settings of its run ask for {wanted:,} of "
+                "weights: they are of another network; copy the run anew"
+            )
+
+
 def read_best(path: Path) -> dict[str, torch.Tensor] | None:
     """Return the weights of the best epoch so far, None where no validation chose one."""
     return _read_checkpoint(path)[0].get("best") if path.is_file() else None

@@ -20,6 +20,7 @@ def live_frames(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     max_pixels: int = MAX_PIXELS,
+    damage: Damage | None = None,
 ) -> Iterator[Frame]:
     """Give the frames of a stream as they come, with RGB pictures.
 
@@ -30,6 +31,8 @@ def live_frames(
         the path of a video4linux device.
     short_side, size, fps, max_pixels
         As for `VideoReader`.
+    damage : Damage, optional
+        Is told what goes wrong on the way.
 
     Raises
     ------
@@ -46,7 +49,7 @@ def live_frames(
     with container:
         if not container.streams.video:
             raise VideoError(f"what comes from {source} has no video stream")
-        damage = Damage()
+        damage = damage or Damage()
         rate = container.streams.video[0].average_rate
         timed = with_times(
             decoded_frames(container, damage, max_pixels, source),
