@@ -23,6 +23,8 @@ Kind = type | tuple[type, ...]
 
 CHECKSUM = "crc32"
 SEALED = "sealed"
+# The table of a run, and its key of the checksums of files beside it.
+RESULTS, FILES = "results.json", "files"
 _MARK = f', "{CHECKSUM}": '.encode()
 
 
@@ -211,6 +213,26 @@ def checksums_of(folder: Path, files: Iterable[Path]) -> dict[str, int]:
                 checksum = zlib.crc32(part, checksum)
         checksums[path.relative_to(folder).as_posix()] = checksum
     return checksums
+
+
+def check_listed(path: Path) -> None:
+    """Compare a file with the checksum that the results of a run beside it list, if they do.
+
+    Raises
+    ------
+    EntryCorrupt
+        If it is another than the run wrote.
+    """
+    try:
+        wanted = read_table(path.parent / RESULTS)[FILES][path.name]
+        found = checksums_of(path.parent, [path])[path.name]
+    except (EntryCorrupt, OSError, KeyError, TypeError):
+        return  # of no run, or of one whose damage is told where it is read
+    if found != wanted:
+        raise EntryCorrupt(
+            f"{path} is not what the run wrote; if you have changed it yourself, copy it to "
+            "another folder"
+        )
 
 
 def check_zip(path: Path) -> None:

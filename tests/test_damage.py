@@ -28,6 +28,7 @@ from flowpipe.cache.hdf import DAMAGED
 from flowpipe.cache.manifest import FailureRow, add_failure, read_failures, read_manifest
 from flowpipe.cache.pack import pack, unpack
 from flowpipe.cache.part import create_locked, is_abandoned, remove_abandoned
+from flowpipe.cache.store import note_weights
 from flowpipe.cache.verify import damaged_texts, verify
 from flowpipe.detection.detector import load_detector
 from flowpipe.errors import (
@@ -774,6 +775,22 @@ def test_attributes_that_unfold_are_not_read(cache):
         file.attrs["problem"] = np.array(["x" * 10] * 3, h5py.string_dtype())
     with pytest.raises(EntryCorrupt, match='attribute "problem" is missing'):
         Entry(path)
+
+
+def test_a_damaged_note_of_weights_is_told_and_written_again(cache):
+    (recipe,) = open_cache(cache).recipes.values()
+    note_weights(cache, recipe, "w.pth")
+    file = cache / recipe.id / "weights.json"
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 9):
+        file.write_bytes(whole)
+        flip(file, place, 0)
+        if json_of(file) == json.loads(whole):
+            continue
+        (finding,) = damaged_texts(cache)
+        assert finding.path == file
+        note_weights(cache, recipe, "w.pth")
+        assert file.read_bytes() == whole
 
 
 def test_texts_that_cannot_be_read_now(cache, monkeypatch):

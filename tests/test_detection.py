@@ -42,10 +42,17 @@ from flowpipe.detection.network import PersonNetwork, RoiNetwork, build_network
 from flowpipe.detection.roi_align import roi_align
 from flowpipe.detection.settings import load_settings
 from flowpipe.detection.weighing import best_weights
-from flowpipe.errors import AnnotationError, FlowpipeError, InvalidArgument, WeightsError
+from flowpipe.errors import (
+    AnnotationError,
+    EntryCorrupt,
+    FlowpipeError,
+    InvalidArgument,
+    WeightsError,
+)
 from flowpipe.experiment.verify import verify_run
 from flowpipe.sealed import write_table
 from flowpipe.video import probe
+from flowpipe.view.open import open_catalogue
 
 HEIGHT, WIDTH, FRAMES = 96, 128, 40
 
@@ -830,6 +837,12 @@ def test_every_file_of_a_run_is_verified(scene, trained, tmp_path):
             damaged[place] ^= 2
             (out / name).write_bytes(damaged)
             assert [f.path for f in verify_run(out) if f.problem] == [out / name], place
+        if name.endswith(".csv"):
+            done = run_cli("detect", "eval", scene / "boxes.csv", out / name, "--protocol", "ava")
+            assert done.status == 1
+            assert f"{out / name} is not what the run wrote" in done.err
+            with pytest.raises(EntryCorrupt, match="not what the run wrote"):
+                open_catalogue(out / name)
         (out / name).unlink()
         (gone,) = [f.problem for f in verify_run(out) if f.problem]
         assert gone == f"{out / name} is gone; copy it back, or train again"

@@ -19,6 +19,7 @@ from flowpipe.errors import (
     UnknownName,
     WeightsError,
 )
+from flowpipe.experiment.verify import verify_run
 from flowpipe.features.align import AlignedFeatures
 from flowpipe.localisation.annotations import Annotations, names_in, renamed
 from flowpipe.localisation.data import DataSettings, subsets_of
@@ -459,6 +460,13 @@ def test_train_predict_and_measure(folder, tmp_path):
     assert done.status == 0, done.err
     assert list(json.loads(target.with_suffix(".json").read_text())["results"]) == ["long3"]
     assert "data:video/mp4;base64," in target.with_suffix(".html").read_text("utf-8")
+    assert not any(finding.problem for finding in verify_run(run))
+    own = run / "detections.json"
+    own.write_text(own.read_text().replace('"score": 0', '"score": 1', 1))
+    assert [finding.path for finding in verify_run(run) if finding.problem] == [own]
+    done = run_cli("localise", "eval", folder / "annotations.csv", own)
+    assert done.status == 1
+    assert "detections.json is not what the run wrote" in done.err
     for form in ("json", "csv"):
         done = run_cli(
             "localise", "eval", folder / "annotations.csv", f"{target}.{form}", "--tiou",

@@ -76,7 +76,9 @@ def evaluate(
     tubes  video,tube,label,frame,x,y,w,h,score (the truth without score)
     """
     from flowpipe.detection.annotations import read_label_map
+    from flowpipe.sealed import check_listed
 
+    check_listed(detections)
     names = None if labels is None else read_label_map(labels)
     if protocol == "ava":
         if iou is not None:

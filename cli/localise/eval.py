@@ -68,7 +68,9 @@ def evaluate(
         read_detections,
         renamed,
     )
+    from flowpipe.sealed import check_listed
 
+    check_listed(detections)
     annotations = read_annotations(truth, label_column=label_column)
     found = read_detections(detections, annotations.label_numbers)
     found = renamed(found, annotations.videos)

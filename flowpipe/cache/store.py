@@ -250,7 +250,11 @@ def note_weights(cache: Path, recipe: FeatureRecipe, weights: str | None) -> Non
     """Note where the weights of a recipe come from; None: they are random numbers."""
     file = cache / recipe.id / WEIGHTS_FILE
     with write_errors(file):
-        if read_weights(cache, recipe.id) != {"weights": weights}:
+        try:
+            noted = read_weights(cache, recipe.id)
+        except EntryCorrupt:  # it is written anew
+            noted = {}
+        if noted != {"weights": weights}:
             write_table(file, {"weights": weights})
 
 

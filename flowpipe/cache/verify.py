@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from flowpipe.cache.store import (
     NETWORKS_FILE,
     WEIGHTS_FILE,
     read_recipe_file,
+    read_weights,
     recipe_files,
 )
 from flowpipe.errors import CacheError, CacheNotFound, EntryCorrupt, FlowpipeError
@@ -104,10 +106,14 @@ def damaged_texts(cache: Path) -> list[Finding]:
     """
     findings = []
     for file in recipe_files(cache):
-        try:
-            read_recipe_file(file)
-        except (FlowpipeError, OSError) as error:
-            findings.append(Finding(file, str(error)))
+        for path, read in (
+            (file, partial(read_recipe_file, file)),
+            (file.with_name(WEIGHTS_FILE), partial(read_weights, cache, file.parent.name)),
+        ):
+            try:
+                read()
+            except (FlowpipeError, OSError) as error:
+                findings.append(Finding(path, str(error)))
     texts = [(file, manifest_lines(file)) for file in manifest_files(cache)]
     for name, kinds in ((FAILURES_FILE, FAILURE_KINDS), (NETWORKS_FILE, NETWORK_KINDS)):
         texts.append((cache / name, read_lines(read_bytes(cache / name), kinds)))

@@ -21,14 +21,14 @@ from flowpipe.detection.settings import DetectSettings, PersonSettings
 from flowpipe.detection.weighing import validated_weights
 from flowpipe.errors import ConfigError
 from flowpipe.registry import own_code, trust
-from flowpipe.sealed import checksums_of, write_table
+from flowpipe.sealed import FILES, RESULTS, checksums_of, write_table
 from flowpipe.training.checkpoint import CHECKPOINT, METRICS
 
 __all__ = [
     "DetectResult", "DetectionData", "Part", "PersonSettings", "SeenFrame", "divided", "load_data",
     "measure", "predict", "train",
 ]  # fmt: skip
-RESULTS, VALIDATION = "results.json", "validation"
+VALIDATION = "validation"
 
 
 @dataclass(frozen=True)
@@ -125,5 +125,5 @@ def train(
     }
     files = [out / name / file for name in detector.networks for file in (CHECKPOINT, METRICS)]
     files += [out / file for part, file in DETECTIONS.items() if part in record]
-    write_table(out / RESULTS, {**record, "files": checksums_of(out, files)})
+    write_table(out / RESULTS, {**record, FILES: checksums_of(out, files)})
     return DetectResult(record)

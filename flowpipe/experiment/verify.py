@@ -20,7 +20,7 @@ from flowpipe.experiment.results import (
 from flowpipe.experiment.settings import read_run_settings
 from flowpipe.experiment.sharing import read_file
 from flowpipe.scores import load_scores
-from flowpipe.sealed import check_zip, checksums_of, read_table
+from flowpipe.sealed import FILES, check_zip, checksums_of, read_table
 from flowpipe.training.checkpoint import CHECKPOINT, METRICS, read_settings
 
 # What a run of another command is, in place of settings.json.
@@ -76,7 +76,7 @@ def _verify_other(out: Path) -> list[Finding]:
 def _listed(out: Path) -> dict[Path, object]:
     """Return the checksums of files that the results of a run list; those of 0.1 list none."""
     with contextlib.suppress(FlowpipeError, OSError):  # told of its own
-        files = read_table(out / RESULTS_FILE).get("files", {})
+        files = read_table(out / RESULTS_FILE).get(FILES, {})
         return {out / name: checksum for name, checksum in files.items()}
     return {}
 

@@ -42,10 +42,9 @@ from flowpipe.metrics.temporal import (
     temporal_precision,
 )
 from flowpipe.registry import own_code, trust
-from flowpipe.sealed import checksums_of, write_table
+from flowpipe.sealed import FILES, RESULTS, checksums_of, write_table
 from flowpipe.training.devices import choose_device
 
-RESULTS = "results.json"
 DETECTIONS = "detections.json"
 DEFAULT_TIOU = (0.3, 0.4, 0.5, 0.6, 0.7)
 
@@ -226,7 +225,7 @@ def train(
     if data.test:
         write_submission(out / DETECTIONS, detections, truth.videos)
         files.append(out / DETECTIONS)
-    write_table(out / RESULTS, {**record, "files": checksums_of(out, files)})
+    write_table(out / RESULTS, {**record, FILES: checksums_of(out, files)})
     return LocaliseResult(record, detections, truth, data.paths)
 
 

@@ -14,6 +14,7 @@ from flowpipe.errors import AnnotationError, CacheNotFound, InvalidArgument
 from flowpipe.localisation.annotations import read_annotations, read_detections, renamed
 from flowpipe.metrics.temporal import Segments, temporal_iou
 from flowpipe.scores import Scores, load_scores
+from flowpipe.sealed import check_listed
 from flowpipe.tables import csv_table, parse_number, read_json
 from flowpipe.view.catalogue import UNSURE_MARGIN, UNSURE_SCORE, Answer, Catalogue, Item
 from flowpipe.view.media import Media, inside, open_cache_inside
@@ -248,6 +249,7 @@ class _Findings:
 
 
 def _findings(path: Path, file: Path, media: Media, truth: Path | None) -> Catalogue:
+    check_listed(file)
     known = None if truth is None else read_annotations(truth)
     details = _Findings()
     kind, videos = "localisation", []
