@@ -44,6 +44,7 @@ from flowpipe.detection.settings import load_settings
 from flowpipe.detection.weighing import best_weights
 from flowpipe.errors import (
     AnnotationError,
+    ConfigError,
     EntryCorrupt,
     FlowpipeError,
     InvalidArgument,
@@ -797,7 +798,7 @@ def test_settings_are_checked(scene, tmp_path):
         (["streams.flow.frames=1000000000"], "frames 1000000000 must be ≤ 10000"),
         (["streams.flow={model='slow-r50', weights='gone.pth'}"], "no file of weights at .*gone"),
         (["weights={flw=1}"], 'weight 1.0 of "flw" must be'),
-        (["weights={flow=inf}"], "weight inf of .* finite"),
+        (["weights={flow=inf}"], r"weight inf of .* must be in \[0, 1e\+06\]"),
         (["train.scales=[1.0, nan]"], "scales .* must be from 0.1 to 10"),
         (["data.offset_s=nan"], "offset_s nan must be finite"),
         (["data.normalised=true"], r"a corner at \d+.* normalised = false"),
@@ -858,6 +859,9 @@ def test_a_detector_of_forged_size_takes_no_memory(scene, trained, tmp_path):
     shutil.copytree(scene / "run", out := tmp_path / "run", ignore=lambda *_: {"cache"})
     table = json.loads((out / "detector.json").read_text())
     forged = {key: value for key, value in table.items() if key not in ("crc32", "sealed")}
+    write_table(out / "detector.json", forged | {"size": [5]})
+    with pytest.raises(ConfigError, match=r"size \[5\] must be \(height, width\)"):
+        load_detector(out)
     forged["streams"]["flow"]["parameters"]["width"] = 1024
     write_table(out / "detector.json", forged)
     with pytest.raises(WeightsError, match=r"checkpoint.pt has [\d,]+ bytes, .* ask for [\d,]+ of"):

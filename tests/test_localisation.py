@@ -526,6 +526,16 @@ def test_a_localiser_of_forged_size_takes_no_memory(tmp_path):
         write_table(tmp_path / "localiser.json", table | forged)
         with pytest.raises(WeightsError, match=r"has [\d,]+ bytes, .* ask for [\d,]{9,} of"):
             load_localiser(tmp_path)
+    for forged, message in (
+        ({"widths": [-1]}, r"widths \[-1\] must be ≥ 1, one of each of 1 features"),
+        ({"widths": []}, r"widths \[\] must be"),
+        ({"lengths": [1.0, float("nan")]}, "lengths .* must be ≥ 0 and finite"),
+        ({"parameters": {"window": 10**9 + 1}}, "window 1000000001 must be ≤ 1000"),
+        ({"method": "snippets", "parameters": {"smoothing": 10**9 + 1}}, "odd and ≤ 1000"),
+    ):
+        write_table(tmp_path / "localiser.json", table | forged)
+        with pytest.raises(ConfigError, match=message):
+            load_localiser(tmp_path)
 
 
 def test_a_localiser_predicts_by_the_general_command_too(folder, tmp_path):

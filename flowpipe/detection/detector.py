@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ FLOOR = 1e-9
 MOST_FRAMES = 256
 # Looks of histograms are so many shifts to either side; longer ones cost little.
 REACH = 3
+MOST_WEIGHT = 1e6
 # Weights change nothing of what networks learn; the rest of the training has its own record.
 NOT_LEARNT = ("train", "weights")
 
@@ -74,13 +74,15 @@ class DetectorSettings:
         if not self.streams:
             raise InvalidArgument("there must be a stream, such as [streams.flow]")
         for name, weight in self.weights.items():
-            if name not in self.streams or not 0 <= weight < math.inf:
+            if name not in self.streams or not 0 <= weight <= MOST_WEIGHT:
                 raise InvalidArgument(
-                    f'weight {weight} of "{name}" must be ≥ 0, finite and of a stream: '
+                    f'weight {weight} of "{name}" must be in [0, {MOST_WEIGHT:g}] and of a stream: '
                     f"{', '.join(self.streams)}"
                 )
         if not any(self.weights.get(name, 1.0) > 0 for name in self.streams):
             raise InvalidArgument("one weight of a stream must be > 0")
+        if len(self.size) != 2:
+            raise InvalidArgument(f"size {list(self.size)} must be (height, width)")
 
     @property
     def flip(self) -> bool:

@@ -11,6 +11,9 @@ from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument
 
+# That a layer sees at once.
+MOST_STEPS = 1000
+
 
 def check_regularisation(dropout: float, input_noise: float) -> None:
     """Refuse shares of dropout and deviations of noise that nothing can be learnt under."""

@@ -1,5 +1,6 @@
 """A trained localiser: networks of one or several streams, their settings, and what they find."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -85,6 +86,15 @@ class LocaliserSettings:
                 f"features {', '.join(self.features)} must differ from each other"
             )
         options_of(self.method, self.parameters)
+        if not (self.classes or self.widths or self.lengths):
+            return  # of data that are not read yet
+        if len(self.widths) != len(self.features) or min(self.widths) < 1:
+            raise InvalidArgument(
+                f"widths {list(self.widths)} must be ≥ 1, one of each of {len(self.features)} "
+                "features"
+            )
+        if not all(0 <= length < math.inf for length in self.lengths):
+            raise InvalidArgument(f"lengths {min(self.lengths)} … must be ≥ 0 and finite")
 
     @property
     def streams(self) -> dict[str, slice]:

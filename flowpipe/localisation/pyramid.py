@@ -38,6 +38,7 @@ from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument
 from flowpipe.localisation.layers import (
+    MOST_STEPS,
     AffineDropPath,
     ChannelNorm,
     ConvNorm,
@@ -131,6 +132,8 @@ class PyramidOptions:
             )
         if max(self.head_layers, self.embedding, self.stem) > MOST_LAYERS:
             raise InvalidArgument(f"head_layers, embedding and stem must be ≤ {MOST_LAYERS}")
+        if self.window > MOST_STEPS:
+            raise InvalidArgument(f"window {self.window} must be ≤ {MOST_STEPS}; 19 is usual")
         if not (0 < self.growth < math.inf and 0 <= self.boundary_weight < math.inf):
             raise InvalidArgument(
                 f"growth {self.growth} must be > 0, boundary_weight {self.boundary_weight} ≥ 0, "

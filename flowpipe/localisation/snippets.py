@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.localisation.layers import Standardise, check_regularisation
+from flowpipe.localisation.layers import MOST_STEPS, Standardise, check_regularisation
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class SnippetOptions:
 
     def __post_init__(self) -> None:
         check_regularisation(self.dropout, self.input_noise)
-        if self.smoothing < 1 or self.smoothing % 2 == 0 or self.hidden < 0:
+        if not 1 <= self.smoothing <= MOST_STEPS or self.smoothing % 2 == 0 or self.hidden < 0:
             raise InvalidArgument(
-                f"smoothing {self.smoothing} must be odd and hidden {self.hidden} ≥ 0; 3 and 256 "
-                "are usual"
+                f"smoothing {self.smoothing} must be odd and ≤ {MOST_STEPS}, hidden {self.hidden} "
+                "≥ 0; 3 and 256 are usual"
             )
         if not self.thresholds or not all(0 < value < 1 for value in self.thresholds):
             raise InvalidArgument(f"thresholds {self.thresholds} must lie in (0, 1)")
