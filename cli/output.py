@@ -191,6 +191,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def num_asked(sources: Sequence[Path]) -> int:
+    """Return how many videos were asked for, a source without any too."""
+    from flowpipe.datasets import videos_of
+
+    found, empty = videos_of([str(path) for path in sources])
+    return len(found) + len(empty)
+
+
 def counted(count: int, singular: str, plural: str) -> str:
     """Give "1 entry", "2 entries"."""
     return f"{count} {singular if count == 1 else plural}"

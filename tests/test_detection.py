@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -429,6 +430,23 @@ def test_new_videos(scene, trained, tmp_path):
     listed = run_cli("detect", "predict", scene / "run", video, "--boxes", boxes)
     assert "hop" in listed.out
     assert "sway" in listed.out
+
+
+def test_a_video_that_fails_does_not_end_the_others(scene, trained, tmp_path):
+    (bad := tmp_path / "bad.mp4").write_bytes(b"none")
+    shutil.copy(scene / "videos" / "v3.mp4", lone := tmp_path / "a-lone.mp4")
+    video, boxes = scene / "videos" / "v4.mp4", f"csv:{scene / 'boxes.csv'}"
+    given = ("--boxes", boxes, "--csv", tmp_path / "f.csv", "--cache", tmp_path / "c")
+    for others, message in (
+        ([bad], "note: bad.mp4: "),
+        ([lone], "a-lone.mp4: .* has no box of a-lone.mp4; what was seen before is kept"),
+    ):
+        done = run_cli("detect", "predict", scene / "run", *others, video, *given)
+        assert done.status == 1
+        assert re.search(message, done.err)
+        rows = list(csv.DictReader((tmp_path / "f.csv").read_text().splitlines()))
+        assert {row["video"] for row in rows} == {"v4.mp4"}
+    assert run_cli("detect", "predict", scene / "run", video, *given).status == 0
 
 
 @pytest.mark.parametrize(

@@ -459,6 +459,12 @@ def test_train_predict_and_measure(folder, tmp_path):
     )  # fmt: skip
     assert done.status == 0, done.err
     assert list(json.loads(target.with_suffix(".json").read_text())["results"]) == ["long3"]
+    (bad := tmp_path / "bad.mp4").write_bytes(b"none")
+    for general in ((), ("localise",)):
+        done = run_cli(*general, "predict", run, folder / "long3.mp4", bad, "--csv", tmp_path / "b")
+        assert done.status == 1
+        assert "bad.mp4 has no features and is left out" in done.err
+        assert (tmp_path / "b").read_text().count("long3") > 1
     assert "data:video/mp4;base64," in target.with_suffix(".html").read_text("utf-8")
     assert not any(finding.problem for finding in verify_run(run))
     own = run / "detections.json"

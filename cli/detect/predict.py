@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import out_option, parse_arguments, workers_option
-from ..output import print_table, progress_line, say
+from ..output import num_asked, print_table, progress_line, say
 
 if TYPE_CHECKING:
     from flowpipe.detection.experiment import SeenFrame
@@ -85,6 +85,12 @@ def predict(
     from flowpipe.detection.settings import PersonSettings
     from flowpipe.detection.tracks import TrackCollector
 
+    failed: list[str] = []
+
+    def ended(video: str, error: Exception) -> None:
+        failed.append(video)
+        say(f"{video}: {error}; what was seen before is kept")
+
     with progress_line("predict") as update:
         classes, paths, frames = find(
             run,
@@ -95,6 +101,7 @@ def predict(
             workers=workers,
             say=say,
             on_progress=lambda p: update(p.share, f"flow of {p.finished}/{p.videos} videos"),
+            on_fault=ended,
         )
         times: dict[tuple[str, int, str], float] = {}
         done: list[str] = []
@@ -129,8 +136,9 @@ def predict(
         notes = [limit] if limit else []
         page_file = write_detection_page(html, title, tracks, classes, paths=paths, notes=notes)
         say(f"page: {page_file}")
+    status = 1 if failed or len(paths) < num_asked(videos) else 0
     if page or any(file is not None for file in (csv_file, tubes_file, drawn)):
-        return
+        click.get_current_context().exit(status)
     rows = [
         (video, str(person), label, f"{seconds:.1f}")
         for (video, person, label), seconds in sorted(times.items(), key=lambda item: -item[1])
@@ -139,6 +147,7 @@ def predict(
     print_table("", header, rows[:SHOWN], text_columns=3)
     if len(rows) > SHOWN:
         say(f"and {len(rows) - SHOWN} more; --csv writes all")
+    click.get_current_context().exit(status)
 
 
 def _draw(

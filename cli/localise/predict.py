@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from ..options import check_outputs, out_option, workers_option
-from ..output import print_table, progress_line, say
+from ..output import num_asked, print_table, progress_line, say
 
 SHOWN = 20
 
@@ -101,3 +101,4 @@ def predict(
         left = len(detections) - len(rows)
         if left > 0:
             say(f"and {left} more; --csv and --json write all")
+    click.get_current_context().exit(1 if len(durations) < num_asked(videos) else 0)

@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from flowpipe.detection.finding import persons_in, rate_of
 from flowpipe.detection.linking import Moment, Tracker, smoothed
 from flowpipe.detection.persons import make_person_detector
 from flowpipe.detection.settings import PersonSettings
-from flowpipe.errors import InvalidArgument
+from flowpipe.errors import FlowpipeError, InvalidArgument
 from flowpipe.localisation.annotations import names_in
 
 Floats = npt.NDArray[np.float64]
@@ -66,6 +66,7 @@ def predict(
     workers: int | None = None,
     say: Say = lambda text: None,
     on_progress: Told | None = None,
+    on_fault: Callable[[str, FlowpipeError], None] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, Path], Iterator[SeenFrame]]:
     """Find persons in new videos, number them, and say what each does.
 
@@ -81,6 +82,8 @@ def predict(
         From one frame that is looked at to the next; of csv:FILE the frames of the file are.
     cache : Path, optional
         The flow cache. [default: RUN/cache]
+    on_fault : callable, optional
+        Called with a video's name and what ends it; the others go on. Without it, it is raised.
 
     Returns
     -------
@@ -112,7 +115,12 @@ def predict(
 
     def frames() -> Iterator[SeenFrame]:
         for video in known:
-            yield from _look(detector, video, flows, persons, every_s)
+            try:
+                yield from _look(detector, video, flows, persons, every_s)
+            except FlowpipeError as error:
+                if on_fault is None or len(known) == 1:
+                    raise
+                on_fault(video.id, error)
 
     return detector.settings.classes, {video.id: video.path for video in known}, frames()
 
