@@ -353,8 +353,10 @@ class Experiment:
         """Settle whether training clips are mirrored, where the settings leave it open."""
         if self.settings.data.flip != "auto":
             return
+        whole = any(each.input == FLOW_HISTOGRAM for each in self.settings.streams.values())
+        known = self._known[FLOW_HISTOGRAM, None]
         note = mirror_note(
-            fold.train, self._cache, self._known[FLOW_HISTOGRAM, None], self.settings.train.seed
+            fold.train, self._cache, known, self.settings.train.seed, boundaries=whole
         )
         if note:
             self._message(note)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from flowpipe.datasets import Dataset, Video
@@ -26,7 +27,14 @@ def named_pair(classes: Iterable[str]) -> tuple[str, ...]:
     return ()
 
 
-def mirror_note(data: Dataset, cache: Any | None, known: dict[str, ClipGrids], seed: int) -> str:
+def mirror_note(
+    data: Dataset,
+    cache: Any | None,
+    known: dict[str, ClipGrids],
+    seed: int,
+    *,
+    boundaries: bool = True,
+) -> str:
     """Return why training clips are not to be mirrored; "" where nothing is against it.
 
     Parameters
@@ -38,6 +46,8 @@ def mirror_note(data: Dataset, cache: Any | None, known: dict[str, ClipGrids], s
     known : dict of str to ClipGrids
         Histograms that have been computed, by video; what is computed is put there.
     seed : int
+    boundaries : bool
+        Whether what is computed is for a stream that needs boundaries of motion.
     """
     if pair := named_pair(data.classes):
         return f"no mirrored clips: {' and '.join(pair)} are mirror images by their names"
@@ -46,7 +56,7 @@ def mirror_note(data: Dataset, cache: Any | None, known: dict[str, ClipGrids], s
     videos = _some_of_each(data)
     chosen = Dataset(tuple(videos), data.classes)
     images = mirror_images(
-        described(videos, cache, known, clip_grids),
+        described(videos, cache, known, partial(clip_grids, boundaries=boundaries)),
         class_numbers(chosen),
         len(data.classes),
         groups=[video.group or video.id for video in videos],

@@ -38,7 +38,15 @@ from flowpipe.features.clip_svm import (
     roots,
 )
 from flowpipe.features.local_motion import LocalMotion, local_motion
-from flowpipe.flow.histogram import DIRECTIONS, Cells, fine_cells, fixed_grid, mirrored, moving_grid
+from flowpipe.flow.histogram import (
+    DIRECTIONS,
+    FINE_ROWS,
+    Cells,
+    fine_cells,
+    fixed_grid,
+    mirrored,
+    moving_grid,
+)
 
 STEP_S = 0.08
 # Lengths are made those of flow between frames this far apart, at this height of the picture.
@@ -48,8 +56,8 @@ FIELDS_AT_ONCE = 64
 FIXED, MOVING = (3, 4), (4, 4)
 AMOUNT: Piece = ("amount", 1, "no")
 BOUNDARIES: Piece = ("boundaries", 4, "time")
-# Flow is smoothed by so many px before its changes are taken: stored flow has steps.
-SMOOTHED_PX = 1.0
+# Flow is made so many times smaller before its changes are taken: stored flow has steps.
+SMALLER = 2
 # Lengths that an amount of motion is counted by, in px; each is twice the one before.
 LEAST_AMOUNT_PX, AMOUNTS = 0.02, 10
 # Of equal parts of motion: this share of it is spread evenly over the clip.
@@ -166,7 +174,9 @@ class ClipGrids:
         return candidates(count, mirror=mirror)
 
 
-def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids:
+def clip_grids(
+    entry: Any, start: int = 0, stop: int | None = None, *, boundaries: bool = True
+) -> ClipGrids:
     """Return the coarse grids and blocks of an entry's flow in steps of `STEP_S`.
 
     Lengths are those of flow at a fixed rate and size, so that clips of other frame rates or
@@ -178,6 +188,8 @@ def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids
         With flow and `pts_s`.
     start, stop : int
         Range of the fields, [start, stop); all by default.
+    boundaries : bool
+        Whether those of motion are computed; without them the clip has no such piece.
     """
     stop = entry.num_flows if stop is None else min(stop, entry.num_flows)
     if not 0 <= start < stop:
@@ -188,12 +200,15 @@ def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids
     for first in range(start, stop, FIELDS_AT_ONCE):
         last = min(first + FIELDS_AT_ONCE, stop)
         uv_THWC = np.asarray(entry.flow[first:last], np.float32)
-        cells = np.concatenate([boundary_cells(uv_THWC), fine_cells(uv_THWC)], axis=-1)
+        cells = fine_cells(uv_THWC)
+        if boundaries:
+            cells = np.concatenate([boundary_cells(uv_THWC), cells], axis=-1)
         blocks.append(cells * scale[first - start : last - start, None, None, None])
     cells = in_steps(np.concatenate(blocks), interval_s)
     # The box of the boundaries follows the motion too, which stands last.
     boxed = moving_grid(cells, *MOVING)
-    changes, motion_cells = 2 * DIRECTIONS, np.ascontiguousarray(cells[..., 2 * DIRECTIONS :])
+    changes = 2 * DIRECTIONS if boundaries else 0
+    motion_cells = np.ascontiguousarray(cells[..., changes:])
     return ClipGrids(
         fixed_grid(motion_cells, *FIXED),
         np.ascontiguousarray(boxed[..., changes:]),
@@ -204,16 +219,19 @@ def clip_grids(entry: Any, start: int = 0, stop: int | None = None) -> ClipGrids
 
 def boundary_cells(uv_THWC: NDArray[np.float32]) -> Cells:
     """Return how u and then v change from place to place, by direction: T×R×Q×2K."""
-    made = []
-    for channel in (0, 1):
-        changes_THWC = np.empty_like(uv_THWC)
-        for field, uv_HWC in zip(changes_THWC, uv_THWC, strict=True):
-            smooth = cv2.GaussianBlur(
-                np.ascontiguousarray(uv_HWC[..., channel]), (0, 0), SMOOTHED_PX
-            )
-            field[..., 0] = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, scale=1 / 8)
-            field[..., 1] = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, scale=1 / 8)
-        made.append(fine_cells(changes_THWC)[..., :-1])
+    height, width = uv_THWC.shape[1:3]
+    # The cells are those of the whole field.
+    rows = min(FINE_ROWS, height)
+    cols = min(max(1, round(rows * width / height)), width)
+    size = max(cols, width // SMALLER), max(rows, height // SMALLER)
+    changes = np.empty((2, len(uv_THWC), size[1], size[0], 2), np.float32)
+    for field, uv_HWC in enumerate(uv_THWC):
+        small_HWC = cv2.resize(uv_HWC, size, interpolation=cv2.INTER_AREA)
+        x_HWC = cv2.Sobel(small_HWC, cv2.CV_32F, 1, 0, scale=1 / 8)
+        y_HWC = cv2.Sobel(small_HWC, cv2.CV_32F, 0, 1, scale=1 / 8)
+        changes[:, field, ..., 0] = x_HWC.transpose(2, 0, 1)
+        changes[:, field, ..., 1] = y_HWC.transpose(2, 0, 1)
+    made = [fine_cells(each, rows=rows, cols=cols)[..., :-1] for each in changes]
     return np.concatenate(made, axis=-1)
 
 

@@ -36,7 +36,11 @@ SAMPLES_PER_CELL = 4
 
 
 def fine_cells(
-    uv_THWC: NDArray[np.float32], *, rows: int = FINE_ROWS, directions: int = DIRECTIONS
+    uv_THWC: NDArray[np.float32],
+    *,
+    rows: int = FINE_ROWS,
+    cols: int | None = None,
+    directions: int = DIRECTIONS,
 ) -> Cells:
     """Return the histograms of flow in a fine grid of nearly square cells.
 
@@ -45,8 +49,9 @@ def fine_cells(
     uv_THWC : array of T×H×W×2 float32
         Flow in px.
     rows : int
-        R; the number of columns Q follows from the shape of the picture. Fewer where the picture
-        has fewer pixels.
+        R; fewer where the picture has fewer pixels.
+    cols : int, optional
+        Q; by default what follows from the shape of the picture.
     directions : int
         K; direction k is at the angle 2πk/K, from x (right) towards y (down). A vector is shared
         by the two directions nearest to it.
@@ -68,7 +73,7 @@ def fine_cells(
         )
     num_fields, height, width = uv_THWC.shape[:3]
     rows = min(rows, height)
-    cols = min(max(1, round(rows * width / height)), width)
+    cols = min(max(1, round(rows * width / height)) if cols is None else cols, width)
     row_of_H = np.arange(height) * rows // height
     col_of_W = np.arange(width) * cols // width
     cells = np.zeros((num_fields, rows, cols, directions + 1), np.float32)
