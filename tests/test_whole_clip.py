@@ -79,6 +79,14 @@ def test_boundaries_of_motion_do_not_see_a_moving_camera():
     assert (cells[..., [0, 2, 4, 6]].max((0, 1, 2)) > 0).all()
 
 
+def test_a_clip_without_boundaries_has_the_same_grids_and_a_mirror():
+    whole, part = clip_grids(entry(RIGHT)), clip_grids(entry(RIGHT), boundaries=False)
+    assert part.boundaries.shape == (*whole.moving.shape[:3], 0)
+    how = motion("both", 2, local=False, amount=True)
+    for one, other in ((whole, part), (whole.mirrored(), part.mirrored())):
+        np.testing.assert_array_equal(describe(one, how), describe(other, how))
+
+
 def test_steps_weigh_fields_by_their_time():
     cells = np.arange(3, dtype=np.float32).reshape(3, 1, 1, 1)
     means = in_steps(cells, np.array([0.04, 0.04, 0.08]))

@@ -150,7 +150,9 @@ class ClipGrids:
         # In a mirror u has the other sign and x too: its changes along x stay, those of v turn.
         order = [-k % DIRECTIONS for k in range(DIRECTIONS)]
         order += [DIRECTIONS + (DIRECTIONS // 2 - k) % DIRECTIONS for k in range(DIRECTIONS)]
-        boundaries = np.ascontiguousarray(self.boundaries[:, :, ::-1][..., order])
+        boundaries = self.boundaries[:, :, ::-1]
+        if boundaries.size:
+            boundaries = np.ascontiguousarray(boundaries[..., order])
         return ClipGrids(
             mirrored(self.fixed), mirrored(self.moving), boundaries, self.local.mirrored()
         )
