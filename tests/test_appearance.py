@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from flowpipe.errors import ConfigError, InvalidArgument
+from flowpipe.experiment.histograms import WholeClipModel
 from flowpipe.experiment.settings import settings_from
-from flowpipe.experiment.streams import WholeClipModel
 from flowpipe.features.appearance import (
     COLOURS,
     EDGES,

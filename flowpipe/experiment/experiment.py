@@ -24,6 +24,7 @@ from flowpipe.datasets import Dataset, Video, seeded_split, synthetic, time_only
 from flowpipe.errors import ConfigError, FlowpipeError, VideoError, nearest_name, some
 from flowpipe.experiment import checks
 from flowpipe.experiment.data import choose_folds, make_fold, read_dataset, read_pack
+from flowpipe.experiment.histograms import HistogramStream
 from flowpipe.experiment.mirror import mirror_note
 from flowpipe.experiment.pages import write_page
 from flowpipe.experiment.results import (
@@ -50,7 +51,7 @@ from flowpipe.experiment.settings import (
     as_weights_compute,
     read_run_settings,
 )
-from flowpipe.experiment.streams import ClipStream, FeatureStream, HistogramStream
+from flowpipe.experiment.streams import ClipStream, FeatureStream
 from flowpipe.extraction import ExtractionResult, Failure, extract
 from flowpipe.fusion import fuse
 from flowpipe.registry import own_code, refuse_foreign_code, trust

@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from flowpipe.datasets import Dataset, Video
-from flowpipe.experiment.streams import class_numbers, described
+from flowpipe.experiment.histograms import described
+from flowpipe.experiment.streams import class_numbers
 from flowpipe.features.whole_clip import ClipGrids, clip_grids, mirror_images
 
 WORDS = (("left", "right"), ("clockwise", "counterclockwise"), ("cw", "ccw"))

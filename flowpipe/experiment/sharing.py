@@ -26,6 +26,7 @@ from flowpipe._version import __version__
 from flowpipe.atomic import write_aside
 from flowpipe.errors import ConfigError, WeightsError, is_refusal
 from flowpipe.experiment.experiment import FITTED_TO, Experiment
+from flowpipe.experiment.histograms import without_names
 from flowpipe.experiment.results import (
     MOVING,
     RESULTS_FILE,
@@ -36,7 +37,6 @@ from flowpipe.experiment.results import (
     stream_folder,
 )
 from flowpipe.experiment.settings import HISTOGRAMS
-from flowpipe.experiment.streams import without_names
 from flowpipe.metrics import accuracy_interval
 from flowpipe.scores import Scores, load_scores
 from flowpipe.sealed import write_table

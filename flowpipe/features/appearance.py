@@ -26,7 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowpipe.errors import InvalidArgument
-from flowpipe.features.clip_svm import LOCAL, Description, Piece, levels, roots
+from flowpipe.features.clip_svm import (
+    LOCAL,
+    MANY_CLIPS,
+    Description,
+    Piece,
+    levels,
+    roots,
+    time_parts,
+)
 from flowpipe.features.local_motion import LocalMotion, local_motion
 from flowpipe.flow.histogram import Cells, fine_cells, fixed_grid, moving_grid
 from flowpipe.models.weights.networks import network_of
@@ -41,8 +49,6 @@ HUES, GREYS = 8, 4
 CHROMA_GAIN = 3.0
 # Blocks are made for motion, whose numbers are smaller than those of edges.
 EDGE_SCALE = 0.25
-# Kernels of more clips take long: few descriptions, and no mirrored clips.
-MANY_CLIPS = 2000
 EDGES: tuple[Piece, ...] = (("edges", 1, "picture"), ("edges", 1, "moving"))
 COLOURS: tuple[Piece, ...] = (("colours", 1, "picture"), ("colours", 1, "moving"))
 # How the edges of what moves follow each other: over halves and quarters of the clip.
@@ -53,18 +59,18 @@ TEXTURES: tuple[Piece, ...] = (("textures", 1, "picture"), ("textures", 1, "movi
 
 @dataclass(frozen=True)
 class ClipLooks:
-    """Means over the frames of a clip, 4×4 cells each, edges over time, and blocks of edges.
+    """What is seen in the frames of a clip, in 4×4 cells, and blocks of edges.
 
     Attributes
     ----------
     edges : array of 4×4×8 float32
         How strong edges are, by the direction across them in steps of 22.5°.
-    moving_edges : array of T×4×4×8 float32
-        The same of each frame, in the box about what moves.
-    colours, moving_colours : array of 4×4×12 and 1×4×4×12 float32
+    colours : array of 4×4×12 float32
         Shares of 8 hues and 4 greys.
-    textures, moving_textures : array of 4×4×10 and 1×4×4×10 float32
+    textures : array of 4×4×10 float32
         Shares of the ten rotation-invariant patterns of eight neighbours.
+    moving_edges, moving_colours, moving_textures : array of T×4×4×K float32
+        The same of each frame, in the box about what moves.
     local : LocalMotion
         Blocks of edges in place of motion.
     seen, seen_mirrored : array of D float32
@@ -103,7 +109,7 @@ class ClipLooks:
             return roots([self.seen])
         if place == "moving":
             moving: Cells = getattr(self, f"moving_{name}")
-            return levels([roots(_parts(moving, 2**n)) for n in range(parts.bit_length())])
+            return levels([roots(time_parts(moving, 2**n)) for n in range(parts.bit_length())])
         cells: Cells = getattr(self, name)
         # Cells of the whole picture, of its quarters and of the grid.
         each = [cells.reshape(n, GRID // n, n, GRID // n, -1).mean((1, 3)) for n in (1, 2, GRID)]
@@ -118,12 +124,6 @@ class ClipLooks:
         chosen = itertools.product((False, True), repeat=len(kinds))
         listed = [tuple(itertools.chain(*itertools.compress(kinds, each))) for each in chosen]
         return [Description(pieces, mirror=mirror) for pieces in listed if pieces]
-
-
-def _parts(cells: Cells, parts: int) -> list[Cells]:
-    """Return means over parts of the clip of the same number of frames."""
-    edges = np.linspace(0, len(cells), parts + 1).astype(int)
-    return [cells[a : max(a + 1, b)].mean(0) for a, b in itertools.pairwise(edges)]
 
 
 def turned(edges: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -203,18 +203,18 @@ def clip_looks(
         colours.append(fixed_grid(colour_shares(rgb_HWC)[None], rows, cols)[0])
         textures.append(fixed_grid(texture_shares(grey_HW)[None], rows, cols)[0])
         motion.append(fixed_grid(fine_cells(uv_HWC[None])[..., -1:], rows, cols)[0])
-    made: dict[str, Any] = {}
-    for name, cells in (
-        ("edges", np.stack(edges)[..., :-1]),
-        ("colours", np.stack(colours)),
-        ("textures", np.stack(textures)),
-    ):
-        made[name] = fixed_grid(cells.mean(0)[None], GRID, GRID)[0]
-        # The grid follows the last of the numbers.
-        followed = np.concatenate([cells, np.stack(motion)], axis=-1)
-        # Frames are far apart in time: each has a box of its own, of one size.
-        grid = moving_grid(followed, GRID, GRID, center_fields=0, size_fields=FRAMES)
-        made[f"moving_{name}"] = grid[..., :-1] if name == "edges" else grid[..., :-1].mean(0)[None]
+    kinds = {"colours": np.stack(colours), "textures": np.stack(textures)}
+    kinds["edges"] = np.stack(edges)[..., :-1]
+    made: dict[str, Any] = {
+        name: fixed_grid(cells.mean(0)[None], GRID, GRID)[0] for name, cells in kinds.items()
+    }
+    # The box follows the last of the numbers. Frames are far apart in time: each has a box of its
+    # own, of one size.
+    followed = np.concatenate([*kinds.values(), np.stack(motion)], axis=-1)
+    boxed = moving_grid(followed, GRID, GRID, center_fields=0, size_fields=FRAMES)
+    ends = np.cumsum([cells.shape[-1] for cells in kinds.values()])
+    of_kinds = zip(kinds, np.split(boxed, ends, axis=-1)[:-1], strict=True)
+    made |= {f"moving_{name}": grid for name, grid in of_kinds}
     turned_THWC = np.ascontiguousarray(frames_THWC[:, :, ::-1])
     nothing = np.empty(0, np.float32)
     return ClipLooks(

@@ -41,6 +41,9 @@ HOW = {"time": ", over time", "motion": ", by its course", "moving": " of what m
 
 # So many clips more are imagined, of which nothing is known: a few right ones prove little.
 IMAGINED_CLIPS = 0.5
+# Of more there are few descriptions, and no mirrored clips: a kernel of so many and their mirrored
+# ones takes 64 MB, and there is one for each kind of piece.
+MANY_CLIPS = 2000
 # A held-out clip counts as so many independent ones: those of one person or scene are alike.
 EVIDENCE = 0.3
 # Descriptions of a smaller share of the largest weight are left out.
@@ -111,6 +114,14 @@ def roots(means: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the roots of some means, one after the other, of length one."""
     numbers = np.sqrt(np.concatenate([mean.ravel() for mean in means]))
     return np.asarray(numbers / max(1e-6, float(np.linalg.norm(numbers))), np.float32)
+
+
+def time_parts(items: NDArray[np.float32], parts: int) -> list[NDArray[np.float32]]:
+    """Return means over equal parts of time; what lies on an edge is of both."""
+    edges = np.linspace(0, len(items), parts + 1)
+    firsts = np.minimum(np.floor(edges[:-1]).astype(int), len(items) - 1)
+    stops = np.maximum(np.ceil(edges[1:]).astype(int), firsts + 1)
+    return [items[a:b].mean(0) for a, b in zip(firsts, stops, strict=True)]
 
 
 def levels(each: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from flowpipe.errors import InvalidArgument
 from flowpipe.features.clip_svm import (
     LOCAL,
+    MANY_CLIPS,
     Description,
     Piece,
     decisions_of,
@@ -36,14 +37,15 @@ from flowpipe.features.clip_svm import (
     kernel_of,
     levels,
     roots,
+    time_parts,
 )
 from flowpipe.features.local_motion import LocalMotion, local_motion
 from flowpipe.flow.histogram import (
     DIRECTIONS,
-    FINE_ROWS,
     Cells,
     fine_cells,
     fixed_grid,
+    grid_of,
     mirrored,
     moving_grid,
 )
@@ -62,8 +64,6 @@ SMALLER = 2
 LEAST_AMOUNT_PX, AMOUNTS = 0.02, 10
 # Of equal parts of motion: this share of it is spread evenly over the clip.
 EVEN_SHARE = 0.2
-# A kernel of so many clips and their mirrored ones takes 64 MB, and there are eight.
-MANY_CLIPS = 2000
 # So many clips of a class must be judged right, and such a share of them otherwise in a mirror.
 LEAST_CLIPS, MIRRORED_SHARE = 5, 0.6
 
@@ -222,9 +222,7 @@ def clip_grids(
 def boundary_cells(uv_THWC: NDArray[np.float32]) -> Cells:
     """Return how u and then v change from place to place, by direction: T×R×Q×2K."""
     height, width = uv_THWC.shape[1:3]
-    # The cells are those of the whole field.
-    rows = min(FINE_ROWS, height)
-    cols = min(max(1, round(rows * width / height)), width)
+    rows, cols = grid_of(height, width)  # as of the whole field
     size = max(cols, width // SMALLER), max(rows, height // SMALLER)
     changes = np.empty((2, len(uv_THWC), size[1], size[0], 2), np.float32)
     for field, uv_HWC in enumerate(uv_THWC):
@@ -253,12 +251,9 @@ def in_steps(cells: Cells, interval_s: NDArray[np.float64]) -> Cells:
 
 def _parts(grid: Cells, parts: int, equal: str) -> list[Cells]:
     """Return means over parts of the clip that have the same time, or as much motion."""
-    steps = len(grid)
     if equal == "time":
-        edges = np.linspace(0, steps, parts + 1)
-        firsts = np.minimum(np.floor(edges[:-1]).astype(int), steps - 1)
-        stops = np.maximum(np.ceil(edges[1:]).astype(int), firsts + 1)
-        return [grid[a:b].mean(0) for a, b in zip(firsts, stops, strict=True)]
+        return time_parts(grid, parts)
+    steps = len(grid)
     amount_B = grid[..., -1].sum((1, 2), dtype=np.float64)
     amount_B += EVEN_SHARE * amount_B.mean() + 1e-6
     passed = np.concatenate([[0.0], amount_B.cumsum() / amount_B.sum()])

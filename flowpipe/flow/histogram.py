@@ -72,8 +72,8 @@ def fine_cells(
             f"{DIRECTIONS} and {FINE_ROWS} are usual"
         )
     num_fields, height, width = uv_THWC.shape[:3]
-    rows = min(rows, height)
-    cols = min(max(1, round(rows * width / height)) if cols is None else cols, width)
+    square = grid_of(height, width, rows)
+    rows, cols = square[0], square[1] if cols is None else min(cols, width)
     row_of_H = np.arange(height) * rows // height
     col_of_W = np.arange(width) * cols // width
     cells = np.zeros((num_fields, rows, cols, directions + 1), np.float32)
@@ -82,6 +82,12 @@ def fine_cells(
         _add_vectors(u_HW, v_HW, row_of_H, col_of_W, cells[field])
     cells /= np.outer(np.bincount(row_of_H), np.bincount(col_of_W))[..., None]
     return cells
+
+
+def grid_of(height: int, width: int, rows: int = FINE_ROWS) -> tuple[int, int]:
+    """Return rows and columns of a grid of nearly square cells over a picture."""
+    rows = min(rows, height)
+    return rows, min(max(1, round(rows * width / height)), width)
 
 
 @compiled
