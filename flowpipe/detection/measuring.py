@@ -1,5 +1,6 @@
 """How well a detector answers on test videos: frame mAP on true boxes and on found ones."""
 
+import csv
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -129,20 +130,15 @@ def write_boxes(path: Path, detections: Boxes, places: KeyFrames) -> None:
     assert detections.scores is not None
     time = "frame" if places.unit == "frame" else "time_s"
     with write_aside(path, "w") as file:
-        file.write(f"video,{time},x1,y1,x2,y2,label,score\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["video", time, "x1", "y1", "x2", "y2", "label", "score"])
         for key, label, box, score in zip(
             detections.frames, detections.labels, detections.boxes, detections.scores, strict=True
         ):
-            corners = ",".join(f"{v:.6g}" for v in (box / places.scale(key[0])).tolist())
-            file.write(
-                f"{_quoted(key[0])},{key[1] / 1e6:g},{corners},{_quoted(label)},{score:.6g}\n"
-            )
+            corners = [f"{v:.6g}" for v in (box / places.scale(key[0])).tolist()]
+            writer.writerow([key[0], f"{key[1] / 1e6:g}", *corners, label, f"{score:.6g}"])
 
 
 def _with_boxes(example: Example, boxes: Floats) -> Example:
     targets = np.zeros((len(boxes), example.targets.shape[1]), bool)
     return replace(example, boxes=boxes, targets=targets)
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
